@@ -1,0 +1,105 @@
+"""The uint8 cache: what is kept comes back, damage is noticed, and a cache that cannot be written stops nothing."""
+
+import json
+import logging
+
+import numpy as np
+import pytest
+
+from cnnjax.data.cache import cached, cached_noting
+from cnnjax.data.split import Split
+
+
+class Source:
+    """Counts how often it is asked."""
+
+    def __init__(self):
+        self.calls = 0
+        random = np.random.default_rng(0)
+        self.split = Split(random.integers(0, 256, (6, 8, 8, 3), dtype=np.uint8), np.arange(6, dtype=np.int32) % 2)
+
+    def __call__(self) -> Split:
+        self.calls += 1
+        return self.split
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("CNNJAX_CACHE", str(tmp_path))
+    return tmp_path / "data"
+
+
+def assert_same(split, expected):
+    np.testing.assert_array_equal(split.images, expected.images)
+    np.testing.assert_array_equal(split.labels, expected.labels)
+    assert (split.images.dtype, split.labels.dtype) == (np.uint8, np.int32)
+
+
+def test_the_second_time_comes_from_the_cache(folder):
+    source = Source()
+    assert_same(cached("pets/train", {"side": 8}, source), source.split)
+    assert_same(cached("pets/train", {"side": 8}, source), source.split)
+    assert source.calls == 1
+    (entry,) = folder.iterdir()
+    assert entry.name.startswith("pets_train-")
+    about = json.loads((entry / "entry.json").read_text())
+    assert about["key"] == {"side": 8}
+    assert about["images"]["shape"] == [6, 8, 8, 3]
+
+
+def test_another_key_is_another_entry(folder):
+    source = Source()
+    cached("pets", {"side": 8}, source)
+    cached("pets", {"side": 9}, source)
+    assert source.calls == 2
+    assert len(list(folder.iterdir())) == 2
+
+
+def test_names_left_out_are_kept_too(folder):
+    source = Source()
+    for _ in range(2):
+        assert cached_noting("pets", {}, lambda: (source(), ("a/broken.jpg",)))[1] == ("a/broken.jpg",)
+    assert source.calls == 1
+
+
+@pytest.mark.parametrize("file", ["images.npy", "labels.npy", "entry.json"])
+@pytest.mark.parametrize("damage", ["flip", "truncate", "remove"])
+def test_damage_is_noticed_and_repaired(folder, caplog, file, damage):
+    source = Source()
+    cached("pets", {}, source)
+    (entry,) = folder.iterdir()
+    content = bytearray((entry / file).read_bytes())
+    if damage == "remove":
+        (entry / file).unlink()
+    elif damage == "truncate":
+        (entry / file).write_bytes(content[: len(content) // 2])
+    else:
+        position = content.index(b'"crc32": ') + 9 if file == "entry.json" else len(content) - 1
+        content[position] ^= 0x01
+        (entry / file).write_bytes(content)
+    with caplog.at_level(logging.WARNING):
+        assert_same(cached("pets", {}, source), source.split)
+    assert source.calls == 2
+    assert str(entry) in caplog.text
+    assert_same(cached("pets", {}, source), source.split)
+    assert source.calls == 2
+
+
+def test_a_cache_that_cannot_be_written_only_warns(tmp_path, monkeypatch, caplog):
+    (tmp_path / "file").write_text("a file where the cache folder should be")
+    monkeypatch.setenv("CNNJAX_CACHE", str(tmp_path / "file"))
+    source = Source()
+    with caplog.at_level(logging.WARNING):
+        assert_same(cached("pets", {}, source), source.split)
+    assert "cannot keep pets in the cache" in caplog.text
+
+
+def test_nothing_half_written_is_left(folder, monkeypatch):
+    source = Source()
+
+    def full(*arguments, **keywords):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.rename", full)
+    assert_same(cached("pets", {}, source), source.split)
+    assert list(folder.iterdir()) == []
