@@ -1,0 +1,128 @@
+"""Data cleaning: mean normalisation and whitening, estimated on the training pictures (article, section 4.3).
+
+Whitening here is of whole pictures, as in Krizhevsky (2009), appendix A. There are mostly fewer pictures (n) than
+numbers in one (d = h·w·c), so the d×d covariance is never formed: its eigenvectors come from the n×n Gram matrix (the
+thin SVD), and only the strongest RANK of them are whitened. What is left of a picture outside them is kept,
+multiplied by the scale of the weakest whitened direction: every direction left has less variance than that one, so
+nothing faint is blown up beyond it, and the cleaned picture still has all its detail.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, UInt8
+
+from cnnjax.errors import UserError, unknown
+
+KINDS = ("none", "mean", "zca")
+RANK = 256
+PICTURES = 4096  # more than these are thinned out evenly: the Gram matrix grows with their square
+EPSILON = 1e-6  # added to each variance, as Keras' zca_epsilon
+FLAT = 1e-5  # directions with less than this share of the largest variance are rounding noise of float32
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Cleaning:
+    """What `fit` learnt; a pytree with a static `kind`. Arrays that a kind does not need are empty.
+
+    mean: "mean" (3,), "zca" (h, w, c); components: (k, h·w·c), orthonormal rows; scales: (k + 1,), 1/standard deviation
+    along each component, then the factor of the rest of the picture.
+    """
+
+    kind: str = field(metadata={"static": True})
+    mean: Any
+    components: Any
+    scales: Any
+
+
+def fit(kind: str, images: UInt8[np.ndarray, "n height width channels"]) -> Cleaning:
+    """Estimate a cleaning on the training pictures: "none", "mean" (mean colour) or "zca" (whitening).
+
+    Raises UserError for another kind, no pictures, or whitening of pictures that are all alike.
+    """
+    if kind not in KINDS:
+        raise unknown("cleaning", kind, KINDS)
+    if not len(images):
+        raise UserError(f"cleaning {kind!r} has no pictures to learn from: give at least one training picture")
+    empty = jnp.zeros((0,), jnp.float32)
+    if kind == "none":
+        return Cleaning("none", empty, jnp.zeros((0, 0), jnp.float32), empty)
+    if kind == "mean":
+        mean = images.mean(axis=(0, 1, 2), dtype=np.float64) / 255
+        return Cleaning("mean", jnp.asarray(mean, jnp.float32), jnp.zeros((0, 0), jnp.float32), empty)
+    return _fit_zca(images)
+
+
+def _fit_zca(images: np.ndarray) -> Cleaning:
+    images = images[np.linspace(0, len(images) - 1, min(len(images), PICTURES)).astype(int)]
+    n, d = len(images), images[0].size
+    pixels = images.reshape(n, d)
+    mean = (pixels.mean(axis=0, dtype=np.float64) / 255).astype(np.float32)
+    # Blocks of columns, so that the float32 copy of the data never exists as a whole.
+    blocks = [slice(start, start + 8192) for start in range(0, d, 8192)]
+
+    def centred(block: slice) -> np.ndarray:
+        return pixels[:, block].astype(np.float32) / np.float32(255) - mean[block]
+
+    gram = np.zeros((n, n), np.float32)
+    for block in blocks:
+        part = centred(block)
+        gram += part @ part.T
+    variance, vectors = np.linalg.eigh(gram / max(n - 1, 1))
+    variance, vectors = variance[::-1][:RANK], vectors[:, ::-1][:, :RANK]
+    kept = variance > max(variance[0], 0) * FLAT
+    if not kept.any():
+        raise UserError("the training pictures are all alike, so they cannot be whitened: use --data.cleaning mean")
+    variance, vectors = variance[kept], vectors[:, kept]
+    components = np.concatenate([centred(block).T @ vectors for block in blocks]).T
+    components /= np.linalg.norm(components, axis=1, keepdims=True)
+    scales = 1 / np.sqrt(variance + EPSILON)
+    scales = np.append(scales, scales[-1])
+    return Cleaning(
+        "zca",
+        jnp.asarray(mean.reshape(images.shape[1:])),
+        jnp.asarray(components, jnp.float32),
+        jnp.asarray(scales, jnp.float32),
+    )
+
+
+def clean(
+    cleaning: Cleaning, images: Float[Array, "batch height width channels"]
+) -> Float[Array, "batch height width channels"]:
+    """Clean pictures in [0, 1]: the same ones back ("none"), minus the mean colour ("mean"), or whitened ("zca").
+
+    Raises UserError when whitening meets pictures of another size than it was fitted on.
+    """
+    if cleaning.kind == "none":
+        return images
+    if cleaning.kind == "mean":
+        return images - cleaning.mean[None, None, None, :]
+    centred, coordinates = _project(cleaning, images)
+    # Whitened part plus scaled rest, written as one correction of the scaled picture.
+    rest = cleaning.scales[-1]
+    correction = (coordinates * (cleaning.scales[:-1] - rest)[None, :]) @ cleaning.components
+    return (centred * rest + correction).reshape(images.shape)
+
+
+def pca_whiten(cleaning: Cleaning, images: Float[Array, "batch height width channels"]) -> Float[Array, "batch k"]:
+    """The pictures' principal coordinates, each of unit variance on the training pictures. Needs a "zca" cleaning.
+
+    Coordinates are not a picture, so a convolutional network cannot be trained on them. Raises UserError without "zca".
+    """
+    if cleaning.kind != "zca":
+        raise UserError(f"PCA whitening needs a zca cleaning, not {cleaning.kind!r}: fit one with fit('zca', images)")
+    return _project(cleaning, images)[1] * cleaning.scales[None, :-1]
+
+
+def _project(cleaning: Cleaning, images: jax.Array) -> tuple[jax.Array, jax.Array]:
+    if images.shape[1:] != cleaning.mean.shape:
+        raise UserError(
+            f"whitening was fitted on pictures of shape {tuple(cleaning.mean.shape)}, not {tuple(images.shape[1:])}: "
+            "resize them, or train with --data.cleaning mean"
+        )
+    centred = (images - cleaning.mean[None]).reshape(len(images), -1)
+    return centred, centred @ cleaning.components.T
