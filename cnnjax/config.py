@@ -1,0 +1,218 @@
+"""What a run is made of: small frozen dataclasses, named presets, and the only defaults in the project.
+
+A config is data: `as_dict` writes it to a run's `config.json`, `from_dict` reads it back and the run can be repeated.
+The presets are those of the article's section 4 (batch sizes, Adam at 1e-3, augmentation ranges) and of its section 5.
+"""
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from cnnjax.errors import UserError, unknown
+
+MODELS = ("small-cnn", "vgg11", "vgg13", "vgg16", "vgg19")
+
+
+def _require(condition: bool, sentence: str) -> None:
+    if not condition:
+        raise UserError(sentence)
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Where the pictures come from."""
+
+    source: str = "procedural"
+    """procedural, folder:PATH (a folder per class) or tfds:NAME (for example tfds:cats_vs_dogs)."""
+    classes: tuple[str, ...] = ()
+    """Keep only these classes. Empty: cat and dog for the procedural source, every class for the others."""
+    side: int = 150
+    """Pictures are square, this many pixels a side."""
+    per_class: int = 1000
+    """Training pictures a class; 0 takes all that is left after validation and test."""
+    eval_per_class: int = 500
+    """Pictures a class in the validation split and again in the test split."""
+    seed: int = 0
+    """Chooses which pictures are drawn or rendered."""
+    cache: bool = True
+    """Keep decoded, resized pictures as uint8 in the user's cache folder."""
+    cleaning: Literal["none", "mean", "zca"] = "mean"
+    """Data cleaning (article, section 4.3), estimated on the training split: subtract the mean colour, or whiten."""
+
+    def __post_init__(self) -> None:
+        kind, _, rest = self.source.partition(":")
+        if kind not in ("procedural", "folder", "tfds"):
+            raise unknown("data source", self.source, ("procedural", "folder:PATH", "tfds:NAME"))
+        _require(kind == "procedural" or bool(rest), f"--data.source {kind} needs a name: write {kind}:…")
+        _require(self.side >= 8, f"--data.side {self.side} is too small: use 8 pixels or more")
+        _require(self.per_class >= 0, f"--data.per-class {self.per_class} is negative: use 0 for all pictures")
+        _require(self.eval_per_class >= 1, f"--data.eval-per-class {self.eval_per_class} must be at least 1")
+
+
+@dataclass(frozen=True)
+class AugmentConfig:
+    """Random transformations of the training pictures; the defaults are the article's ranges (section 4.3)."""
+
+    enabled: bool = False
+    rotation: float = 40.0
+    """Degrees, either way."""
+    shift: float = 0.2
+    """Fraction of height and of width, either way."""
+    shear: float = 0.2
+    """Degrees, as Keras counts it."""
+    zoom: float = 0.2
+    """Each axis is scaled by a factor from [1 - zoom, 1 + zoom]."""
+    flip: bool = True
+    """Mirror left-right with probability one half."""
+    fill: Literal["nearest", "constant", "reflect"] = "nearest"
+    exposure: float = 0.0
+    """Multiply by 2**u, u uniform in [-exposure, exposure] (photographic stops)."""
+    contrast: float = 0.0
+    """Scale about the picture's mean by a factor from [1 - contrast, 1 + contrast]."""
+
+    def __post_init__(self) -> None:
+        for name in ("rotation", "shift", "shear", "exposure"):
+            _require(getattr(self, name) >= 0, f"--augment.{name} must not be negative")
+        for name in ("zoom", "contrast"):
+            _require(0 <= getattr(self, name) < 1, f"--augment.{name} must be in [0, 1)")
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Which network. With two classes the output is one sigmoid logit, with more it is one logit a class."""
+
+    name: Literal["small-cnn", "vgg11", "vgg13", "vgg16", "vgg19"] = "small-cnn"
+    width: float = 1.0
+    """Multiplies every layer's channel count."""
+    dropout: float = 0.5
+
+    def __post_init__(self) -> None:
+        if self.name not in MODELS:
+            raise unknown("model", self.name, MODELS)
+        _require(self.width > 0, f"--model.width {self.width} must be positive")
+        _require(0 <= self.dropout < 1, f"--model.dropout {self.dropout} must be in [0, 1)")
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """Which optax optimizer and learning-rate schedule; the defaults are Keras' Adam, as in the article."""
+
+    name: Literal["adam", "sgd", "rmsprop", "adamw"] = "adam"
+    learning_rate: float = 1e-3
+    momentum: float = 0.9
+    """For sgd."""
+    weight_decay: float = 1e-4
+    """For adamw."""
+    schedule: Literal["constant", "cosine", "warmup-cosine"] = "constant"
+    warmup: float = 0.05
+    """Fraction of all steps spent warming up, for warmup-cosine."""
+
+    def __post_init__(self) -> None:
+        _require(self.learning_rate > 0, f"--optimizer.learning-rate {self.learning_rate} must be positive")
+        _require(0 <= self.warmup < 1, f"--optimizer.warmup {self.warmup} must be in [0, 1)")
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How long and how."""
+
+    epochs: int = 20
+    batch_size: int = 20
+    steps_per_epoch: int = 0
+    """Steps that are called an epoch; 0 means one pass over the training split (a last partial batch carries over)."""
+    seed: int = 0
+    """Fixes initial weights, order, dropout and augmentation."""
+    parallel: Literal["auto", "jit", "pmap", "mesh"] = "auto"
+    """jit: one device. pmap: jax.pmap over all devices. mesh: jit with sharded batches over all devices.
+    auto: jit on one device, mesh on several."""
+    calls_per_epoch: int = 0
+    """How many compiled calls make an epoch (each is one lax.scan); 0 chooses 1 on accelerators, more on a CPU so that
+    progress is seen. Results do not depend on it."""
+    early_stopping: int = 0
+    """Stop after this many epochs without a lower validation loss; 0 never stops early."""
+    tensorboard: bool = False
+
+    def __post_init__(self) -> None:
+        _require(self.epochs >= 1, f"--train.epochs {self.epochs} must be at least 1")
+        _require(self.batch_size >= 1, f"--train.batch-size {self.batch_size} must be at least 1")
+        for name in ("steps_per_epoch", "calls_per_epoch", "early_stopping"):
+            _require(getattr(self, name) >= 0, f"--train.{name.replace('_', '-')} must not be negative")
+
+
+@dataclass(frozen=True)
+class Config:
+    """One run."""
+
+    data: DataConfig = field(default_factory=DataConfig)
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    run: str = ""
+    """The run's folder; empty means runs/PRESET."""
+
+
+def as_dict(config: Any) -> dict[str, Any]:
+    """A config (or a part of one) as plain JSON-able data."""
+    return dataclasses.asdict(config)
+
+
+def from_dict(kind: type, values: dict[str, Any]) -> Any:
+    """The inverse of `as_dict` for `Config` and its parts.
+
+    Raises UserError for a field that `kind` does not have, or a value that it does not accept.
+    """
+    fields = {f.name: f for f in dataclasses.fields(kind)}
+    arguments = {}
+    for name, value in values.items():
+        if name not in fields:
+            raise unknown(f"field of {kind.__name__}", name, fields)
+        if dataclasses.is_dataclass(fields[name].type):
+            value = from_dict(fields[name].type, value)
+        arguments[name] = tuple(value) if isinstance(value, list) else value
+    return kind(**arguments)
+
+
+_ALL = (
+    "cat", "dog", "rabbit", "crocodile", "starfish", "husky", "goldfish",
+    "bridge", "balloon", "tennis ball", "gondola", "dumbbell", "hammer", "lamp",
+)  # fmt: skip
+
+PRESETS: dict[str, Config] = {
+    # Everything, in seconds: for trying changes.
+    "debug": Config(
+        data=DataConfig(side=32, per_class=40, eval_per_class=20),
+        augment=AugmentConfig(enabled=True),
+        train=TrainConfig(epochs=2, batch_size=8),
+    ),
+    # Article, section 4.2: no augmentation, batch 20, 100 steps an epoch, 20 epochs.
+    "cnn": Config(train=TrainConfig(epochs=20, batch_size=20, steps_per_epoch=100)),
+    # Article, section 4.4: augmentation, batch 32, 100 steps an epoch, 60 epochs.
+    "cnn-augmented": Config(
+        augment=AugmentConfig(enabled=True),
+        train=TrainConfig(epochs=60, batch_size=32, steps_per_epoch=100),
+    ),
+    # Article, section 5, at full size: for an accelerator.
+    "vgg16": Config(
+        data=DataConfig(side=224, classes=_ALL, per_class=1000, eval_per_class=100),
+        augment=AugmentConfig(enabled=True, rotation=15.0, shift=0.1),
+        model=ModelConfig(name="vgg16"),
+        optimizer=OptimizerConfig(name="sgd", learning_rate=1e-2, schedule="warmup-cosine"),
+        train=TrainConfig(epochs=60, batch_size=64),
+    ),
+    # The narrow VGG16 that the package ships.
+    "vgg16-mini": Config(
+        data=DataConfig(side=64, classes=_ALL, per_class=1000, eval_per_class=100),
+        augment=AugmentConfig(enabled=True, rotation=15.0, shift=0.1),
+        model=ModelConfig(name="vgg16", width=0.25, dropout=0.5),
+        optimizer=OptimizerConfig(name="adam", learning_rate=5e-4, schedule="warmup-cosine"),
+        train=TrainConfig(epochs=20, batch_size=32),
+    ),
+}
+
+
+def preset(name: str) -> Config:
+    """A named preset. Raises UserError, with the nearest names, when there is none of that name."""
+    if name not in PRESETS:
+        raise unknown("preset", name, PRESETS)
+    return PRESETS[name]

@@ -1,0 +1,20 @@
+"""The one exception a user may see: a single sentence that names the thing and the remedy."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(ValueError):
+    """Bad input. Scripts print the sentence and exit with code 2; nothing already computed is lost."""
+
+
+def unknown(kind: str, name: str, known: Iterable[str]) -> UserError:
+    """The error for a name that is not there, with the nearest names that are.
+
+    `unknown("layer", "block1_conv9", layers)` → "unknown layer 'block1_conv9': did you mean block1_conv1, …?"
+    """
+    known = list(known)
+    near = difflib.get_close_matches(name, known, n=3, cutoff=0.4)
+    if near:
+        return UserError(f"unknown {kind} {name!r}: did you mean {', '.join(near)}?")
+    return UserError(f"unknown {kind} {name!r}: choose one of {', '.join(known)}")

@@ -1,0 +1,23 @@
+"""Strict numerics, eight CPU devices, shapes checked, no network: set before jax or cnnjax is imported."""
+
+import os
+import tempfile
+
+# Rendezvous of eight forced devices on two cores needs more threads than cores, or collectives time out.
+os.environ["NPROC"] = "32"
+os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
+os.environ.setdefault("CNNJAX_CACHE", tempfile.mkdtemp(prefix="cnnjax-test-cache-"))
+
+import jax
+from jaxtyping import install_import_hook
+
+jax.config.update("jax_num_cpu_devices", 8)
+jax.config.update("jax_numpy_dtype_promotion", "strict")
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+# Annotated shapes and dtypes are checked in every call that the tests make.
+hook = install_import_hook("cnnjax", "beartype.beartype")
+hook.__enter__()
+
+import cnnjax  # noqa: E402, F401

@@ -1,0 +1,49 @@
+"""The runtime's settings, each in a fresh process."""
+
+import os
+import subprocess
+import sys
+
+FLAG = "--xla_cpu_experimental_ynn_fusion_type="
+
+
+def _run(code: str, **environment: str) -> str:
+    env = {k: v for k, v in os.environ.items() if k not in ("XLA_FLAGS", "JAX_COMPILATION_CACHE_DIR", "CNNJAX_RUNTIME")}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=env | environment, capture_output=True, text=True, timeout=120, check=True
+    )
+    return done.stdout.strip()
+
+
+SHOW = "import cnnjax, os, jax; print(os.environ.get('XLA_FLAGS'), jax.config.jax_compilation_cache_dir)"
+
+
+def test_flag_and_cache_are_set(tmp_path):
+    flags, cache = _run(SHOW, CNNJAX_CACHE=str(tmp_path)).split(" ")
+    assert flags == FLAG
+    assert cache == str(tmp_path / "xla")
+
+
+def test_a_users_own_settings_stay(tmp_path):
+    mine = "--xla_cpu_experimental_ynn_fusion_type=individual_dot"
+    assert _run(SHOW, XLA_FLAGS=mine, JAX_COMPILATION_CACHE_DIR=str(tmp_path)) == f"{mine} {tmp_path}"
+
+
+def test_other_flags_are_kept(tmp_path):
+    mine = "--xla_force_host_platform_device_count=2"
+    printed = _run(SHOW.replace("print(", "print(jax.device_count(), "), XLA_FLAGS=mine, CNNJAX_CACHE=str(tmp_path))
+    assert printed == f"2 {mine} {FLAG} {tmp_path / 'xla'}"
+
+
+def test_it_can_be_switched_off():
+    assert _run(SHOW, CNNJAX_RUNTIME="off") == "None None"
+
+
+def test_an_unknown_flag_is_not_found():
+    code = "from cnnjax.runtime import jaxlib_knows; print(jaxlib_knows('xla_no_such_flag_at_all'))"
+    assert _run(code) == "False"
+
+
+def test_imports_are_lean():
+    code = "import cnnjax.data, sys; print([m for m in ('tensorflow', 'matplotlib') if m in sys.modules])"
+    assert _run(code) == "[]"
