@@ -1,0 +1,5 @@
+"""Things, drawn from signed distances."""
+
+from collections.abc import Callable
+
+THINGS: dict[str, Callable] = {}
