@@ -135,7 +135,9 @@ def _flags(function: Command, prog: str | None) -> list[str]:
 def _sentence(box: str) -> str:
     """The first statement inside the box that tyro draws around an error."""
     text = re.sub(r"\x1b\[[0-9;]*m", "", box)
-    lines = [line.strip("│| ").strip() for line in text.splitlines() if line.startswith(("│", "|"))]
-    statement = itertools.takewhile(lambda line: not set(line) <= {"─", "-"}, lines)
+    # Title, perhaps a rule, the statement, a rule; drawn with │ where the terminal can, with blanks where it can't.
+    lines = [line.strip("│╰╯ ") for line in text.splitlines()[1:]]
+    after_title = itertools.dropwhile(lambda line: set(line) <= {"─", "-"}, lines)
+    statement = itertools.takewhile(lambda line: not set(line) <= {"─", "-"}, after_title)
     sentence = re.sub(r"^Error parsing (config|[a-z.]+)\b: ", "", " ".join(statement))
     return sentence or "the command line could not be read: run with --help"

@@ -17,7 +17,8 @@ jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 # Annotated shapes and dtypes are checked in every call that the tests make.
-hook = install_import_hook("cnnjax", "beartype.beartype")
+# An int is a float, as Python itself has it.
+hook = install_import_hook("cnnjax", "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))")
 hook.__enter__()
 
 import cnnjax  # noqa: E402, F401
