@@ -1,0 +1,55 @@
+"""The resident feed: a split lives on the devices as uint8, and what is fed is only the order of its examples.
+
+The order is a function of (key, position in an endless stream): pass p goes through the split in the order of
+permutation p. So an epoch may have any number of steps, and a batch may reach over the end of a pass.
+"""
+
+from functools import partial
+
+import jax
+import numpy as np
+from jaxtyping import Array, Bool, Int32, Key, UInt8
+
+from cnnjax.data.split import Split
+from cnnjax.errors import UserError
+
+
+def steps_per_epoch(configured: int, batch_size: int, size: int) -> int:
+    """Steps that are called an epoch: as configured, or (0) the whole batches in one pass over `size` pictures.
+
+    Raises UserError when a batch is larger than the data.
+    """
+    if batch_size > size:
+        raise UserError(
+            f"--train.batch-size {batch_size} is larger than the {size} training pictures: use {size} or less"
+        )
+    return configured or size // batch_size
+
+
+@partial(jax.jit, static_argnums=2)
+def _permutation(key: Key[Array, ""], number: int, size: int) -> Int32[Array, " size"]:
+    return jax.random.permutation(jax.random.fold_in(key, number), size)
+
+
+def order(key: Key[Array, ""], start: int, count: int, size: int) -> Int32[np.ndarray, " count"]:
+    """Indices of the stream's examples `start` to `start + count`: example n is permutation_{n // size}[n % size]."""
+    if count == 0:
+        return np.zeros(0, np.int32)
+    first, last = start // size, (start + count - 1) // size
+    passes = [np.asarray(_permutation(key, number, size)) for number in range(first, last + 1)]
+    return np.concatenate(passes)[start - first * size :][:count]
+
+
+def padded(size: int, batch_size: int) -> tuple[Int32[np.ndarray, "batches batch"], Bool[np.ndarray, "batches batch"]]:
+    """Every index of a split once, in order, in whole batches, and a mask that is False for what fills up the last."""
+    batches = -(-size // batch_size)
+    places = np.arange(batches * batch_size, dtype=np.int32).reshape(batches, batch_size)
+    mask = places < size
+    return np.where(mask, places, np.int32(0)), mask
+
+
+def take(
+    split: Split, indices: Int32[Array, " batch"]
+) -> tuple[UInt8[Array, "batch side side 3"], Int32[Array, " batch"]]:
+    """The examples at `indices`, gathered on the device that holds the split."""
+    return tuple(array.at[indices].get(mode="promise_in_bounds") for array in split)

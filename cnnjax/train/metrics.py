@@ -1,0 +1,108 @@
+"""Sums over examples, their means, a run's history and where it is written."""
+
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from cnnjax.errors import UserError
+
+Row = dict[str, Any]
+"""One epoch: epoch, step, train_loss, train_accuracy, valid_loss, valid_accuracy, images_per_second, seconds."""
+
+
+def zeros() -> dict[str, Array]:
+    """The sums over no examples."""
+    return {
+        "loss": jnp.zeros((), jnp.float32),
+        "correct": jnp.zeros((), jnp.int32),
+        "count": jnp.zeros((), jnp.int32),
+    }
+
+
+def measure(
+    losses: Float[Array, " batch"],
+    logits: Float[Array, "batch outputs"],
+    labels: Int[Array, " batch"],
+    mask: Bool[Array, " batch"],
+) -> dict[str, Array]:
+    """Sums over the examples in `mask`: loss, correct answers, count. One output means a sigmoid, positive for class 1."""
+    answers = logits[:, 0] > 0 if logits.shape[1] == 1 else jnp.argmax(logits, axis=1)
+    right = (answers.astype(labels.dtype) == labels) & mask
+    return {
+        "loss": jnp.sum(jnp.where(mask, losses, 0.0)),
+        "correct": jnp.sum(right, dtype=jnp.int32),
+        "count": jnp.sum(mask, dtype=jnp.int32),
+    }
+
+
+def add(sums: dict[str, Array], more: dict[str, Array]) -> dict[str, Array]:
+    """The sums over both sets of examples."""
+    return jax.tree.map(jnp.add, sums, more)
+
+
+def means(sums: dict[str, Any]) -> dict[str, float]:
+    """Loss and accuracy (0 to 1) per example; this is what waits for the device."""
+    loss, correct, count = (float(x) for x in jax.device_get((sums["loss"], sums["correct"], sums["count"])))
+    count = max(count, 1.0)
+    return {"loss": loss / count, "accuracy": correct / count}
+
+
+def rank(row: Row) -> tuple[float, float, int]:
+    """What "best" means, in ascending order: validation accuracy, then the lower validation loss, then the later epoch."""
+    loss = row["valid_loss"]
+    return (row["valid_accuracy"], -loss if math.isfinite(loss) else -math.inf, row["epoch"])
+
+
+def best(history: list[Row]) -> Row:
+    """The epoch whose parameters a run keeps."""
+    return max(history, key=rank)
+
+
+def epochs_without_gain(history: list[Row]) -> int:
+    """How many epochs ago the validation loss was lowest."""
+    losses = [row["valid_loss"] if math.isfinite(row["valid_loss"]) else math.inf for row in history]
+    return len(losses) - 1 - losses.index(min(losses)) if losses else 0
+
+
+def append(path: Path, row: Row) -> None:
+    """Add one line to a metrics.jsonl."""
+    with path.open("a") as file:
+        file.write(json.dumps(row) + "\n")
+
+
+def rewrite(path: Path, history: list[Row]) -> None:
+    """Make metrics.jsonl hold exactly `history`: on resuming, lines past the checkpoint go."""
+    path.write_text("".join(json.dumps(row) + "\n" for row in history))
+
+
+def read(path: Path) -> list[Row]:
+    """The history in a metrics.jsonl. Raises UserError when it cannot be read."""
+    try:
+        return [json.loads(line) for line in path.read_text().splitlines()]
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read as a run's metrics ({error}): restore it, or use --fresh") from error
+
+
+def tensorboard(folder: Path, first_step: int) -> Callable[[Row], None]:
+    """A function that writes an epoch's numbers for TensorBoard; events of steps from `first_step` on are superseded.
+
+    Raises UserError when tensorboardX is not installed.
+    """
+    try:
+        from tensorboardX import SummaryWriter
+    except ImportError as error:
+        raise UserError("--train.tensorboard needs tensorboardX: pip install 'cnnjax[tensorboard]'") from error
+    writer = SummaryWriter(str(folder), purge_step=first_step)
+
+    def write(row: Row) -> None:
+        for name in row.keys() - {"epoch", "step"}:
+            writer.add_scalar(name, row[name], row["step"])
+        writer.flush()
+
+    return write

@@ -1,0 +1,110 @@
+"""One training step and one evaluation step: pure functions of the batch they are given.
+
+They know nothing of devices. Given an axis name, gradients are averaged and metrics summed over that axis, and that
+is all. What is random about an example is a function of (key, step, its position in the global batch), so it does not
+matter which device computes it.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import lax
+from jaxtyping import Array, Bool, Float, Int, Key, UInt8
+
+from cnnjax import models
+from cnnjax.config import AugmentConfig
+from cnnjax.data.augment import augment
+from cnnjax.data.clean import Cleaning, clean
+from cnnjax.train import metrics
+
+AUGMENT, DROPOUT = 0, 1
+
+
+class TrainState(NamedTuple):
+    """All that changes in training."""
+
+    step: Int[Array, ""]
+    params: Any
+    opt_state: Any
+
+
+class Task(NamedTuple):
+    """What a step is made of, all of it static: the network's graph, the optimizer, the augmentation."""
+
+    graph: Any
+    optimizer: optax.GradientTransformation
+    augment: AugmentConfig
+
+
+class Batch(NamedTuple):
+    """Pictures in [0, 255], labels, and each example's position in the global batch (not in this device's part)."""
+
+    images: UInt8[Array, "batch height width channels"]
+    labels: Int[Array, " batch"]
+    positions: Int[Array, " batch"]
+
+
+def create_state(params: Any, optimizer: optax.GradientTransformation) -> TrainState:
+    """The state before the first step."""
+    return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params))
+
+
+def example_keys(key: Key[Array, ""], step: Int[Array, ""], positions: Int[Array, " batch"]) -> Key[Array, " batch"]:
+    """One key for each example of a step."""
+    return jax.vmap(jax.random.fold_in, (None, 0))(jax.random.fold_in(key, step), positions)
+
+
+def unit(images: UInt8[Array, "batch height width channels"]) -> Float[Array, "batch height width channels"]:
+    """Pictures from [0, 255] to float32 in [0, 1]."""
+    return images.astype(jnp.float32) / 255.0
+
+
+def example_losses(logits: Float[Array, "batch outputs"], labels: Int[Array, " batch"]) -> Float[Array, " batch"]:
+    """Binary cross-entropy of one sigmoid logit (class 1 is "yes"), or softmax cross-entropy of several, in nats."""
+    logits = logits.astype(jnp.float32)
+    if logits.shape[1] == 1:
+        return optax.sigmoid_binary_cross_entropy(logits[:, 0], labels.astype(jnp.float32))
+    return optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+
+
+def train_step(
+    task: Task, state: TrainState, batch: Batch, key: Key[Array, ""], cleaning: Cleaning, axis: str | None = None
+) -> tuple[TrainState, dict[str, Array]]:
+    """Augment, clean, predict, descend. Gives the next state and the batch's metrics as sums.
+
+    `axis` names the axis over which the global batch is spread in equal parts; None when `batch` is all of it.
+    """
+    fold = jax.vmap(jax.random.fold_in, (0, None))
+    keys = example_keys(key, state.step, batch.positions)
+    images = clean(cleaning, augment(fold(keys, AUGMENT), unit(batch.images), task.augment))
+
+    def mean_loss(params: Any) -> tuple[Array, tuple[Array, Array]]:
+        logits, _ = models.apply(task.graph, params, images, fold(keys, DROPOUT))
+        losses = example_losses(logits, batch.labels)
+        return losses.mean(), (losses, logits)
+
+    # Without pcast, shard_map would sum the gradient of replicated parameters over devices before pmean averages it.
+    params = state.params if axis is None else lax.pcast(state.params, axis, to="varying")
+    gradient, (losses, logits) = jax.grad(mean_loss, has_aux=True)(params)
+    sums = metrics.measure(losses, logits, batch.labels, jnp.ones(batch.labels.shape, bool))
+    if axis is not None:
+        gradient, sums = lax.pmean(gradient, axis), lax.psum(sums, axis)
+    updates, opt_state = task.optimizer.update(gradient, state.opt_state, state.params)
+    return TrainState(state.step + 1, optax.apply_updates(state.params, updates), opt_state), sums
+
+
+def eval_step(
+    graph: Any,
+    params: Any,
+    images: UInt8[Array, "batch height width channels"],
+    labels: Int[Array, " batch"],
+    mask: Bool[Array, " batch"],
+    cleaning: Cleaning,
+    axis: str | None = None,
+) -> dict[str, Array]:
+    """Metrics as sums over the examples in `mask`: no augmentation, no dropout."""
+    logits, _ = models.apply(graph, params, clean(cleaning, unit(images)))
+    sums = metrics.measure(example_losses(logits, labels), logits, labels, mask)
+    return sums if axis is None else lax.psum(sums, axis)
