@@ -1,0 +1,95 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from cnnjax.data import clean
+from cnnjax.errors import UserError
+
+
+def pictures(n, side=6, seed=0):
+    """Smooth random pictures, so that a few directions carry most of the variance."""
+    generator = np.random.default_rng(seed)
+    ramps = (
+        generator.normal(size=(n, 1, 1, 3)) + generator.normal(size=(n, 1, 1, 1)) * np.linspace(-1, 1, side)[:, None]
+    )
+    noise = generator.normal(size=(n, side, side, 3)) * 0.2
+    return np.clip(127 + 25 * (colours + slopes * np.linspace(-1, 1, side)[:, None] + noise), 0, 255).astype(np.uint8)
+
+
+def unit(images):
+    return jnp.asarray(images, jnp.float32) / 255
+
+
+def whitener(images, k, epsilon=clean.EPSILON):
+    """The d×d whitening matrix in float64, straight from the covariance: what the thin SVD must amount to."""
+    flat = images.reshape(len(images), -1) / 255
+    variance, vectors = np.linalg.eigh(np.cov(flat.T))
+    variance, vectors = variance[::-1][:k], vectors[:, ::-1][:, :k]
+    scales = 1 / np.sqrt(variance + epsilon)
+    kept = vectors @ vectors.T
+    return (vectors * scales) @ vectors.T + scales[-1] * (np.eye(flat.shape[1]) - kept), flat.mean(axis=0)
+
+
+def test_none_and_mean_colour():
+    images = pictures(5)
+    nothing, mean = clean.fit("none", images), clean.fit("mean", images)
+    np.testing.assert_array_equal(clean.clean(nothing, unit(images)), unit(images))
+    cleaned = clean.clean(mean, unit(images))
+    np.testing.assert_allclose(mean.mean, np.mean(images / 255, axis=(0, 1, 2)), rtol=1e-6)
+    np.testing.assert_allclose(cleaned, images / 255 - np.mean(images / 255, axis=(0, 1, 2)), atol=1e-6)
+
+
+@pytest.mark.parametrize("n", [20, 300])
+def test_zca_is_the_covariances_inverse_square_root(n):
+    """With fewer pictures (20) than numbers in one (108), and with more."""
+    images = pictures(n)
+    cleaning = clean.fit("zca", images)
+    k = len(cleaning.components)
+    assert k == min(n - 1, 108)
+    matrix, mean = whitener(images, k)
+    others = pictures(4, seed=1)
+    expected = (others.reshape(4, -1) / 255 - mean) @ matrix.T
+    np.testing.assert_allclose(clean.clean(cleaning, unit(others)).reshape(4, -1), expected, rtol=2e-2, atol=2e-2)
+
+
+def test_pca_coordinates_are_white_on_the_training_pictures():
+    images = pictures(40)
+    coordinates = clean.pca_whiten(clean.fit("zca", images), unit(images))
+    assert coordinates.shape == (40, 39)
+    np.testing.assert_allclose(np.cov(np.asarray(coordinates).T), np.eye(39), atol=5e-3)
+
+
+def test_rank_is_bounded_and_fainter_directions_are_not_blown_up(monkeypatch):
+    monkeypatch.setattr(clean, "RANK", 5)
+    monkeypatch.setattr(clean, "PICTURES", 30)
+    images = pictures(60)
+    cleaning = clean.fit("zca", images)
+    assert cleaning.components.shape == (5, 108) and cleaning.scales.shape == (6,)
+    assert cleaning.scales[-1] == cleaning.scales[-2] == cleaning.scales.max()
+    matrix, mean = whitener(images[np.linspace(0, 59, 30).astype(int)], 5)
+    expected = (images.reshape(60, -1) / 255 - mean) @ matrix.T
+    np.testing.assert_allclose(clean.clean(cleaning, unit(images)).reshape(60, -1), expected, rtol=1e-2, atol=1e-2)
+
+
+@pytest.mark.parametrize("kind", clean.KINDS)
+def test_a_cleaning_goes_through_jit_as_an_argument(kind):
+    images = pictures(8)
+    cleaning = clean.fit(kind, images)
+    inside = jax.jit(clean.clean)(cleaning, unit(images))
+    np.testing.assert_allclose(inside, clean.clean(cleaning, unit(images)), rtol=1e-4, atol=1e-4)
+    assert len(jax.tree.leaves(cleaning)) == 3
+
+
+def test_errors_are_one_sentence_with_the_remedy():
+    images = pictures(8)
+    with pytest.raises(UserError, match="'zac'.*zca"):
+        clean.fit("zac", images)
+    with pytest.raises(UserError, match="no pictures"):
+        clean.fit("mean", images[:0])
+    with pytest.raises(UserError, match="all alike"):
+        clean.fit("zca", images[[0, 0, 0]])
+    with pytest.raises(UserError, match=r"\(6, 6, 3\), not \(8, 8, 3\)"):
+        clean.clean(clean.fit("zca", images), unit(pictures(1, side=8)))
+    with pytest.raises(UserError, match="needs a zca"):
+        clean.pca_whiten(clean.fit("mean", images), unit(images))
