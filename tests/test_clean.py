@@ -10,9 +10,7 @@ from cnnjax.errors import UserError
 def pictures(n, side=6, seed=0):
     """Smooth random pictures, so that a few directions carry most of the variance."""
     generator = np.random.default_rng(seed)
-    ramps = (
-        generator.normal(size=(n, 1, 1, 3)) + generator.normal(size=(n, 1, 1, 1)) * np.linspace(-1, 1, side)[:, None]
-    )
+    colours, slopes = generator.normal(size=(n, 1, 1, 3)), generator.normal(size=(n, 1, 1, 1))
     noise = generator.normal(size=(n, side, side, 3)) * 0.2
     return np.clip(127 + 25 * (colours + slopes * np.linspace(-1, 1, side)[:, None] + noise), 0, 255).astype(np.uint8)
 
