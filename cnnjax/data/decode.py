@@ -1,7 +1,7 @@
 """An encoded picture of any common kind to a square of uint8 RGB."""
 
+import io
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 from jaxtyping import UInt8
@@ -19,14 +19,14 @@ _UPRIGHT = {
 }
 
 
-def decode(source: Path | BinaryIO, side: int) -> UInt8[np.ndarray, "{side} {side} 3"]:
-    """The first frame of a picture file, upright, as side × side RGB.
+def decode(source: Path | bytes, side: int) -> UInt8[np.ndarray, "{side} {side} 3"]:
+    """The first frame of a picture, from its file or the file's content, upright, as side × side RGB.
 
     The whole picture is resized, without keeping its aspect (as the article's Keras generators do), by antialiased
     bilinear interpolation. Grey and palette pictures become RGB, transparency is composited on white, 16 bits become 8.
     Raises what Pillow raises (exceptions of many kinds) when the file is broken.
     """
-    with Image.open(source) as picture:
+    with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as picture:
         # A JPEG can be decoded at 1/2, 1/4 or 1/8 for much less work; never smaller than what is asked.
         picture.draft(None, (side, side))
         orientation = _orientation(picture)

@@ -5,7 +5,7 @@ import warnings
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from tqdm import tqdm
@@ -33,8 +33,8 @@ class Source(NamedTuple):
     class_names: tuple[str, ...]
     draws: Callable[[], Mapping[str, Mapping[str, Draw]]]
     """What `sample.divide` drew; called only when something has to be decoded."""
-    read: Callable[[Any], Path | BinaryIO]
-    """The encoded picture of a candidate."""
+    read: Callable[[Any], Path | bytes]
+    """The encoded picture of a candidate: its file, or the file's content."""
     describe: Callable[[Any], str]
     """A candidate's name."""
 

@@ -51,17 +51,17 @@ def divide(
             needed = sum(asked[split] or 1 for split in splits)
             if len(pictures) < needed:
                 raise _too_few(name, len(pictures), needed, splits, config, place)
-            order = _permutation(f"{config.seed}/{pool}/{name}", len(pictures))
-            taken = sum(asked[split] for split in splits)
-            # With per_class 0 training takes all that is left: there are no spares then.
-            spare = [] if 0 in (asked[split] for split in splits) else order[taken:]
-            start = 0
-            for number, split in enumerate(splits):
-                wanted = asked[split] or len(order) - start
+            order = [pictures[index] for index in _permutation(f"{config.seed}/{pool}/{name}", len(pictures))]
+            wanted = [asked[split] for split in splits]
+            if 0 in wanted:  # training takes all that is left, without spares
+                wanted[wanted.index(0)] = len(order) - sum(wanted)
+            taken, start = sum(wanted), 0
+            spare = order[taken:]
+            for split, count in zip(splits, wanted, strict=True):
                 # Spares are dealt out beforehand, so that what one split finds broken never moves another.
-                chosen = [*order[start : start + wanted], *spare[number :: len(splits)]]
-                draws[split][name] = Draw(tuple(pictures[index] for index in chosen), wanted)
-                start += wanted
+                first, last = (len(spare) * edge // taken for edge in (start, start + count))
+                draws[split][name] = Draw((*order[start : start + count], *spare[first:last]), count)
+                start += count
     return draws
 
 

@@ -1,0 +1,386 @@
+"""`folder:PATH` on real files of every kind that is promised, and what is said when something is wrong with them."""
+
+import io
+import logging
+import os
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from cnnjax.config import DataConfig
+from cnnjax.data import load
+from cnnjax.data.decode import decode
+from cnnjax.errors import UserError
+
+COLOURS = {"cat": (200, 40, 40), "dog": (40, 40, 200)}
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path_factory, monkeypatch):
+    monkeypatch.setenv("CNNJAX_CACHE", str(tmp_path_factory.mktemp("cache")))
+
+
+def picture(colour, size=(20, 16), number=0):
+    """A flat picture that `number` makes unlike all others."""
+    return Image.new("RGB", size, (*colour[:2], (colour[2] + number) % 256))
+
+
+def fill(root, count, classes=COLOURS, start=0):
+    for name, colour in classes.items():
+        (root / name).mkdir(parents=True, exist_ok=True)
+        for number in range(start, start + count):
+            picture(colour, number=number).save(root / name / f"{number}.png")
+    return root
+
+
+def config(root, per_class=4, eval_per_class=2, **others):
+    return DataConfig(source=f"folder:{root}", side=8, per_class=per_class, eval_per_class=eval_per_class, **others)
+
+
+def colours(split):
+    return {tuple(int(value) for value in image[0, 0]) for image in split.images}
+
+
+def encoded(image, kind, **options):
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def test_a_folder_per_class(tmp_path):
+    dataset = load(config(fill(tmp_path, 10)))
+    test = dataset.load_test()
+    assert dataset.class_names == ("cat", "dog")
+    assert dataset.skipped == ()
+    for split, count in ((dataset.train, 8), (dataset.valid, 4), (test, 4)):
+        assert split.images.shape == (count, 8, 8, 3)
+        assert split.images.dtype == np.uint8
+        assert split.labels.dtype == np.int32
+        np.testing.assert_array_equal(np.bincount(split.labels), [count // 2, count // 2])
+        np.testing.assert_array_equal(split.labels, split.images[:, 0, 0, 0] < 100)  # each beside its own label
+    # Every picture has a colour of its own: no two splits share one.
+    assert len(colours(dataset.train) | colours(dataset.valid) | colours(test)) == 16
+
+
+def test_all_that_is_left(tmp_path):
+    dataset = load(config(fill(tmp_path, 10), per_class=0))
+    assert len(dataset.train.labels) == 12
+
+
+def test_a_seed_gives_the_same_splits_in_any_order_of_files(tmp_path):
+    """Files made in the opposite order, elsewhere: the same draw."""
+    one = fill(tmp_path / "one", 10)
+    for number in reversed(range(10)):
+        fill(tmp_path / "two", 1, dict(reversed(COLOURS.items())), start=number)
+    first, second = load(config(one)), load(config(tmp_path / "two"))
+    for split in ("train", "valid"):
+        np.testing.assert_array_equal(getattr(first, split).images, getattr(second, split).images)
+    np.testing.assert_array_equal(first.load_test().images, second.load_test().images)
+    assert colours(load(config(one, seed=1)).valid) != colours(first.valid)
+
+
+@pytest.mark.parametrize("valid", ["valid", "validation", "val"])
+def test_split_folders(tmp_path, valid):
+    fill(tmp_path / "train", 6)
+    fill(tmp_path / valid, 3, start=100)
+    fill(tmp_path / "test", 2, start=200)
+    dataset = load(config(tmp_path, per_class=0))
+    assert len(dataset.train.labels) == 12
+    everything = {
+        (*colour[:2], (colour[2] + number) % 256) for colour in COLOURS.values() for number in (100, 101, 102)
+    }
+    assert len(colours(dataset.valid)) == 4
+    assert colours(dataset.valid) <= everything
+    assert colours(dataset.load_test()) == {
+        (*colour[:2], (colour[2] + number) % 256) for colour in COLOURS.values() for number in (200, 201)
+    }
+
+
+def test_train_and_validation_folders_alone_take_the_test_split_from_train(tmp_path):
+    fill(tmp_path / "train", 6)
+    fill(tmp_path / "validation", 2, start=100)
+    dataset = load(config(tmp_path, per_class=0))
+    assert len(dataset.train.labels) == 8
+    everything = colours(dataset.train) | colours(dataset.valid) | colours(dataset.load_test())
+    assert len(everything) == 16
+
+
+def test_the_test_split_is_decoded_only_when_asked_for(tmp_path, caplog):
+    fill(tmp_path / "train", 3)
+    fill(tmp_path / "valid", 2, start=100)
+    fill(tmp_path / "test", 2, start=200)
+    for file in (tmp_path / "test" / "dog").iterdir():
+        file.write_bytes(b"not a picture")
+    dataset = load(config(tmp_path, per_class=0))
+    with pytest.raises(UserError, match=r"no picture of class 'dog' can be read, 2 tried, for example test/dog/20"):
+        dataset.load_test()
+
+
+def test_broken_files_are_replaced_counted_and_named(tmp_path, caplog):
+    fill(tmp_path, 30)
+    whole = (tmp_path / "cat" / "0.png").read_bytes()
+    expected = set()
+    for number in range(0, 30, 5):
+        (tmp_path / "cat" / f"{number}.png").write_bytes(whole[: len(whole) // 2] if number else b"")
+        expected.add(f"cat/{number}.png")
+    with caplog.at_level(logging.WARNING):
+        dataset = load(config(tmp_path, per_class=9, eval_per_class=3))
+    np.testing.assert_array_equal(np.bincount(dataset.train.labels), [9, 9])
+    np.testing.assert_array_equal(np.bincount(dataset.valid.labels), [3, 3])
+    assert dataset.skipped
+    assert set(dataset.skipped) <= expected
+    (record,) = caplog.records
+    assert f"left out {len(dataset.skipped)} file" in record.getMessage()
+    assert dataset.skipped[0] in record.getMessage()
+    assert (0, 0, 0) not in colours(dataset.train) | colours(dataset.valid)  # an empty slot would be black
+    assert load(config(tmp_path, per_class=9, eval_per_class=3)).skipped == dataset.skipped  # from the cache, too
+
+
+def test_broken_files_without_others_to_take_their_place(tmp_path):
+    fill(tmp_path, 8)
+    for file in list((tmp_path / "cat").iterdir()):
+        if file.stem in "0123":
+            file.write_bytes(b"broken")
+    dataset = load(config(tmp_path, per_class=0, eval_per_class=1))
+    test = dataset.load_test()
+    assert [int(sum(split.labels == 0)) for split in (dataset.train, dataset.valid, test)].count(0) == 0
+    assert sum(int(sum(split.labels == 0)) for split in (dataset.train, dataset.valid, test)) == 4
+    assert sum(int(sum(split.labels == 1)) for split in (dataset.train, dataset.valid, test)) == 8
+
+
+def test_what_is_no_picture_is_ignored(tmp_path, caplog):
+    fill(tmp_path, 10)
+    for name in (".DS_Store", "notes.txt", ".hidden.png", "Thumbs.db"):
+        (tmp_path / "cat" / name).write_bytes(b"x")
+        (tmp_path / name).write_bytes(b"x")
+    (tmp_path / ".git").mkdir()
+    (tmp_path / "__MACOSX").mkdir()
+    dataset = load(config(tmp_path, per_class=0))
+    assert len(dataset.train.labels) == 12
+    assert caplog.records == []
+
+
+def test_pictures_are_decoded_once(tmp_path, monkeypatch):
+    fill(tmp_path, 10)
+    load(config(tmp_path))
+    monkeypatch.setattr("cnnjax.data.gather.decode", lambda *_: pytest.fail("decoded again"))
+    load(config(tmp_path))
+    monkeypatch.undo()
+
+
+def test_a_changed_file_is_decoded_again(tmp_path, own_cache):
+    fill(tmp_path, 8)
+    before = load(config(tmp_path))
+    for file in (tmp_path / "cat").iterdir():
+        picture((1, 2, 3), number=int(file.stem)).save(file)
+        os.utime(file, ns=(1, 1))
+    assert colours(load(config(tmp_path)).train) != colours(before.train)
+
+
+def test_without_cache_nothing_is_kept(tmp_path, monkeypatch):
+    monkeypatch.setenv("CNNJAX_CACHE", str(tmp_path / "cache"))
+    load(config(fill(tmp_path / "pictures", 8), cache=False))
+    assert not (tmp_path / "cache").exists()
+
+
+def test_only_the_classes_asked_for_in_their_order(tmp_path):
+    fill(tmp_path, 8, COLOURS | {"ant": (0, 90, 0)})
+    (tmp_path / "empty").mkdir()
+    dataset = load(config(tmp_path, classes=("dog", "ant")))
+    assert dataset.class_names == ("dog", "ant")
+    np.testing.assert_array_equal(dataset.train.labels, dataset.train.images[:, 0, 0, 1] == 90)
+
+
+# Files of every kind: the colour in the middle is known.
+ORANGE = (250, 130, 10)
+
+
+def half_transparent():
+    image = Image.new("RGBA", (20, 20), (255, 0, 0, 255))
+    image.paste((0, 0, 0, 0), (0, 0, 20, 20))
+    return image
+
+
+def palette_with_hole():
+    image = Image.new("P", (20, 20), 1)
+    image.putpalette([10, 10, 10, *ORANGE])
+    return image
+
+
+KINDS = {
+    "JPEG": (lambda: encoded(Image.new("RGB", (20, 16), ORANGE), "JPEG", quality=95), ORANGE),
+    "JPEG, grey": (lambda: encoded(Image.new("L", (20, 16), 77), "JPEG"), (77,) * 3),
+    "JPEG, CMYK": (lambda: encoded(Image.new("RGB", (20, 16), ORANGE).convert("CMYK"), "JPEG", quality=95), ORANGE),
+    "PNG": (lambda: encoded(Image.new("RGB", (20, 16), ORANGE), "PNG"), ORANGE),
+    "PNG, grey": (lambda: encoded(Image.new("L", (20, 16), 77), "PNG"), (77,) * 3),
+    "PNG, black and white": (lambda: encoded(Image.new("1", (20, 16), 1), "PNG"), (255,) * 3),
+    "PNG, 16 bits": (lambda: encoded(Image.fromarray(np.full((16, 20), 77 * 257, np.uint16)), "PNG"), (77,) * 3),
+    "PNG, transparent": (lambda: encoded(half_transparent(), "PNG"), (255,) * 3),
+    "PNG, half transparent": (lambda: encoded(Image.new("RGBA", (9, 9), (200, 0, 100, 51)), "PNG"), (244, 204, 224)),
+    "PNG, grey with alpha": (lambda: encoded(Image.new("LA", (9, 9), (0, 51)), "PNG"), (204,) * 3),
+    "PNG, palette": (lambda: encoded(palette_with_hole(), "PNG"), ORANGE),
+    "PNG, palette with transparency": (lambda: encoded(palette_with_hole(), "PNG", transparency=1), (255,) * 3),
+    "PNG, transparent colour": (
+        lambda: encoded(Image.new("RGB", (9, 9), ORANGE), "PNG", transparency=ORANGE),
+        (255,) * 3,
+    ),
+    "WebP": (lambda: encoded(Image.new("RGB", (20, 16), ORANGE), "WEBP", lossless=True), ORANGE),
+    "WebP, transparent": (lambda: encoded(half_transparent(), "WEBP", lossless=True), (255,) * 3),
+    "BMP": (lambda: encoded(Image.new("RGB", (20, 16), ORANGE), "BMP"), ORANGE),
+    "GIF": (lambda: encoded(palette_with_hole(), "GIF"), ORANGE),
+    "GIF, animated": (
+        lambda: encoded(
+            Image.new("RGB", (9, 9), ORANGE),
+            "GIF",
+            save_all=True,
+            append_images=[Image.new("RGB", (9, 9), "blue")],
+        ),
+        ORANGE,
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_kinds_of_files(kind):
+    make, expected = KINDS[kind]
+    image = decode(make(), 8)
+    assert image.shape == (8, 8, 3)
+    assert image.dtype == np.uint8
+    np.testing.assert_allclose(image, np.broadcast_to(expected, (8, 8, 3)), atol=3)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
+def test_exif_rotation_is_applied(orientation, kind):
+    """The stored pixels are those that the camera would have stored: read back, the red corner is top left."""
+    upright = np.full((16, 16, 3), 255, np.uint8)
+    upright[:8, :8] = (255, 0, 0)
+    upright[:8, 8:] = (0, 255, 0)
+    stored = {
+        1: upright,
+        2: upright[:, ::-1],
+        3: upright[::-1, ::-1],
+        4: upright[::-1],
+        5: upright.transpose(1, 0, 2),
+        6: np.rot90(upright, 1),
+        7: upright[::-1, ::-1].transpose(1, 0, 2),
+        8: np.rot90(upright, -1),
+    }[orientation]
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    options = {"quality": 100} | ({"lossless": True} if kind == "WEBP" else {})
+    image = decode(encoded(Image.fromarray(np.ascontiguousarray(stored)), kind, exif=exif, **options), 8)
+    assert image[1, 1, 0] > 200 > 60 > image[1, 1, 1]
+    assert image[1, 6, 1] > 200 > 60 > image[1, 6, 0]
+    assert image[6, 1].min() > 200
+
+
+def test_resizing_is_antialiased_and_ignores_the_aspect():
+    fine = np.zeros((240, 320, 3), np.uint8)
+    fine[:, ::2] = 255  # stripes finer than the result can hold: grey, not moiré
+    np.testing.assert_allclose(decode(encoded(Image.fromarray(fine), "PNG"), 32), 127.5, atol=5)
+    wide = np.zeros((40, 120, 3), np.uint8)
+    wide[:, 60:] = 255
+    image = decode(encoded(Image.fromarray(wide), "PNG"), 32)
+    assert image[:, :14].max() < 10
+    assert image[:, 18:].min() > 245
+
+
+def test_the_fast_way_through_a_jpeg_is_close_to_the_slow_one():
+    y, x = np.mgrid[0:375, 0:500]
+    waves = np.stack([np.sin(x / 9), np.sin(y / 7), np.sin((x + y) / 11)], axis=-1) * 100 + 128
+    image = Image.fromarray(waves.astype(np.uint8))
+    fast = decode(encoded(image, "JPEG", quality=95), 48).astype(float)
+    slow = decode(encoded(image, "PNG"), 48).astype(float)
+    assert np.abs(fast - slow).mean() < 3
+
+
+# What is said when something is wrong.
+def damage_missing(root):
+    return root / "nowhere", "does not exist"
+
+
+def damage_file(root):
+    (root / "file").write_text("x")
+    return root / "file", "is a file"
+
+
+def damage_no_folders(root):
+    picture((1, 2, 3)).save(root / "1.png")
+    return root, "holds no folders"
+
+
+def damage_one_class(root):
+    return fill(root, 8, {"cat": (1, 2, 3)}), "one class (cat) is nothing to tell apart"
+
+
+def damage_too_high(root):
+    fill(root / "PetImages", 8)
+    return root, f"did you mean folder:{root / 'PetImages'}?"
+
+
+def damage_empty_class(root):
+    fill(root, 8)
+    (root / "bird").mkdir()
+    (root / "bird" / "notes.txt").write_text("x")
+    return root, "the folder of class 'bird'"
+
+
+def damage_only_picture(root):
+    fill(root, 8, {"cat": (1, 2, 3)})
+    (root / "dog").mkdir()
+    (root / "dog" / "rex.jpg").write_bytes(b"\xff\xd8\xff\xe0 broken")
+    return root, f"the only picture of class 'dog', {root / 'dog' / 'rex.jpg'}, cannot be read"
+
+
+def damage_every_picture(root):
+    fill(root, 8)
+    for file in (root / "dog").iterdir():
+        file.write_bytes(b"broken")
+    return root, "no picture of class 'dog' can be read"
+
+
+def damage_too_few(root):
+    return fill(root, 7), "class 'cat' has 7 pictures where 8 are needed (4 for training, 2 for validation, 2 for test)"
+
+
+def damage_class_without_validation(root):
+    fill(root / "train", 8, COLOURS | {"ant": (3, 3, 3)})
+    fill(root / "valid", 8)
+    return root, "class 'ant' is in"
+
+
+def damage_class_without_training(root):
+    fill(root / "train", 8)
+    fill(root / "valid", 8, COLOURS | {"ant": (3, 3, 3)})
+    return root, "class 'ant' is in"
+
+
+DAMAGES = [value for name, value in list(globals().items()) if name.startswith("damage_")]
+
+
+@pytest.mark.parametrize("damage", DAMAGES, ids=lambda damage: damage.__name__.removeprefix("damage_"))
+def test_one_clear_sentence(tmp_path, damage):
+    root, sentence = damage(tmp_path)
+    with pytest.raises(UserError, match=re.escape(sentence)) as caught:
+        load(config(root))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_class_that_is_not_there(tmp_path):
+    with pytest.raises(UserError, match="unknown class 'dgo': did you mean dog"):
+        load(config(fill(tmp_path, 8), classes=("cat", "dgo")))
+
+
+def test_importing_the_data_package_imports_nothing_heavy():
+    script = (
+        "import sys, cnnjax.data, cnnjax.data.folder, cnnjax.data.tfds\n"
+        "heavy = {'tensorflow', 'tensorflow_datasets', 'matplotlib', 'grain'} & set(sys.modules)\n"
+        "sys.exit(', '.join(heavy))"
+    )
+    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert (result.returncode, result.stderr) == (0, "")
