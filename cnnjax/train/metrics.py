@@ -31,7 +31,7 @@ def measure(
     labels: Int[Array, " batch"],
     mask: Bool[Array, " batch"],
 ) -> dict[str, Array]:
-    """Sums over the examples in `mask`: loss, correct answers, count. One output means a sigmoid, positive for class 1."""
+    """Sums over the examples in `mask`: loss, correct answers, count. One logit says class 1 when it is positive."""
     answers = logits[:, 0] > 0 if logits.shape[1] == 1 else jnp.argmax(logits, axis=1)
     right = (answers.astype(labels.dtype) == labels) & mask
     return {
@@ -54,7 +54,7 @@ def means(sums: dict[str, Any]) -> dict[str, float]:
 
 
 def rank(row: Row) -> tuple[float, float, int]:
-    """What "best" means, in ascending order: validation accuracy, then the lower validation loss, then the later epoch."""
+    """What "best" means, ascending: validation accuracy, then the lower validation loss, then the later epoch."""
     loss = row["valid_loss"]
     return (row["valid_accuracy"], -loss if math.isfinite(loss) else -math.inf, row["epoch"])
 

@@ -147,7 +147,7 @@ def _evaluate(graph: Any, sums: Any, fixed: Any, row: Any, axis: str | None = No
 
 
 def _program(parallel: Parallel, step: Callable[..., Any], donate: tuple[int, ...]) -> Any:
-    """`step(carry, fixed, row)` over all rows (arrays of shape (steps, batch)) as one program of (carry, fixed, rows)."""
+    """`step(carry, fixed, row)` over all rows (arrays (steps, batch)) as one program of (carry, fixed, rows)."""
 
     def epoch(carry: Any, fixed: Any, rows: Any, **axis: str) -> Any:
         return lax.scan(lambda carry, row: (step(carry, fixed, row, **axis), None), carry, rows)[0]

@@ -1,0 +1,97 @@
+"""A run's folder: config.json, metrics.jsonl, checkpoints/, weights.safetensors, test.json. What may be in it, and when."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from cnnjax.config import Config, as_dict
+from cnnjax.errors import UserError
+from cnnjax.train import metrics
+
+CONTENTS = ("config.json", "metrics.jsonl", "checkpoints", "weights.safetensors", "test.json", "tensorboard")
+# What a resumed run may change, because no number depends on it (parallel: none but by rounding).
+FREE = ("run", "data.cache", "train.parallel", "train.calls_per_epoch", "train.tensorboard", "train.early_stopping")
+
+
+def prepare(folder: Path, config: Config, resume: bool) -> None:
+    """Make the folder and write config.json, unless that would lose or mix up something.
+
+    Raises UserError for a folder that cannot be written, one that holds a run (without `resume`), or a config other
+    than the one that the run to resume was started with.
+    """
+    path = folder / "config.json"
+    if path.exists():
+        saved = _read(path)
+        if not resume:
+            state = "a finished run" if (folder / "test.json").exists() else "an unfinished run"
+            raise UserError(
+                f"{folder} holds {state}: add --resume to go on, --fresh to delete it, or name another --run"
+            )
+        _compare(saved, as_dict(config), folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(as_dict(config), indent=2) + "\n")
+    except OSError as error:
+        raise UserError(f"{folder} cannot be written ({error.strerror}): choose another folder with --run") from error
+
+
+def clear(folder: Path) -> None:
+    """Delete what a run wrote into the folder, and nothing else. Raises UserError when it cannot."""
+    for name in CONTENTS:
+        path = folder / name
+        try:
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
+        except OSError as error:
+            raise UserError(f"{path} cannot be deleted ({error.strerror}): choose another folder with --run") from error
+
+
+def is_complete(history: list[metrics.Row], config: Config) -> bool:
+    """Whether all epochs are done, or early stopping ended them: no lower validation loss for so many epochs."""
+    patience = config.train.early_stopping
+    return len(history) >= config.train.epochs or bool(0 < patience <= metrics.epochs_without_gain(history))
+
+
+def finished(folder: Path, config: Config) -> list[metrics.Row] | None:
+    """The history of a run that has nothing left to do, or None. Raises UserError when its files cannot be read."""
+    if not all((folder / name).exists() for name in ("weights.safetensors", "test.json", "metrics.jsonl")):
+        return None
+    history = metrics.read(folder / "metrics.jsonl")
+    return history if is_complete(history, config) else None
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        values = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read as a run's config: restore it, or start over with --fresh") from error
+    if not isinstance(values, dict):
+        raise UserError(f"{path} is not a run's config: restore it, or start over with --fresh")
+    return values
+
+
+def _compare(saved: dict[str, Any], wanted: dict[str, Any], folder: Path) -> None:
+    old, new = _flatten(saved), _flatten(json.loads(json.dumps(wanted)))
+    for name in sorted(old.keys() | new.keys()):
+        before, after = old.get(name), new.get(name)
+        if before == after or name in FREE:
+            continue
+        # A schedule stretches over all epochs, so more of them would change the steps already made.
+        constant = new.get("optimizer.schedule") == "constant"
+        if name == "train.epochs" and constant and isinstance(before, int) and after > before:
+            continue
+        flag = "--" + name.replace("_", "-")
+        raise UserError(
+            f"{folder} was started with {flag} {before} and cannot be resumed with {after}: "
+            "give the old value, start over with --fresh, or name another --run"
+        )
+
+
+def _flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat = {}
+    for name, value in values.items():
+        flat |= _flatten(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
+    return flat
