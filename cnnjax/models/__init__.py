@@ -1,0 +1,64 @@
+"""Networks, and the functional boundary: outside this package a network is a graph definition and a dict of arrays."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float, Key
+
+from cnnjax.config import ModelConfig
+from cnnjax.errors import UserError
+from cnnjax.models.small_cnn import SmallCNN
+from cnnjax.models.vgg import STAGES, VGG, VGG11, VGG13, VGG16, VGG19
+
+__all__ = ["VGG", "VGG11", "VGG13", "VGG16", "VGG19", "SmallCNN", "apply", "create", "layer_shapes", "split"]
+
+
+def create(config: ModelConfig, *, side: int, num_classes: int, seed: int) -> nnx.Module:
+    """A freshly initialised network for images of this side; two classes get one sigmoid logit.
+
+    Raises UserError for fewer than two classes or a side that is too small.
+    """
+    if num_classes < 2:
+        raise UserError(f"a classifier needs two classes or more, not {num_classes}")
+    outputs = 1 if num_classes == 2 else num_classes
+    common: dict[str, Any] = dict(
+        side=side, outputs=outputs, width=config.width, dropout=config.dropout, rngs=nnx.Rngs(seed)
+    )
+    if config.name == "small-cnn":
+        return SmallCNN(**common)
+    return VGG(STAGES[int(config.name.removeprefix("vgg"))], dense=config.dense or None, **common)
+
+
+def split(model: nnx.Module) -> tuple[nnx.GraphDef, dict[str, Any]]:
+    """A network as its graph definition and its parameters, a plain nested dict of arrays named as the layers."""
+    graph, params = nnx.split(model, nnx.Param)
+    return graph, nnx.to_pure_dict(params)
+
+
+def apply(
+    graph: nnx.GraphDef,
+    params: dict[str, Any],
+    images: Float[Array, "batch height width channels"],
+    keys: Key[Array, " batch"] | None = None,
+) -> tuple[Float[Array, "batch ..."], dict[str, Array]]:
+    """Logits and activations of the network `graph` with these parameters; pure. See the networks' `__call__`.
+
+    The activations are in the order of the layers; what jax.jit returns is in alphabetical order instead.
+    """
+    return nnx.merge(graph, params)(images, keys)
+
+
+def layer_shapes(
+    graph: nnx.GraphDef, params: dict[str, Any], image_shape: tuple[int, int, int]
+) -> dict[str, tuple[int, ...]]:
+    """Each layer's activation shape for one image (height, width, channels), in the order of the layers."""
+    shapes = {}
+
+    def run(params, images):
+        for name, value in apply(graph, params, images)[1].items():
+            shapes[name] = value.shape[1:]
+
+    jax.eval_shape(run, params, jax.ShapeDtypeStruct((1, *image_shape), jnp.float32))
+    return shapes
