@@ -1,0 +1,102 @@
+"""Nodes and the paths between them: dropout (article, section 4.1) and receptive fields (section 5)."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from matplotlib.collections import LineCollection
+from matplotlib.colors import to_rgb
+
+from cnnjax.figures.canvas import (
+    BLUE,
+    GREEN,
+    HEAD,
+    MUTED,
+    PAPER,
+    RED,
+    RULE,
+    SMALL,
+    TINTS,
+    WIDTH,
+    arrow,
+    cell,
+    outline,
+    save,
+    sheet,
+    text,
+)
+from cnnjax.lessons import Dropout, Field
+
+
+def dropout(lesson: Dropout, path: Path) -> Path:
+    """The network at each panel of the lesson: dropped nodes are crossed out and lose their edges."""
+    panels = len(lesson.masks)
+    panel, height = WIDTH / panels, 280
+    figure, board = sheet(WIDTH, height)
+    for index, (masks, title) in enumerate(zip(lesson.masks, lesson.titles, strict=True)):
+        left = index * panel
+        nodes = sum(map(len, masks))
+        dropped = sum(int((mask == 0).sum()) for mask in masks)
+        text(board, left + panel / 2, 14, title, HEAD, weight="bold")
+        text(board, left + panel / 2, height - 12, f"{dropped} of {nodes} nodes dropped", SMALL, MUTED)
+        places = [
+            [(left + 32 + layer * (panel - 64) / (len(masks) - 1), 142 + (node - (len(mask) - 1) / 2) * 36)
+             for node in range(len(mask))]
+            for layer, mask in enumerate(masks)
+        ]  # fmt: skip
+        edges = [
+            (start, end)
+            for layer in range(len(masks) - 1)
+            for start, a in zip(places[layer], masks[layer], strict=True)
+            for end, b in zip(places[layer + 1], masks[layer + 1], strict=True)
+            if a != 0 and b != 0
+        ]
+        board.add_collection(LineCollection(edges, colors=BLUE, linewidths=0.7, alpha=0.55, zorder=1))
+        for layer, mask in zip(places, masks, strict=True):
+            for (x, y), kept in zip(layer, mask, strict=True):
+                if kept:
+                    board.plot(x, y, "o", markersize=14, markerfacecolor=BLUE, markeredgecolor=PAPER, zorder=2)
+                else:
+                    board.plot(x, y, "o", markersize=13, markerfacecolor=PAPER, markeredgecolor=RULE, zorder=2)
+                    board.plot(x, y, "x", markersize=7, markeredgewidth=1.8, color=RED, zorder=3)
+        if index:
+            board.plot((left, left), (36, height - 34), color=RULE, linewidth=0.8)
+    return save(figure, path)
+
+
+def receptive_fields(fields: Sequence[Field], path: Path) -> Path:
+    """A row for each stack: what the centre of the last map sees of every earlier one, shaded by number of paths."""
+    side = 18
+    size = fields[0].paths[0].shape[0]
+    height = size * side + 64
+    figure, board = sheet(WIDTH, len(fields) * height)
+    columns = max(len(field.paths) for field in fields)
+    gap = (WIDTH - 8 - columns * size * side) / max(columns - 1, 1)
+    for row, field in enumerate(fields):
+        top = row * height + 32
+        for column, paths in enumerate(field.paths):
+            left = 4 + column * (size * side + gap)
+            seen = paths != 0
+            wide = int(seen.any(axis=0).sum())
+            words = "input" if column == 0 else f"after {column} convolution{'s' if column > 1 else ''}"
+            text(board, left, top - 14, words, SMALL, MUTED, ha="left")
+            for i, j in np.ndindex(size, size):
+                value = float(paths[i, j] / paths.max())
+                fill = PAPER if not seen[i, j] else _blend(GREEN if column == 0 else BLUE, 0.22 + 0.78 * value)
+                cell(board, left + j * side, top + i * side, side, fill=fill)
+            corner = (size - wide) // 2 * side
+            outline(board, left + corner, top + corner, wide * side, wide * side, GREEN if column == 0 else BLUE)
+            text(board, left + size * side, top - 14, f"{wide}×{wide}", HEAD, ha="right", weight="bold")
+            if column:
+                y = top + size * side / 2
+                arrow(board, (left - gap + 4, y), (left - 4, y))
+        text(
+            board, 4, top + size * side + 15, f"{field.depth} stacked 3×3 convolutions see {field.size}×{field.size}"
+            f": {9 * field.depth} weights per pair of channels instead of {field.size**2}",
+            SMALL, MUTED, ha="left",
+        )  # fmt: skip
+    return save(figure, path)
+
+
+def _blend(color: str, share: float) -> tuple[float, float, float]:
+    return tuple(np.asarray(to_rgb(TINTS[color])) * (1 - share) + np.asarray(to_rgb(color)) * share)

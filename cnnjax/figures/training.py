@@ -1,0 +1,131 @@
+"""Training curves side by side (article, sections 4.2 and 4.4), and a learned filter's."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from matplotlib.ticker import MaxNLocator, PercentFormatter
+
+from cnnjax.figures.canvas import (
+    BLUE,
+    BODY,
+    GREEN,
+    HEAD,
+    INK,
+    MUTED,
+    RED,
+    SMALL,
+    WIDTH,
+    picture,
+    plot,
+    save,
+    sheet,
+    text,
+)
+from cnnjax.lessons import Descent
+
+History = Sequence[Mapping[str, float]]
+
+
+def best_epoch(history: History) -> Mapping[str, float]:
+    """The epoch of lowest validation loss: the one whose parameters are kept."""
+    return min(history, key=lambda epoch: epoch["valid_loss"])
+
+
+def curves(histories: Mapping[str, History], path: Path) -> Path:
+    """A column for each run (title -> its epochs), a row for loss and one for accuracy, on common axes.
+
+    An epoch is a mapping with epoch, train_loss, train_accuracy, valid_loss and valid_accuracy. The epoch of lowest
+    validation loss is marked.
+    """
+    columns, height = len(histories), 200
+    left, gap = 62, 26
+    wide = (WIDTH - left - 10 - gap * (columns - 1)) / columns
+    figure, board = sheet(WIDTH, 2 * height + 128)
+    losses = [e[k] for h in histories.values() for e in h for k in ("train_loss", "valid_loss")]
+    scores = [e[k] for h in histories.values() for e in h for k in ("train_accuracy", "valid_accuracy")]
+    # One diverging epoch must not flatten everything else.
+    highest = min(max(losses), 2.5 * float(np.percentile(losses, 90)))
+    for column, (title, history) in enumerate(histories.items()):
+        x = left + column * (wide + gap)
+        text(board, x, 14, title, HEAD, INK, ha="left", weight="bold")
+        epochs = [e["epoch"] for e in history]
+        best = best_epoch(history)
+        for row, (kind, words) in enumerate((("loss", "loss"), ("accuracy", "accuracy"))):
+            axes = plot(figure, x, 58 + row * (height + 22), wide, height)
+            for split, color, label in (("train", BLUE, "training"), ("valid", RED, "validation")):
+                values = [e[f"{split}_{kind}"] for e in history]
+                axes.plot(epochs, values, color=color, linewidth=1.8, label=label)
+                if len(values) == 1:
+                    axes.plot(epochs, values, "o", color=color, markersize=4)
+            axes.axvline(best["epoch"], color=MUTED, linewidth=0.9, linestyle=(0, (3, 3)))
+            axes.plot(best["epoch"], best[f"valid_{kind}"], "o", color=RED, markersize=6, markeredgecolor="white")
+            note = f"{best[f'valid_{kind}']:.2f}" if kind == "loss" else f"{best[f'valid_{kind}']:.1%}"
+            late = best["epoch"] > epochs[0] + 0.75 * (epochs[-1] - epochs[0])
+            axes.annotate(
+                note, (best["epoch"], best[f"valid_{kind}"]), xytext=(-7 if late else 7, 8 if kind == "loss" else -13),
+                textcoords="offset points", fontsize=SMALL, color=RED, ha="right" if late else "left", weight="bold",
+                bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 1},
+            )  # fmt: skip
+            if kind == "loss":
+                axes.set_ylim(0, highest * 1.05)
+                axes.set_xticklabels([])
+            else:
+                axes.set_ylim(min(0.45, *scores) - 0.01, 1.01)
+                axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+                axes.set_xlabel("epoch", fontsize=BODY, color=MUTED)
+            axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+            if column == 0:
+                axes.set_ylabel(words, fontsize=BODY, color=MUTED)
+            else:
+                axes.set_yticklabels([])
+    for x, color, words in ((left, BLUE, "training"), (left + 92, RED, "validation")):
+        board.plot((x, x + 20), (38, 38), color=color, linewidth=2)
+        text(board, x + 26, 38, words, SMALL, MUTED, ha="left")
+    board.plot((left + 192, left + 212), (38, 38), color=MUTED, linewidth=0.9, linestyle=(0, (3, 3)))
+    text(board, left + 218, 38, "lowest validation loss: these parameters are kept", SMALL, MUTED, ha="left")
+    return save(figure, path)
+
+
+def descent(lesson: Descent, path: Path, shown: Sequence[int] = (0, 2, 8, 60)) -> Path:
+    """The loss while a filter is learned, and the filter on the way."""
+    figure, board = sheet(WIDTH, 238)
+    axes = plot(figure, 52, 34, 250, 154)
+    axes.plot(np.maximum(lesson.losses, 1e-12), color=BLUE, linewidth=1.8)
+    axes.set_yscale("log")
+    axes.set_xlabel("step", fontsize=BODY, color=MUTED)
+    text(board, 52, 14, "squared error of the map", BODY, ha="left", weight="bold")
+    bound = float(np.abs(lesson.kernels).max())
+    steps = [min(step, len(lesson.losses) - 1) for step in shown]
+    side = (WIDTH - 340 - 5) // (len(steps) + 1) - 10
+    panels = [(f"step {s}", lesson.kernels[s]) for s in steps] + [("wanted", lesson.target)]
+    for index, (words, kernel) in enumerate(panels):
+        x = 346 + index * (side + 10)
+        text(board, x + side / 2, 76, words, SMALL, GREEN if words == "wanted" else MUTED)
+        shown_axes = picture(figure, kernel, x, 90, side, cmap="RdBu_r", vmin=-bound, vmax=bound)
+        for i, j in np.ndindex(*kernel.shape):
+            color = "white" if abs(kernel[i, j]) > 0.6 * bound else INK
+            shown_axes.text(
+                j,
+                i,
+                f"{kernel[i, j] + 0.0:.1f}".replace("-0.0", "0.0"),
+                fontsize=7,
+                color=color,
+                ha="center",
+                va="center",
+            )
+    return save(figure, path)
+
+
+def probabilities(names: Sequence[str], values: Sequence[float], path: Path, most: int = 6) -> Path:
+    """Horizontal bars of the most likely classes."""
+    order = np.argsort(np.asarray(values))[::-1][:most]
+    figure, board = sheet(WIDTH, 26 * len(order) + 10)
+    for row, index in enumerate(order):
+        y, length = 18 + row * 26, 470 * float(values[index])
+        text(board, 150, y, names[index], BODY, ha="right")
+        board.fill_between(
+            (162, 162 + max(length, 1)), y - 8, y + 8, color=BLUE if row == 0 else "#a9bfd0", linewidth=0
+        )
+        text(board, 172 + length, y, f"{values[index]:.1%}", SMALL, MUTED, ha="left")
+    return save(figure, path)

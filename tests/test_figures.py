@@ -1,0 +1,131 @@
+"""Every figure is written, small, and shows something; what is shown follows from the arrays."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from cnnjax import figures, lessons
+
+LIMIT = 150_000
+
+
+def pixels(path: Path) -> np.ndarray:
+    with Image.open(path) as image:
+        return np.asarray(image.convert("RGB"), np.float32)
+
+
+def check(path: Path, width: int = 760) -> None:
+    """A figure is not blank, has the promised width at its resolution, and is small enough for a page."""
+    shown = pixels(path)
+    assert shown.std() > 5
+    with Image.open(path) as image:
+        resolution = image.info["dpi"][0]
+    assert shown.shape[1] == pytest.approx(width * resolution / 96, abs=2)
+    assert path.stat().st_size <= LIMIT
+
+
+def epochs(count: int, rise: float) -> list[dict]:
+    return [
+        {
+            "epoch": e,
+            "train_loss": 0.7 * 0.8**e,
+            "valid_loss": 0.5 + rise * abs(e - 2),
+            "train_accuracy": 1 - 0.5 * 0.8**e,
+            "valid_accuracy": 0.7 + 0.01 * e,
+        }
+        for e in range(1, count + 1)
+    ]
+
+
+@pytest.fixture(scope="module")
+def every() -> lessons.Lessons:
+    return lessons.every(np.random.default_rng(0).random((32, 32, 3), np.float32))
+
+
+def test_lessons_are_drawn(every, tmp_path):
+    paths = figures.lessons(every, tmp_path)
+    assert set(paths) == {
+        "operands", "windows", "volume", "maps", "two-maps", "relu", "strides", "padding", "pooling", "pooled",
+        "flattened", "descent", "dropout", "receptive-fields",
+    }  # fmt: skip
+    for path in paths.values():
+        check(path)
+
+
+def test_the_windows_figure_shows_the_map_that_it_is_given(every, tmp_path):
+    before = pixels(figures.windows.sliding(every.convolution, tmp_path / "a.png"))
+    other = every.convolution._replace(map=every.convolution.map + 1)
+    assert (before != pixels(figures.windows.sliding(other, tmp_path / "b.png"))).any()
+
+
+def test_curves_of_one_and_of_two_runs(tmp_path):
+    check(figures.curves({"without": epochs(6, 0.1), "with": epochs(9, 0.0)}, tmp_path / "two.png"))
+    check(figures.curves({"without": epochs(1, 0.1)}, tmp_path / "one.png"))
+
+
+def test_best_epoch_is_that_of_lowest_validation_loss():
+    assert figures.best_epoch(epochs(6, 0.1))["epoch"] == 2
+
+
+def test_pictures_keep_their_order_and_dead_ones_are_hatched(tmp_path):
+    red, blue = np.zeros((2, 8, 8, 3), np.uint8)
+    red[..., 0] = blue[..., 2] = 255
+    path = figures.picture_grid(
+        [red, blue, red], ["", "", ""], tmp_path / "grid.png", columns=3, dead=[False, False, True]
+    )
+    row = pixels(path)[100]
+    third = row.shape[0] // 3
+    assert row[third // 2].tolist() == [255, 0, 0]
+    assert row[third + third // 2].tolist() == [0, 0, 255]
+    assert row[2 * third + third // 4].min() > 150
+
+
+def test_photographs_stay_small(tmp_path):
+    noise = np.random.default_rng(1).integers(0, 256, (12, 64, 64, 3), dtype=np.uint8)
+    check(figures.picture_grid(list(noise), [f"noise {i}" for i in range(12)], tmp_path / "noise.png"))
+
+
+def test_feature_maps(tmp_path):
+    random = np.random.default_rng(2)
+    maps = {"block1_conv1": random.random((16, 16, 4), np.float32), "block2_conv1": np.zeros((8, 8, 4), np.float32)}
+    dead = {"block2_conv1": [True, True, True, False]}
+    # The last blank map is not marked: a constant must neither fail nor divide by zero.
+    check(figures.feature_map_grid(maps, tmp_path / "maps.png", dead, {"block1_conv1": [3, 5, 8, 9]}))
+    photo = random.integers(0, 256, (20, 20, 3), dtype=np.uint8)
+    row = {name: layer[..., 0] for name, layer in maps.items()}
+    check(figures.maps_in_a_row(row, tmp_path / "row.png", photo, {"block2_conv1": True}))
+
+
+def test_augmented_samples(tmp_path):
+    random = np.random.default_rng(3)
+    check(
+        figures.augmented_samples(random.random((24, 24, 3)), list(random.random((8, 24, 24, 3))), tmp_path / "a.png")
+    )
+
+
+def test_probabilities_are_sorted(tmp_path):
+    bars = pixels(figures.probabilities(["cat", "dog"], [0.1, 0.9], tmp_path / "bars.png"))
+    upper, lower = np.split(bars, 2)
+    blue = [(half[..., 2] - half[..., 0] > 20).sum() for half in (upper, lower)]
+    assert blue[0] > 3 * blue[1]
+
+
+@pytest.mark.parametrize(("count", "marked"), [(4, ()), (16, ("block1_conv1",))])
+def test_architecture(count, marked, tmp_path):
+    shapes = {f"block{i + 1}_conv1": (32 >> i // 4, 32 >> i // 4, 8 * (1 + i // 4)) for i in range(count)}
+    shapes |= {"block9_pool": (2, 2, 32), "flatten": (128,), "dropout": (128,), "predictions": (10,)}
+    check(figures.architecture(shapes, tmp_path / "net.png", (32, 32, 3), marked))
+
+
+def test_matplotlib_is_imported_only_by_figures():
+    code = "import sys, cnnjax, cnnjax.lessons, cnnjax.captions, cnnjax.report; sys.exit('matplotlib' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+    package = Path(figures.__file__).parent
+    importers = [
+        p for p in package.parent.rglob("*.py") if "import matplotlib" in p.read_text() and package not in p.parents
+    ]
+    assert importers == []
