@@ -1,0 +1,76 @@
+"""Named ways to draw, and what the article drew with them: data."""
+
+from dataclasses import dataclass
+
+from cnnjax.errors import unknown
+
+
+@dataclass(frozen=True)
+class Pass:
+    """One run of the ascent. The first starts from noise, each next one from the saved picture of the one before."""
+
+    steps: int
+    jitter: float
+    """Pixels, or below 1 a fraction of the side."""
+    tv: float = 0.0
+    """Weight of the total variation (β = 2)."""
+    lp: float = 10.0
+    """Weight of the L6 norm."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    name: str
+    passes: tuple[Pass, ...]
+
+    @property
+    def steps(self) -> int:
+        """Steps of all passes together."""
+        return sum(p.steps for p in self.passes)
+
+
+RECIPES: dict[str, Recipe] = {
+    recipe.name: recipe
+    for recipe in (
+        # The article's notebook on keras-vis 0.4.1: sharp but noisy first, then smoothed by total variation.
+        Recipe("article-filters", (Pass(300, jitter=0.05), Pass(200, jitter=0.05, tv=10.0))),
+        Recipe("article-classes", (Pass(300, jitter=16), Pass(300, jitter=16, tv=10.0))),
+        # A look within seconds.
+        Recipe("quick", (Pass(60, jitter=0.05), Pass(20, jitter=0.05, tv=10.0))),
+    )
+}
+
+FILTERS: dict[str, tuple[int, ...]] = {
+    "block1_conv2": (0, 3, 11, 25, 26, 33, 42, 62),
+    "block2_conv2": (8, 21, 23, 38, 39, 45, 50, 79),
+    "block3_conv3": (40, 48, 52, 54, 81, 107, 224, 226),
+    "block4_conv3": (58, 79, 86, 216, 307, 426, 497, 509),
+    "block5_conv3": (2, 7, 41, 84, 103, 306, 461, 487),
+}
+"""The article's layers and filters (section 6.2)."""
+
+CLASSES: dict[str, int] = {
+    "rabbit": 330, "crocodile": 49, "starfish": 327, "husky": 248, "goldfish": 1, "bridge": 839,
+    "balloon": 417, "tennis ball": 852, "gondola": 576, "dumbbell": 543, "hammer": 587, "lamp": 846,
+}  # fmt: skip
+"""The article's classes (section 6.3) and their numbers in ImageNet-1k."""
+
+FEATURE_MAPS = ("block1_conv1", "block2_conv1", "block3_conv1", "block4_conv1", "block5_conv1")
+"""The layers whose first eight maps the article shows (section 6.1)."""
+FEATURE_MAP_ALONE = ("block1_conv1", 19)
+
+
+def recipe(name: str) -> Recipe:
+    """A recipe by name. Raises UserError, with the nearest names, when there is none."""
+    if name not in RECIPES:
+        raise unknown("recipe", name, RECIPES)
+    return RECIPES[name]
+
+
+def filters_of(layer: str, count: int) -> tuple[int, ...]:
+    """The article's filters of a layer; where it is narrower or not the article's, eight spread evenly."""
+    chosen = FILTERS.get(layer, ())
+    if chosen and max(chosen) < count:
+        return chosen
+    number = min(8, count)
+    return tuple(i * count // number for i in range(number))
