@@ -1,0 +1,198 @@
+"""`tfds:NAME`: any image classification set of tensorflow-datasets, such as `tfds:cats_vs_dogs`.
+
+The set lies, or is downloaded and prepared, where tensorflow-datasets keeps it: $TFDS_DATA_DIR, ~/tensorflow_datasets.
+TensorFlow takes part only in the preparation of some sets: what is prepared is read without it.
+"""
+
+import importlib.util
+import os
+import struct
+import sys
+from collections.abc import Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from cnnjax.config import DataConfig
+from cnnjax.data.gather import Source, assemble
+from cnnjax.data.sample import Draw, choose, divide
+from cnnjax.data.split import Dataset
+from cnnjax.errors import UserError, unknown
+
+_SPLITS = {"train": "train", "valid": "valid", "validation": "valid", "val": "valid", "test": "test"}
+
+
+def load(config: DataConfig) -> Dataset:
+    """The pictures of the set that `config.source` names, each side × side; download and preparation as needed.
+
+    The set's own validation and test splits are used if it has them; one that it lacks is drawn from its training
+    pictures, disjoint, by `config.seed`. Pictures without a label are left out.
+    Raises UserError for an unknown set, one that is not for image classification, and one that cannot be prepared.
+    """
+    place = config.source
+    builder = _prepared(place)
+    image, label = _features(builder.info, place)
+    splits = _splits(builder.info, place)
+    known = builder.info.features[label].names
+    names = choose(known, config.classes, place)
+
+    # Records are looked into only for what is not in the cache.
+    records = cache(lambda split: _records(builder, splits[split], place))
+
+    @cache
+    def draws() -> Mapping[str, Mapping[str, Draw]]:
+        pools = {}
+        for split in splits:
+            bar = tqdm(records(split), f"labels of {place}, {split}", unit=" pictures", delay=1.0)
+            found: dict[str, list[tuple[str, int]]] = {name: [] for name in names}
+            for index, record in enumerate(bar):
+                number = int(record[label])
+                if number >= 0 and known[number] in found:
+                    found[known[number]].append((split, index))
+            if split == "train" or any(found.values()):  # competitions publish test pictures without labels
+                pools[split] = found
+        return divide(pools, config, place)
+
+    def read(candidate: tuple[str, int]) -> bytes:
+        split, index = candidate
+        return bytes(records(split)[index][image])
+
+    sizes = {split: [builder.info.splits[own].num_examples, *_stamp(builder, own)] for split, own in splits.items()}
+    source = Source(
+        place=place,
+        key={"source": "tfds", "name": builder.info.full_name, "folder": str(builder.data_path), "splits": sizes},
+        class_names=names,
+        draws=draws,
+        read=read,
+        describe=lambda candidate: f"{splits[candidate[0]]}[{candidate[1]}]",
+    )
+    return assemble(source, config)
+
+
+def _prepared(place: str) -> Any:
+    """The builder of a set, prepared."""
+    import tensorflow_datasets as tfds
+
+    name = place.partition(":")[2]
+    try:
+        builder = tfds.builder(name)
+        if builder.is_prepared():
+            return builder
+        builder = tfds.builder(name, file_format="array_record")  # random access
+        # Known before hundreds of megabytes are downloaded: the module that prepares the set uses TensorFlow.
+        if hasattr(sys.modules[type(builder).__module__], "tf") and importlib.util.find_spec("tensorflow") is None:
+            raise ModuleNotFoundError("tensorflow")
+        builder.download_and_prepare()
+    except tfds.core.registered.DatasetNotFoundError:
+        raise unknown("tensorflow-datasets set", name, tfds.list_builders(with_community_datasets=False)) from None
+    except ImportError as error:
+        if "tensorflow" in str(error).lower():
+            raise UserError(f"{place} needs TensorFlow to prepare it: pip install 'cnnjax[tfds]'") from error
+        raise UserError(f"{place} needs a package to prepare it that is not installed: {_brief(error)}") from error
+    except (ConnectionError, tfds.download.DownloadError, _requests_error()) as error:
+        raise UserError(
+            f"{place} cannot be downloaded ({type(error).__name__}): check the network, or copy the set, prepared "
+            f"elsewhere, into {_data_dir()}"
+        ) from error
+    except Exception as error:  # every builder fails in its own way
+        raise UserError(f"{place} cannot be prepared in {_data_dir()}: {_brief(error)}") from error
+    return builder
+
+
+def _requests_error() -> type[Exception]:
+    import requests
+
+    return requests.exceptions.RequestException
+
+
+def _data_dir() -> str:
+    return os.environ.get("TFDS_DATA_DIR", "~/tensorflow_datasets")
+
+
+def _brief(error: Exception) -> str:
+    text = " ".join(f"{type(error).__name__}: {error}".split())
+    return text if len(text) <= 300 else f"{text[:297]}…"
+
+
+def _features(info: Any, place: str) -> tuple[str, str]:
+    """The names of the picture and of the class in a record."""
+    import tensorflow_datasets as tfds
+
+    features = info.features if isinstance(info.features, tfds.features.FeaturesDict) else {}
+    images = [name for name, feature in features.items() if isinstance(feature, tfds.features.Image)]
+    labels = [name for name, feature in features.items() if isinstance(feature, tfds.features.ClassLabel)]
+    # A set may hold several pictures (or labels) a record: then its authors' choice counts.
+    supervised = [key for key in info.supervised_keys or () if isinstance(key, str)]
+    images.sort(key=lambda name: name not in (*supervised, "image"))
+    labels.sort(key=lambda name: name not in (*supervised, "label"))
+    if not images or not labels or np.dtype(features[images[0]].np_dtype).name not in ("uint8", "uint16"):
+        raise UserError(
+            f"{place} is not an image classification set: its records hold {', '.join(features) or 'no features'}; "
+            "choose a set with an image and a class label, such as tfds:cats_vs_dogs"
+        )
+    return images[0], labels[0]
+
+
+def _splits(info: Any, place: str) -> dict[str, str]:
+    """Our names of the splits to the set's own."""
+    splits = {_SPLITS[own]: own for own in info.splits if own in _SPLITS}
+    if "train" not in splits and len(info.splits) == 1:
+        splits = {"train": next(iter(info.splits))}
+    if "train" not in splits:
+        raise UserError(f"{place} has no split 'train', only {', '.join(info.splits)}: choose another set")
+    return splits
+
+
+def _records(builder: Any, split: str, place: str) -> Sequence[Mapping[str, Any]]:
+    """The records of a prepared split, by index, with the pictures still encoded."""
+    import tensorflow_datasets as tfds
+
+    features = builder.info.features
+    undecoded = dict.fromkeys(features, tfds.decode.SkipDecoding())
+    if builder.info.file_format in tfds.core.file_adapters.FileFormat.with_random_access():
+        return builder.as_data_source(split, decoders=undecoded)
+    if builder.info.file_format == tfds.core.FileFormat.TFRECORD:
+        return _TFRecords(builder.info.splits[split], features, undecoded, place)
+    raise UserError(
+        f"{place} is prepared as {builder.info.file_format.value} in {builder.data_path}, which is not read here: set "
+        "TFDS_DATA_DIR to another folder to prepare it anew"
+    )
+
+
+def _stamp(builder: Any, split: str) -> list[int]:
+    statuses = [os.stat(path) for path in builder.info.splits[split].filepaths]
+    return [sum(status.st_size for status in statuses), max((status.st_mtime_ns for status in statuses), default=0)]
+
+
+class _TFRecords(Sequence):
+    """The records of TFRecord files by index, without TensorFlow.
+
+    A record is its length (8 bytes, little endian), a checksum of that (4), the content, a checksum of the content (4).
+    """
+
+    def __init__(self, split: Any, features: Any, decoders: Mapping[str, Any], place: str) -> None:
+        self._features, self._decoders = features, decoders
+        self._places: list[tuple[Path, int, int]] = []
+        for path in map(Path, split.filepaths):
+            size, position = path.stat().st_size, 0
+            with path.open("rb") as file:
+                while position + 16 <= size:
+                    file.seek(position)
+                    (length,) = struct.unpack("<Q", file.read(8))
+                    self._places.append((path, position + 12, length))
+                    position += length + 16
+            if position != size:
+                raise UserError(f"{place}: the file {path} is damaged: delete the set's folder to prepare it anew")
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def __getitem__(self, index: int) -> Mapping[str, Any]:
+        path, position, length = self._places[index]
+        with path.open("rb") as file:
+            file.seek(position)
+            content = file.read(length)
+        return self._features.deserialize_example_np(content, decoders=self._decoders)
