@@ -8,7 +8,7 @@ from functools import partial
 
 import jax
 import numpy as np
-from jaxtyping import Array, Bool, Int32, Key, UInt8
+from jaxtyping import Array, Bool, Int, Int32, Key, UInt8
 
 from cnnjax.data.split import Split
 from cnnjax.errors import UserError
@@ -27,7 +27,7 @@ def steps_per_epoch(configured: int, batch_size: int, size: int) -> int:
 
 
 @partial(jax.jit, static_argnums=2)
-def _permutation(key: Key[Array, ""], number: int, size: int) -> Int32[Array, " size"]:
+def _permutation(key: Key[Array, ""], number: Int[Array, ""], size: int) -> Int32[Array, " size"]:
     return jax.random.permutation(jax.random.fold_in(key, number), size)
 
 

@@ -67,9 +67,10 @@ def fit(
         display = _Display(steps, config.train, len(history), on_progress)
         state, cleaning = parallel.replicate(way, (state, cleaning))
         try:
-            train = _trainer(config, way, task, state, cleaning, dataset.train, steps, display)
-            valid = parallel.replicate(way, dataset.valid)
             log = _logger(config, folder, len(history) * steps)
+            if not run.is_complete(history, config):
+                train = _trainer(config, way, task, state, cleaning, dataset.train, steps, display)
+                valid = parallel.replicate(way, dataset.valid)
             while not run.is_complete(history, config):
                 started = time.perf_counter()
                 state, row = train(state, len(history))

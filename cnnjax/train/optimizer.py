@@ -32,7 +32,7 @@ def create(config: OptimizerConfig, total_steps: int) -> optax.GradientTransform
 
     adam and rmsprop take Keras' constants (learning rate 1e-3, β 0.9 and 0.999 or ρ 0.9, ε 1e-7), the article's stack.
     One detail stays optax's: Adam's ε is added to the bias-corrected root (Kingma & Ba, 2015, algorithm 1), Keras adds
-    it before the correction. adamw decays every parameter (Loshchilov & Hutter, 2019). Raises UserError for other names.
+    it before the correction. adamw decays every parameter (Loshchilov & Hutter, 2019). UserError for other names.
     """
     rate = create_schedule(config, total_steps)
     if config.name == "adam":

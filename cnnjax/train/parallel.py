@@ -10,6 +10,7 @@ from functools import partial
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jax.sharding import AxisType, Mesh, NamedSharding
@@ -150,7 +151,15 @@ def _program(parallel: Parallel, step: Callable[..., Any], donate: tuple[int, ..
     """`step(carry, fixed, row)` over all rows (arrays (steps, batch)) as one program of (carry, fixed, rows)."""
 
     def epoch(carry: Any, fixed: Any, rows: Any, **axis: str) -> Any:
-        return lax.scan(lambda carry, row: (step(carry, fixed, row, **axis), None), carry, rows)[0]
+        def advance(carry: Any, row: Any) -> tuple[Any, None]:
+            return step(carry, fixed, row, **axis), None
+
+        if len(jax.tree.leaves(rows)[0]) > 1:
+            return lax.scan(advance, carry, rows)[0]
+        # XLA takes a loop that runs once apart and compiles its step otherwise, with other rounding. So that the cut of
+        # an epoch into calls cannot matter, it is not told how often this one runs.
+        once = lax.optimization_barrier(jnp.ones((), jnp.int32))
+        return lax.fori_loop(0, once, lambda i, carry: advance(carry, jax.tree.map(lambda a: a[i], rows))[0], carry)
 
     if parallel.mode == "jit":
         return jax.jit(epoch, donate_argnums=donate)

@@ -1,4 +1,4 @@
-"""A run's folder: config.json, metrics.jsonl, checkpoints/, weights.safetensors, test.json. What may be in it, and when."""
+"""A run's folder: what is in it, when it may be written to, when it is finished."""
 
 import json
 import shutil

@@ -1,0 +1,144 @@
+"""jit, pmap and mesh on eight devices compute the same; gradients are averaged once; evaluation is exact."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from jax.sharding import PartitionSpec as P
+
+from cnnjax import models
+from cnnjax.config import AugmentConfig, ModelConfig, OptimizerConfig
+from cnnjax.data import clean, feed
+from cnnjax.data.split import Split
+from cnnjax.errors import UserError
+from cnnjax.train import metrics, optimizer, parallel, step
+
+SIDE, BATCH, STEPS, SIZE = 16, 16, 10, 60
+MODES = ("jit", "pmap", "mesh")
+AUGMENT = AugmentConfig(enabled=True, exposure=0.2, contrast=0.2)
+ADAM = optimizer.create(OptimizerConfig(), STEPS)
+
+
+def data() -> Split:
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 2, SIZE).astype(np.int32)
+    images = rng.integers(0, 200, (SIZE, SIDE, SIDE, 3)) + 55 * labels[:, None, None, None]
+    return Split(images.astype(np.uint8), labels)
+
+
+def network(dropout: float = 0.5):
+    return models.split(models.create(ModelConfig(width=0.25, dropout=dropout), side=SIDE, num_classes=2, seed=0))
+
+
+def train(mode: str, length: int):
+    """Ten steps in calls of `length`, then an evaluation; everything fetched."""
+    way = parallel.choose(mode, BATCH)
+    graph, params = network()
+    order_key, step_key = jax.random.split(jax.random.key(0))
+    task = step.Task(graph, ADAM, AUGMENT)
+    split = data()
+    placed = parallel.replicate(way, (step_key, clean.fit("mean", split.images), split))
+    state, sums = parallel.replicate(way, (step.create_state(params, ADAM), metrics.zeros()))
+    run = parallel.trainer(way, task, state, *placed, steps=length, batch_size=BATCH)
+    for first in range(0, STEPS, length):
+        indices = feed.order(order_key, first * BATCH, length * BATCH, SIZE)
+        state, sums = jax.block_until_ready(run(state, sums, indices.reshape(length, BATCH)))
+    evaluation = parallel.evaluator(way, graph, 13)(state.params, *placed[1:])
+    return jax.device_get((state, sums, evaluation))
+
+
+@pytest.fixture(scope="module")
+def results():
+    return {mode: train(mode, STEPS) for mode in MODES}
+
+
+@pytest.mark.parametrize("mode", ["pmap", "mesh"])
+def test_ten_steps_agree_with_one_device(results, mode):
+    (state, sums, _), (one, one_sums, _) = results[mode], results["jit"]
+    assert state.step == one.step == STEPS
+    start = network()[1]
+    moved = jax.tree.map(lambda a, b: np.abs(a - b).max(), start, one.params)
+    assert min(jax.tree.leaves(moved)) > 1e-3  # there is something to agree on
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-5), state.params, one.params)
+    assert sums["count"] == one_sums["count"] == STEPS * BATCH and sums["correct"] == one_sums["correct"]
+    np.testing.assert_allclose(sums["loss"], one_sums["loss"], rtol=1e-5)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_evaluation_is_exact(results, mode):
+    state, _, sums = results[mode]
+    split, (graph, _) = data(), network()
+    images = clean.clean(clean.fit("mean", split.images), jnp.asarray(split.images, jnp.float32) / 255.0)
+    z = np.asarray(models.apply(graph, jax.device_put(state.params), images)[0], np.float64)[:, 0]
+    assert sums["count"] == SIZE and sums["correct"] == ((z > 0) == split.labels).sum()
+    np.testing.assert_allclose(sums["loss"], (np.log1p(np.exp(z)) - split.labels * z).sum(), rtol=1e-5)
+
+
+def test_how_an_epoch_is_cut_does_not_matter(results):
+    """Ten calls of one step, where XLA drops the loop, against one call of ten: bit for bit."""
+    jax.tree.map(np.testing.assert_array_equal, train("jit", 1), results["jit"])
+
+
+@pytest.mark.parametrize("kind", ["pmap", "shard_map"])
+def test_gradients_are_averaged_once(kind):
+    """With plain gradient descent at rate 1 the parameters move by the gradient itself, not by eight times it."""
+    graph, params = network(dropout=0.0)
+    sgd = optax.sgd(1.0)
+    split = data()
+    task, state = step.Task(graph, sgd, AugmentConfig()), step.create_state(params, sgd)
+    batch = step.Batch(jnp.asarray(split.images[:BATCH]), jnp.asarray(split.labels[:BATCH]), jnp.arange(BATCH))
+    arguments = (state, batch, jax.random.key(0), clean.fit("none", split.images))
+    alone = partial(step.train_step, task)
+    shared = partial(step.train_step, task, axis="data")
+    expected, expected_sums = jax.jit(alone)(*arguments)
+    if kind == "pmap":
+        spread = jax.tree.map(lambda a: a.reshape(8, -1, *a.shape[1:]), batch)
+        program = jax.pmap(shared, axis_name="data", in_axes=(None, 0, None, None), out_axes=None)
+        actual, sums = program(state, spread, *arguments[2:])
+    else:
+        mesh = parallel.choose("mesh", BATCH).mesh
+        program = jax.shard_map(shared, mesh=mesh, in_specs=(P(), P("data"), P(), P()), out_specs=P())
+        actual, sums = jax.jit(program)(*arguments)
+    gradient = jax.tree.map(lambda a, b: np.asarray(a) - np.asarray(b), params, expected.params)
+    assert max(np.abs(leaf).max() for leaf in jax.tree.leaves(gradient)) > 1e-2
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-6), jax.device_get(actual.params), expected.params
+    )
+    assert sums["count"] == BATCH == expected_sums["count"]
+
+
+def test_the_mesh_moves_nothing_but_sums():
+    """Each device gathers and augments its own examples: the program has all-reduces, no other collective."""
+    way = parallel.choose("mesh", BATCH)
+    graph, params = network()
+    task, split = step.Task(graph, ADAM, AUGMENT), data()
+    fixed = (jax.random.key(0), clean.fit("mean", split.images), split)
+    rows = (np.zeros((2, BATCH), np.int32),) * 2
+    carry = (step.create_state(params, ADAM), metrics.zeros())
+    text = parallel._program(way, partial(parallel._train, task), ()).lower(carry, fixed, rows).compile().as_text()
+    assert "all-reduce(" in text
+    for other in ("all-gather", "all-to-all", "collective-permute"):
+        assert f" {other}(" not in text and f" {other}-start(" not in text
+
+
+def test_auto_is_the_mesh_on_several_devices_and_jit_on_one():
+    assert parallel.choose("auto", BATCH).mode == "mesh" and parallel.choose("auto", BATCH).devices == 8
+    assert parallel.choose("auto", 5, jax.devices()[:1]).mode == "jit"
+    assert parallel.choose("jit", 5).devices == 1
+
+
+@pytest.mark.parametrize(("size", "near"), [(20, "use 16 or 24"), (5, "use 8,")])
+def test_a_batch_that_does_not_divide_is_one_sentence(size, near):
+    for mode in ("pmap", "mesh", "auto"):
+        with pytest.raises(
+            UserError, match=f"--train.batch-size {size} cannot be shared out evenly to 8 devices: {near}"
+        ):
+            parallel.choose(mode, size)
+
+
+def test_unknown_mode_is_one_sentence():
+    with pytest.raises(UserError, match="unknown parallel mode 'pmpa': did you mean pmap"):
+        parallel.choose("pmpa", 8)
