@@ -1,0 +1,305 @@
+"""`tfds:NAME` through the real `cats_vs_dogs` builder, on a small archive in the real layout, offline.
+
+TensorFlow takes seconds to import and warns while it does, so each test asks another process, which prints its findings
+as JSON; where the question is what works without TensorFlow, that process cannot find it.
+"""
+
+import io
+import json
+import os
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+CORRUPT = 1738  # the real builder refuses an archive in which it skips another number of files
+COLOURS = {"Cat": (200, 60, 30), "Dog": (30, 60, 200)}
+PICTURES = 12
+
+PREAMBLE = """
+import dataclasses, hashlib, json, sys
+from importlib.machinery import PathFinder
+from jaxtyping import install_import_hook
+
+install_import_hook("cnnjax", "beartype.beartype").__enter__()
+
+class WithoutTensorFlow(PathFinder):
+    @classmethod
+    def find_spec(cls, name, path=None, target=None):
+        return None if name.split(".")[0] == "tensorflow" else super().find_spec(name, path, target)
+
+def hide_tensorflow():
+    sys.meta_path[sys.meta_path.index(PathFinder)] = WithoutTensorFlow
+
+def describe(dataset):
+    splits = {"train": dataset.train, "valid": dataset.valid, "test": dataset.load_test()}
+    return {
+        "class_names": dataset.class_names,
+        "tensorflow": "tensorflow" in sys.modules,
+        **{
+            name: {
+                "shape": split.images.shape,
+                "colours": split.images.mean((1, 2)).tolist(),
+                "labels": split.labels.tolist(),
+                "pictures": [hashlib.sha256(image.tobytes()).hexdigest() for image in split.images],
+            }
+            for name, split in splits.items()
+        },
+    }
+
+def sentence(**arguments):
+    try:
+        load(dataclasses.replace(config, **arguments))
+    except UserError as error:
+        return str(error)
+
+from cnnjax.config import DataConfig
+from cnnjax.data import load
+from cnnjax.errors import UserError
+
+config = DataConfig(source="tfds:cats_vs_dogs", side=16, per_class=4, eval_per_class=3)
+"""
+
+
+@pytest.fixture(scope="module")
+def python(tmp_path_factory):
+    """Runs code in a process of its own, with its own caches: python(code, data_dir) -> what it hands to `answer`."""
+
+    def run(code, data_dir):
+        answer = tmp_path_factory.mktemp("answer")
+        script = answer / "script.py"
+        script.write_text(PREAMBLE + code + f"\nopen({str(answer / 'json')!r}, 'w').write(json.dumps(answer))\n")
+        environment = os.environ | {
+            "TFDS_DATA_DIR": str(data_dir),
+            "CNNJAX_CACHE": str(answer / "cache"),
+            "PYTHONPATH": str(Path(__file__).parents[1]),
+        }
+        result = subprocess.run([sys.executable, script], capture_output=True, text=True, env=environment, check=False)
+        assert result.returncode == 0, result.stderr[-3000:]
+        return json.loads((answer / "json").read_text())
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def archive(tmp_path_factory):
+    """The layout of the archive that the builder downloads: a readme, PetImages/Cat and Dog, files that are no JFIF."""
+    random = np.random.default_rng(0)
+    path = tmp_path_factory.mktemp("archive") / "cats.zip"
+    with zipfile.ZipFile(path, "w") as file:
+        file.writestr("readme[1].txt", "not a picture")
+        for name, colour in COLOURS.items():
+            file.writestr(f"PetImages/{name}/Thumbs.db", b"not a picture")
+            for number in range(PICTURES):
+                pixels = np.clip(random.normal(colour, 20, (30 + number, 40, 3)), 0, 255).astype(np.uint8)
+                buffer = io.BytesIO()
+                Image.fromarray(pixels).save(buffer, "JPEG", quality=95)
+                file.writestr(f"PetImages/{name}/{number}.jpg", buffer.getvalue())
+            for number in range(CORRUPT // 2):
+                file.writestr(f"PetImages/{name}/{1000 + number}.jpg", b"GIF89a, by mistake")
+    return path
+
+
+@pytest.fixture(scope="module")
+def array_record(python, archive, tmp_path_factory):
+    """What `load` says when it has to prepare the set, and where that was."""
+    folder = tmp_path_factory.mktemp("array_record")
+    code = f"""
+from tensorflow_datasets.image_classification import cats_vs_dogs
+cats_vs_dogs._URL = "file://{archive}"
+answer = describe(load(config))
+"""
+    return python(code, folder), folder
+
+
+@pytest.fixture(scope="module")
+def tfrecord(python, archive, tmp_path_factory):
+    """A folder in which another program prepared the set, in the default format."""
+    folder = tmp_path_factory.mktemp("tfrecord")
+    code = f"""
+import tensorflow_datasets
+from tensorflow_datasets.image_classification import cats_vs_dogs
+cats_vs_dogs._URL = "file://{archive}"
+tensorflow_datasets.builder("cats_vs_dogs").download_and_prepare()
+answer = None
+"""
+    python(code, folder)
+    assert list(folder.glob("cats_vs_dogs/*/*.tfrecord-*"))
+    return folder
+
+
+def check_cats_and_dogs(found):
+    assert found["class_names"] == ["cat", "dog"]
+    pictures = []
+    for name, count in (("train", 4), ("valid", 3), ("test", 3)):
+        split = found[name]
+        assert split["shape"] == [2 * count, 16, 16, 3]
+        assert split["labels"] == [0] * count + [1] * count
+        expected = [COLOURS["Cat"]] * count + [COLOURS["Dog"]] * count
+        np.testing.assert_allclose(split["colours"], expected, atol=6)
+        pictures += split["pictures"]
+    assert len(set(pictures)) == 20  # disjoint
+
+
+def test_the_real_builder_prepares_a_small_archive(array_record):
+    found, folder = array_record
+    check_cats_and_dogs(found)
+    assert list(folder.glob("cats_vs_dogs/*/*.array_record-*"))
+
+
+def test_what_is_prepared_is_read_without_tensorflow(python, array_record):
+    found, folder = array_record
+    again = python("hide_tensorflow()\nanswer = describe(load(config))", folder)
+    assert not again["tensorflow"]
+    assert [again[name] for name in ("train", "valid", "test")] == [found[name] for name in ("train", "valid", "test")]
+
+
+def test_what_others_prepared_as_tfrecord_is_read_without_tensorflow(python, tfrecord):
+    found = python("hide_tensorflow()\nanswer = describe(load(config))", tfrecord)
+    assert not found["tensorflow"]
+    check_cats_and_dogs(found)
+
+
+def test_splits_come_from_the_cache_and_the_seed_chooses(python, array_record):
+    code = """
+import cnnjax.data.tfds
+first = describe(load(config))
+other = describe(load(dataclasses.replace(config, seed=1)))
+left = describe(load(dataclasses.replace(config, per_class=0)))
+only = load(dataclasses.replace(config, classes=("dog", "cat"))).class_names
+cnnjax.data.tfds._records = None
+answer = [first, describe(load(config)), other, left, only]
+"""
+    first, cached, other, left, only = python(code, array_record[1])
+    assert cached == first
+    assert set(other["train"]["pictures"]) != set(first["train"]["pictures"])
+    assert len(left["train"]["labels"]) == 2 * (PICTURES - 6)
+    assert left["valid"] == first["valid"]
+    assert only == ["dog", "cat"]
+
+
+TOY = """
+import io
+from pathlib import Path
+import numpy
+import tensorflow_datasets
+from PIL import Image
+
+hide_tensorflow()
+
+class Toy(tensorflow_datasets.core.GeneratorBasedBuilder):
+    pkg_dir_path = Path(__file__).parent
+    VERSION = tensorflow_datasets.core.Version("1.0.0")
+
+    def _info(self):
+        features = tensorflow_datasets.features
+        return self.dataset_info_from_configs(
+            features=features.FeaturesDict({
+                "mask": features.Image(shape=(None, None, 1)),
+                "picture": features.Image(shape=(None, None, 3)),
+                "kind": features.ClassLabel(names=["ant", "bee"]),
+            }),
+            supervised_keys=("picture", "kind"),
+        )
+
+    def _split_generators(self, manager):
+        make = self._generate_examples
+        return {"train": make(0, 12), "validation": make(100, 4), "test": make(200, 4, hidden=True)}
+
+    def _generate_examples(self, start, count, hidden=False):
+        for number in range(start, start + count):
+            kind = number % 2
+            files = {}
+            for name, image in {
+                "mask": Image.new("L", (9, 9), 255),
+                "picture": Image.new("RGB", (9, 9), (kind * 100, number, 7)),
+            }.items():
+                files[name] = io.BytesIO()
+                image.save(files[name], "PNG")
+                files[name].seek(0)
+            yield number, {"kind": -1 if hidden else kind, **files}
+
+class Words(Toy):
+    def _info(self):
+        features = tensorflow_datasets.features
+        return self.dataset_info_from_configs(features=features.FeaturesDict({"word": features.Text()}))
+
+    def _split_generators(self, manager):
+        return {"train": iter([(0, {"word": "x"})])}
+"""
+
+
+def test_own_splits_are_used_and_pictures_without_labels_are_not(python, tmp_path):
+    code = """
+answer = [
+    describe(load(DataConfig(source="tfds:toy", side=8, per_class=3, eval_per_class=2))),
+    sentence(source="tfds:toy", per_class=5, eval_per_class=2),
+    sentence(source="tfds:words"),
+]
+"""
+    found, too_few, words = python(TOY + code, tmp_path)
+    assert found["class_names"] == ["ant", "bee"]
+    assert sorted(int(colour[1]) for colour in found["valid"]["colours"]) == [100, 101, 102, 103]
+    # The test pictures have no labels: the test split is drawn from the training pictures.
+    drawn = [int(colour[1]) for split in ("train", "test") for colour in found[split]["colours"]]
+    assert len(set(drawn)) == 10
+    assert max(drawn) < 12
+    for split in ("train", "valid", "test"):
+        assert [int(colour[0]) for colour in found[split]["colours"]] == [
+            100 * label for label in found[split]["labels"]
+        ]
+    assert too_few == (
+        "tfds:toy: class 'ant' has 6 pictures where 7 are needed (5 for training, 2 for test): "
+        "lower --data.per-class or --data.eval-per-class"
+    )
+    assert words.startswith("tfds:words is not an image classification set: its records hold word;")
+
+
+def test_one_clear_sentence(python, tmp_path, array_record):
+    code = """
+import requests
+
+def offline(*arguments, **keywords):
+    raise requests.exceptions.ConnectionError("no network here\\n" * 9)
+
+requests.sessions.Session.send = offline
+answer = {
+    "unknown": sentence(source="tfds:cats_vs_dgos"),
+    "version": sentence(source="tfds:cats_vs_dogs:99.0.0"),
+    "offline": sentence(),
+    "manual": sentence(source="tfds:imagenet2012"),
+}
+hide_tensorflow()
+"""
+    said = python(code, tmp_path)
+    assert all("\n" not in sentence for sentence in said.values())
+    assert said["unknown"].startswith("unknown tensorflow-datasets set 'cats_vs_dgos': did you mean cats_vs_dogs")
+    assert said["version"].startswith("tfds:cats_vs_dogs:99.0.0 cannot be prepared in")
+    assert said["offline"] == (
+        "tfds:cats_vs_dogs cannot be downloaded (ConnectionError): check the network, or copy the set, prepared "
+        f"elsewhere, into {tmp_path}"
+    )
+    assert said["manual"].startswith("tfds:imagenet2012 cannot be prepared in")
+    assert "Manual directory" in said["manual"]
+
+
+def test_a_missing_tensorflow_is_said_before_anything_is_downloaded(python, tmp_path):
+    said = python("hide_tensorflow()\nanswer = sentence()", tmp_path)
+    assert said == "tfds:cats_vs_dogs needs TensorFlow to prepare it: pip install 'cnnjax[tfds]'"
+    assert not list(tmp_path.rglob("*.zip*"))
+
+
+def test_a_class_that_is_not_there_and_a_truncated_file(python, tfrecord):
+    (file,) = tfrecord.glob("cats_vs_dogs/*/*.tfrecord-*")
+    whole = file.read_bytes()
+    file.write_bytes(whole[:-100])
+    try:
+        said = python("hide_tensorflow()\nanswer = [sentence(), sentence(classes=('cat', 'dgo'))]", tfrecord)
+    finally:
+        file.write_bytes(whole)
+    assert f"the file {file} is damaged" in said[0]
+    assert said[1] == "unknown class 'dgo': did you mean dog?"
