@@ -81,7 +81,8 @@ def _prepared(place: str) -> Any:
         builder = tfds.builder(name)
         if builder.is_prepared():
             return builder
-        builder = tfds.builder(name, file_format="array_record")  # random access
+        if importlib.util.find_spec("array_record"):  # not made for every platform; TFRecord files do as well
+            builder = tfds.builder(name, file_format="array_record")
         # Known before hundreds of megabytes are downloaded: the module that prepares the set uses TensorFlow.
         if hasattr(sys.modules[type(builder).__module__], "tf") and importlib.util.find_spec("tensorflow") is None:
             raise ModuleNotFoundError("tensorflow")
