@@ -36,8 +36,9 @@ class DataConfig:
     """Chooses which pictures are drawn or rendered."""
     cache: bool = True
     """Keep decoded, resized pictures as uint8 in the user's cache folder."""
-    cleaning: Literal["none", "mean", "zca"] = "mean"
-    """Data cleaning (article, section 4.3), estimated on the training split: subtract the mean colour, or whiten."""
+    cleaning: Literal["none", "mean", "standard", "zca"] = "standard"
+    """Data cleaning (article, section 4.3), estimated on the training split: subtract the mean colour; divide by each
+    colour's standard deviation too; or whiten."""
 
     def __post_init__(self) -> None:
         kind, _, rest = self.source.partition(":")
@@ -84,12 +85,15 @@ class ModelConfig:
     name: Literal["small-cnn", "vgg11", "vgg13", "vgg16", "vgg19"] = "small-cnn"
     width: float = 1.0
     """Multiplies every layer's channel count."""
+    dense: int = 0
+    """VGG: units of fc1 and fc2; 0 means 4096 times the width."""
     dropout: float = 0.5
 
     def __post_init__(self) -> None:
         if self.name not in MODELS:
             raise unknown("model", self.name, MODELS)
         _require(self.width > 0, f"--model.width {self.width} must be positive")
+        _require(self.dense >= 0, f"--model.dense {self.dense} must not be negative")
         _require(0 <= self.dropout < 1, f"--model.dropout {self.dropout} must be in [0, 1)")
 
 
@@ -204,7 +208,7 @@ PRESETS: dict[str, Config] = {
     "vgg16-mini": Config(
         data=DataConfig(side=64, classes=_ALL, per_class=1000, eval_per_class=100),
         augment=AugmentConfig(enabled=True, rotation=15.0, shift=0.1),
-        model=ModelConfig(name="vgg16", width=0.25, dropout=0.5),
+        model=ModelConfig(name="vgg16", width=0.25, dense=512, dropout=0.5),
         optimizer=OptimizerConfig(name="adam", learning_rate=5e-4, schedule="warmup-cosine"),
         train=TrainConfig(epochs=20, batch_size=32),
     ),

@@ -38,6 +38,16 @@ def test_none_and_mean_colour():
     np.testing.assert_allclose(cleaned, images / 255 - np.mean(images / 255, axis=(0, 1, 2)), atol=1e-6)
 
 
+def test_standard_makes_every_colour_zero_mean_and_unit_variance():
+    images = pictures(40)
+    cleaned = clean.clean(clean.fit("standard", images), unit(images))
+    scaled = images / 255
+    expected = (scaled - scaled.mean(axis=(0, 1, 2))) / np.sqrt(scaled.var(axis=(0, 1, 2)) + clean.EPSILON)
+    np.testing.assert_allclose(cleaned, expected, atol=1e-5)
+    flat = np.full((3, 4, 4, 3), 7, np.uint8)
+    assert np.isfinite(clean.clean(clean.fit("standard", flat), unit(flat))).all()
+
+
 @pytest.mark.parametrize("n", [20, 300])
 def test_zca_is_the_covariances_inverse_square_root(n):
     """With fewer pictures (20) than numbers in one (108), and with more."""

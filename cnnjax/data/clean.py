@@ -17,7 +17,7 @@ from jaxtyping import Array, Float, UInt8
 
 from cnnjax.errors import UserError, unknown
 
-KINDS = ("none", "mean", "zca")
+KINDS = ("none", "mean", "standard", "zca")
 RANK = 256
 PICTURES = 4096  # more than these are thinned out evenly: the Gram matrix grows with their square
 EPSILON = 1e-6  # added to each variance, as Keras' zca_epsilon
@@ -29,8 +29,9 @@ FLAT = 1e-5  # directions with less than this share of the largest variance are 
 class Cleaning:
     """What `fit` learnt; a pytree with a static `kind`. Arrays that a kind does not need are empty.
 
-    mean: "mean" (3,), "zca" (h, w, c); components: (k, h·w·c), orthonormal rows; scales: (k + 1,), 1/standard deviation
-    along each component, then the factor of the rest of the picture.
+    mean: "mean" and "standard" (3,), "zca" (h, w, c). components: "zca" (k, h·w·c), orthonormal rows. scales: "standard"
+    (3,), 1/standard deviation of each colour; "zca" (k + 1,), that along each component, then the factor of the rest
+    of the picture.
     """
 
     kind: str = field(metadata={"static": True})
@@ -40,7 +41,9 @@ class Cleaning:
 
 
 def fit(kind: str, images: UInt8[np.ndarray, "n height width channels"]) -> Cleaning:
-    """Estimate a cleaning on the training pictures: "none", "mean" (mean colour) or "zca" (whitening).
+    """Estimate a cleaning on the training pictures.
+
+    "none"; "mean" subtracts the mean colour; "standard" also divides by each colour's standard deviation; "zca" whitens.
 
     Raises UserError for another kind, no pictures, or whitening of pictures that are all alike.
     """
@@ -51,10 +54,19 @@ def fit(kind: str, images: UInt8[np.ndarray, "n height width channels"]) -> Clea
     empty = jnp.zeros((0,), jnp.float32)
     if kind == "none":
         return Cleaning("none", empty, jnp.zeros((0, 0), jnp.float32), empty)
-    if kind == "mean":
-        mean = images.mean(axis=(0, 1, 2), dtype=np.float64) / 255
-        return Cleaning("mean", jnp.asarray(mean, jnp.float32), jnp.zeros((0, 0), jnp.float32), empty)
+    if kind in ("mean", "standard"):
+        mean, deviation = _colours(images)
+        scales = empty if kind == "mean" else jnp.asarray(1 / np.sqrt(deviation**2 + EPSILON), jnp.float32)
+        return Cleaning(kind, jnp.asarray(mean, jnp.float32), jnp.zeros((0, 0), jnp.float32), scales)
     return _fit_zca(images)
+
+
+def _colours(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and standard deviation of each colour, in [0, 1], from its histogram: exact, and no float copy of the data."""
+    counts = np.stack([np.bincount(images[..., c].reshape(-1), minlength=256) for c in range(images.shape[-1])])
+    shares, values = counts / counts.sum(axis=1, keepdims=True), np.arange(256) / 255
+    mean = shares @ values
+    return mean, np.sqrt((shares * (values[None] - mean[:, None]) ** 2).sum(axis=1))
 
 
 def _fit_zca(images: np.ndarray) -> Cleaning:
@@ -93,7 +105,7 @@ def _fit_zca(images: np.ndarray) -> Cleaning:
 def clean(
     cleaning: Cleaning, images: Float[Array, "batch height width channels"]
 ) -> Float[Array, "batch height width channels"]:
-    """Clean pictures in [0, 1]: the same ones back ("none"), minus the mean colour ("mean"), or whitened ("zca").
+    """Clean pictures in [0, 1] as `fit` says; "none" gives them back as they are.
 
     Raises UserError when whitening meets pictures of another size than it was fitted on.
     """
@@ -101,6 +113,8 @@ def clean(
         return images
     if cleaning.kind == "mean":
         return images - cleaning.mean[None, None, None, :]
+    if cleaning.kind == "standard":
+        return (images - cleaning.mean[None, None, None, :]) * cleaning.scales[None, None, None, :]
     centred, coordinates = _project(cleaning, images)
     # Whitened part plus scaled rest, written as one correction of the scaled picture.
     rest = cleaning.scales[-1]
