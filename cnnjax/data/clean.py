@@ -29,9 +29,9 @@ FLAT = 1e-5  # directions with less than this share of the largest variance are 
 class Cleaning:
     """What `fit` learnt; a pytree with a static `kind`. Arrays that a kind does not need are empty.
 
-    mean: "mean" and "standard" (3,), "zca" (h, w, c). components: "zca" (k, h·w·c), orthonormal rows. scales: "standard"
-    (3,), 1/standard deviation of each colour; "zca" (k + 1,), that along each component, then the factor of the rest
-    of the picture.
+    mean: "mean" and "standard" (3,), "zca" (h, w, c). components: "zca" (k, h·w·c), orthonormal rows. scales:
+    "standard" (3,), 1/standard deviation of each colour; "zca" (k + 1,), that along each component, then the factor of
+    the rest of the picture.
     """
 
     kind: str = field(metadata={"static": True})
@@ -43,7 +43,7 @@ class Cleaning:
 def fit(kind: str, images: UInt8[np.ndarray, "n height width channels"]) -> Cleaning:
     """Estimate a cleaning on the training pictures.
 
-    "none"; "mean" subtracts the mean colour; "standard" also divides by each colour's standard deviation; "zca" whitens.
+    "none"; "mean" subtracts the mean colour; "standard" also divides by each colour's deviation; "zca" whitens.
 
     Raises UserError for another kind, no pictures, or whitening of pictures that are all alike.
     """
@@ -62,7 +62,7 @@ def fit(kind: str, images: UInt8[np.ndarray, "n height width channels"]) -> Clea
 
 
 def _colours(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and standard deviation of each colour, in [0, 1], from its histogram: exact, and no float copy of the data."""
+    """Mean and standard deviation of each colour, in [0, 1], from histograms: exact, no float copy of the data."""
     counts = np.stack([np.bincount(images[..., c].reshape(-1), minlength=256) for c in range(images.shape[-1])])
     shares, values = counts / counts.sum(axis=1, keepdims=True), np.arange(256) / 255
     mean = shares @ values
