@@ -1,18 +1,52 @@
-"""Max pooling over batches of images."""
+"""Max pooling over batches of images, as a reshape and a maximum.
+
+XLA's windowed reduction is slow on the CPU, and so is its gradient (select and scatter).
+"""
+
+from functools import partial
+from itertools import product
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from cnnjax.errors import UserError
+
+
+def max_pool(
+    x: Float[Array, "batch height width channels"], window: int = 2
+) -> Float[Array, "batch out_height out_width channels"]:
+    """The maximum of each window; windows are square and side by side (stride = window), as in the article's section 2.4.
+
+    What is left of a side that the window does not divide is cropped. The gradient goes to a window's first maximum, in
+    reading order, as in PyTorch: it is one pass of comparisons, and sums to the output's gradient also where there are
+    ties. Differentiable in both modes, any number of times. Raises UserError for a window larger than the image.
+    """
+    if window < 1 or window > min(x.shape[1:3]):
+        raise UserError(f"a pooling window of {window} does not fit into images of {x.shape[1]}×{x.shape[2]} pixels")
+    return _max_pool(x, window)
+
 
 def _windows(x: Array, window: int) -> Array:
+    """(batch, out height, window, out width, window, channels)"""
     batch, height, width, channels = x.shape
     rows, columns = height // window, width // window
     x = x[:, : rows * window, : columns * window]
     return x.reshape(batch, rows, window, columns, window, channels)
 
 
-def max_pool(
-    x: Float[Array, "batch height width channels"], window: int = 2
-) -> Float[Array, "batch out_height out_width channels"]:
+@partial(jax.custom_jvp, nondiff_argnums=(1,))
+def _max_pool(x: Array, window: int) -> Array:
     return _windows(x, window).max((2, 4))
+
+
+@_max_pool.defjvp
+def _jvp(window: int, primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
+    x, dx = _windows(primals[0], window), _windows(tangents[0], window)
+    y = _max_pool(primals[0], window)
+    dy, found = jnp.zeros_like(y), jnp.zeros(y.shape, bool)
+    for i, j in product(range(window), repeat=2):
+        equal = x[:, :, i, :, j] == y
+        dy += jnp.where(equal & ~found, dx[:, :, i, :, j], 0)
+        found |= equal
+    return y, dy
