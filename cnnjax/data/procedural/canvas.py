@@ -74,7 +74,7 @@ class Stream:
         """-1 or 1."""
         return jnp.where(self.uniform() < 0.5, -1.0, 1.0)
 
-    def choice(self, table: Array) -> Array:
+    def choice(self, table: Array | np.ndarray) -> Array:
         """A row of `table`, all alike likely."""
         table = jnp.asarray(table)
         row = jnp.floor(self.uniform() * table.shape[0]).astype(jnp.int32)
@@ -149,7 +149,7 @@ def box(canvas: Canvas, x, y, hx, hy, angle=0.0, corner=0.0) -> Array:
     return outside + jnp.minimum(jnp.maximum(u, v), 0.0) - corner
 
 
-def polygon(canvas: Canvas, points: Float[Array, "*shapes corners 2"]) -> Array:
+def polygon(canvas: Canvas, points: Float[Array, "*shapes corners 2"] | np.ndarray) -> Array:
     """Distance (exact along the edges) to convex polygons, corners in either order."""
     points = jnp.asarray(points, jnp.float32)
     after = jnp.roll(points, -1, axis=-2)
@@ -185,7 +185,7 @@ def blend(a: Array, b: Array, k) -> Array:
     return jnp.minimum(a, b) - h * h * k * 0.25
 
 
-def shaded(colour: Float[Array, "3"], shade: Float[Array, "side side"]) -> Float[Array, "3 side side"]:
+def shaded(colour: Float[Array, "3"] | np.ndarray, shade: Float[Array, "side side"]) -> Float[Array, "3 side side"]:
     """A colour made lighter and darker from pixel to pixel: colour · shade."""
     return colour[:, None, None] * shade[None]
 
@@ -231,15 +231,31 @@ def fractal(key: Key[Array, ""], side: int, channels: int, roughness) -> Float[A
     return field
 
 
+# Sky, mist, grass, foliage, straw, earth, wood, wall, carpet, cloth, water, stone, night.
+_TONES = np.asarray(
+    [
+        [0.55, 0.72, 0.90], [0.82, 0.84, 0.86], [0.42, 0.58, 0.24], [0.20, 0.33, 0.16], [0.76, 0.66, 0.40],
+        [0.40, 0.30, 0.21], [0.62, 0.43, 0.26], [0.88, 0.82, 0.70], [0.58, 0.22, 0.20], [0.34, 0.38, 0.58],
+        [0.24, 0.46, 0.52], [0.52, 0.51, 0.50], [0.14, 0.14, 0.19],
+    ],
+    np.float32,
+)  # fmt: skip
+
+
+def _tone(stream: Stream) -> Float[Array, "3"]:
+    """A colour that backgrounds are made of."""
+    return jnp.clip(stream.choice(_TONES) * stream.uniform(0.75, 1.2) + stream.uniform(-0.09, 0.09, (3,)), 0.03, 0.97)
+
+
 def background(key: Key[Array, ""], canvas: Canvas, clutter: int = 5) -> Float[Array, "3 side side"]:
     """A blurred room or meadow: two tones meeting at a tilted horizon, noise, and `clutter` blobs and boxes."""
     side = canvas.x.shape[0]
     draw, rough = jax.random.split(key)
     stream = Stream(draw, 160)
-    above, below = stream.colour((0.0, 0.6), (0.15, 0.95)), stream.colour((0.0, 0.6), (0.1, 0.85))
+    above, below = _tone(stream), _tone(stream)
     horizon, tilt, soft = stream.uniform(-0.7, 0.9), stream.uniform(-0.3, 0.3), stream.uniform(0.02, 0.5)
     texture = fractal(rough, side, 4, stream.uniform(0.35, 0.95, (4,)))
-    grain, warp = texture[:3] * 0.35 + texture[3:] * 0.65, texture[3]
+    grain, warp = texture[:3] * 0.2 + texture[3:] * 0.8, texture[3]
     ground = cov((horizon + tilt * canvas.x + 0.05 * warp - canvas.y), soft)
     image = above[:, None, None] * (1.0 - ground)[None] + below[:, None, None] * ground[None]
     image = image * (1.0 + stream.uniform(0.05, 0.35) * grain)
@@ -257,7 +273,7 @@ def background(key: Key[Array, ""], canvas: Canvas, clutter: int = 5) -> Float[A
     shape = jnp.where(square, box(canvas, x, y, rx, ry, angle), ellipse(canvas, x, y, rx, ry, angle))
     edge = canvas.pixel + stream.uniform(0.0, 0.12, (clutter, 1, 1))
     blobs = cov(shape + 0.03 * warp[None], edge) * shown.astype(jnp.float32)
-    layers = [Layer(blobs[i], shaded(stream.colour((0.0, 0.7)), 1.0 + 0.2 * grain[1])) for i in range(clutter)]
+    layers = [Layer(blobs[i], shaded(_tone(stream), 1.0 + 0.2 * grain[1])) for i in range(clutter)]
     return paint(image, layers)
 
 

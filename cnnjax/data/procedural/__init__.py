@@ -1,0 +1,122 @@
+"""The embedded source of pictures: fourteen classes, rendered by jitted functions from keys. No files, no network.
+
+Cats and dogs are hard on purpose: a thousand a class are few enough to be learnt by heart, and what tells them apart is
+small, turned, shifted and mirrored, which is what augmentation teaches (article, section 4).
+"""
+
+from functools import cache, partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Key, UInt8
+from tqdm import tqdm
+
+from cnnjax.config import DataConfig
+from cnnjax.data.cache import cached
+from cnnjax.data.procedural import animals
+from cnnjax.data.procedural.canvas import Stream, background, canvas, finish, fractal, occluders, paint
+from cnnjax.data.procedural.traits import ANIMALS, kind
+from cnnjax.data.procedural.things import THINGS
+from cnnjax.data.split import Dataset, Split
+from cnnjax.errors import UserError, unknown
+
+CLASSES = (
+    "cat", "dog", "rabbit", "crocodile", "starfish", "husky", "goldfish",
+    "bridge", "balloon", "tennis ball", "gondola", "dumbbell", "hammer", "lamp",
+)  # fmt: skip
+
+CHUNK = 20
+VERSION = 1  # of the pictures: part of the cache's key
+
+
+def _scene(key, draw, side: int):
+    """One picture: background, subject, occluders and camera, each from a key of its own.
+
+    draw(stream, canvas, noise, image) gives the image with the subject on it.
+    """
+    back, subject, texture, front, camera = jax.random.split(key, 5)
+    view = canvas(side)
+    noise = fractal(texture, side, 4, jnp.asarray([0.9, 0.9, 0.45, 0.45]))
+    image = draw(Stream(subject), view, noise, background(back, view))
+    return finish(camera, view, paint(image, occluders(front, view, noise, 0.3)))
+
+
+@cache
+def _animals(side: int):
+    def scene(key, kind):
+        return _scene(key, lambda stream, view, noise, image: animals.animal(stream, view, noise, kind, image), side)
+
+    return jax.jit(lambda keys, kind: jax.lax.map(lambda key: scene(key, kind), keys))
+
+
+@cache
+def _things(name: str, side: int):
+    def scene(key):
+        return _scene(key, lambda stream, view, noise, image: paint(image, THINGS[name](stream, view, noise)), side)
+
+    return jax.jit(lambda keys: jax.lax.map(scene, keys))
+
+
+def _renderer(name: str, side: int):
+    if name in ANIMALS:
+        return partial(_animals(side), kind=kind(ANIMALS.index(name)))
+    if name in THINGS:
+        return _things(name, side)
+    raise unknown("procedural class", name, CLASSES)
+
+
+def render(name: str, keys: Key[Array, " batch"], side: int) -> UInt8[Array, "batch side side 3"]:
+    """Pictures of class `name`, one a key. The same key gives the same picture in any batch, the same scene at any side.
+
+    Compiles once a side for the animals, once a side for each other class. Raises UserError for an unknown name.
+    """
+    draw, count = _renderer(name, side), keys.shape[0]
+    # Always CHUNK pictures a call: one compilation whatever the batch, and not one bit of difference between batches.
+    keys = jnp.concatenate([keys, jnp.broadcast_to(keys[:1], (-count % CHUNK,))])
+    return jnp.concatenate([draw(keys[i : i + CHUNK]) for i in range(0, len(keys), CHUNK)])[:count]
+
+
+def load(config: DataConfig) -> Dataset:
+    """The splits that `config` asks for, rendered under a progress bar or read from the cache.
+
+    Picture i of class c in split s (train 0, valid 1, test 2) has the key fold_in(fold_in(key(seed), s), i · 14 + c), so
+    splits share no picture, and a class's first pictures do not depend on how many there are. Raises UserError for an
+    unknown class, a class named twice, fewer than two classes, and per_class = 0.
+    """
+    names = config.classes or ("cat", "dog")  # the article's
+    for name in names:
+        if name not in CLASSES:
+            raise unknown("procedural class", name, CLASSES)
+    if len(set(names)) < max(len(names), 2):
+        raise UserError(f"--data.classes {' '.join(names)}: name two or more different classes")
+    if config.per_class < 1:
+        raise UserError("--data.per-class 0: procedural pictures have no end, so give the number wanted of each class")
+
+    def split(number: int, label: str, per_class: int) -> Split:
+        key = {"version": VERSION, "classes": names, "side": config.side, "count": per_class, "seed": config.seed}
+        key["split"] = number
+        compute = partial(_render_split, config, names, number, label, per_class)
+        return cached(f"procedural-{label}-{config.side}", key, compute) if config.cache else compute()
+
+    return Dataset(
+        train=split(0, "train", config.per_class),
+        valid=split(1, "valid", config.eval_per_class),
+        load_test=lambda: split(2, "test", config.eval_per_class),
+        class_names=tuple(names),
+    )
+
+
+def _render_split(config: DataConfig, names: tuple[str, ...], number: int, label: str, per_class: int) -> Split:
+    base = jax.random.fold_in(jax.random.key(config.seed), number)
+    images = np.empty((len(names) * per_class, config.side, config.side, 3), np.uint8)
+    with tqdm(total=len(images), desc=f"rendering {label} pictures", unit="picture", leave=False) as progress:
+        for place, name in enumerate(names):
+            for start in range(0, per_class, 5 * CHUNK):
+                count = min(5 * CHUNK, per_class - start)
+                index = (start + np.arange(count)) * len(CLASSES) + CLASSES.index(name)
+                keys = jax.vmap(partial(jax.random.fold_in, base))(jnp.asarray(index, jnp.uint32))
+                first = place * per_class + start
+                images[first : first + count] = render(name, keys, config.side)
+                progress.update(count)
+    return Split(images, np.repeat(np.arange(len(names), dtype=np.int32), per_class))

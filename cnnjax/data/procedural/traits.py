@@ -1,0 +1,87 @@
+"""What tells cats, dogs, rabbits and huskies apart: ranges of traits, chances of coats and of eye colours.
+
+Single traits overlap between classes on purpose (a third of the dogs prick their ears, some cats fold theirs).
+"""
+
+from typing import NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+ANIMALS = ("cat", "dog", "rabbit", "husky")
+
+# Ranges (low, high) for cat, dog, rabbit, husky. Lengths in head radii, angles in radians, `p_…` are probabilities.
+_RANGES: dict[str, tuple[tuple[float, float], ...]] = {
+    "head_width": ((0.92, 1.12), (0.80, 1.08), (0.72, 0.90), (0.92, 1.06)),
+    "head_height": ((0.80, 0.98), (0.86, 1.06), (0.90, 1.10), (0.88, 1.00)),
+    "cheek": ((0.80, 1.00), (0.62, 0.92), (0.70, 0.90), (0.85, 1.00)),
+    "muzzle_length": ((0.05, 0.30), (0.22, 0.85), (0.05, 0.20), (0.35, 0.65)),
+    "muzzle_radius": ((0.26, 0.38), (0.30, 0.48), (0.24, 0.34), (0.32, 0.42)),
+    "nose": ((0.08, 0.15), (0.13, 0.25), (0.07, 0.11), (0.14, 0.20)),
+    "eye": ((0.15, 0.23), (0.10, 0.17), (0.14, 0.20), (0.10, 0.15)),
+    "eye_apart": ((0.42, 0.54), (0.38, 0.54), (0.62, 0.80), (0.40, 0.50)),
+    "slit": ((0.25, 0.95), (0.80, 1.00), (0.90, 1.00), (0.60, 0.90)),
+    "ear_length": ((0.55, 0.90), (0.50, 0.95), (1.40, 2.30), (0.55, 0.85)),
+    "ear_width": ((0.34, 0.50), (0.28, 0.46), (0.22, 0.32), (0.30, 0.42)),
+    "ear_angle": ((0.45, 0.75), (0.38, 0.80), (0.15, 0.45), (0.42, 0.62)),
+    "ear_tip": ((0.04, 0.16), (0.04, 0.30), (0.45, 0.75), (0.04, 0.16)),
+    "flop_length": ((0.25, 0.50), (0.60, 1.40), (1.20, 2.00), (0.50, 1.00)),
+    "flop_width": ((0.22, 0.34), (0.24, 0.42), (0.24, 0.34), (0.24, 0.36)),
+    "body": ((0.62, 0.88), (0.66, 1.02), (0.70, 0.95), (0.80, 1.02)),
+    "leg": ((0.18, 0.28), (0.20, 0.34), (0.20, 0.30), (0.24, 0.34)),
+    "tail_length": ((1.4, 2.8), (0.7, 2.2), (0.15, 0.35), (1.2, 2.0)),
+    "tail_radius": ((0.13, 0.24), (0.12, 0.32), (0.28, 0.40), (0.28, 0.40)),
+    "tail_taper": ((0.75, 1.05), (0.40, 0.90), (1.0, 1.2), (0.7, 1.0)),
+    "whiskers": ((0.5, 1.0), (0.2, 0.6), (0.3, 0.8), (0.1, 0.4)),
+    "p_pointed": ((0.92, 0.92), (0.35, 0.35), (0.80, 0.80), (1.0, 1.0)),
+    "p_whiskers": ((0.80, 0.80), (0.12, 0.12), (0.6, 0.6), (0.1, 0.1)),
+    "p_tongue": ((0.04, 0.04), (0.35, 0.35), (0.0, 0.0), (0.35, 0.35)),
+    "p_pink_nose": ((0.55, 0.55), (0.10, 0.10), (0.7, 0.7), (0.03, 0.03)),
+    "p_stripes": ((0.45, 0.45), (0.12, 0.12), (0.0, 0.0), (0.0, 0.0)),
+    "p_patches": ((0.20, 0.20), (0.28, 0.28), (0.25, 0.25), (0.0, 0.0)),
+    "p_mask": ((0.30, 0.30), (0.30, 0.30), (0.15, 0.15), (1.0, 1.0)),
+    "p_husky": ((0.0, 0.0), (0.0, 0.0), (0.0, 0.0), (1.0, 1.0)),
+}
+NAMES = tuple(_RANGES)
+TRAITS = np.asarray([[_RANGES[name][i] for name in NAMES] for i in range(len(ANIMALS))], np.float32)
+
+# Coats: black, grey, ginger, brown, cream, white, tan, charcoal, silver, chocolate.
+COAT = np.asarray(
+    [
+        [0.09, 0.09, 0.10], [0.43, 0.43, 0.45], [0.80, 0.46, 0.18], [0.42, 0.27, 0.16], [0.87, 0.74, 0.54],
+        [0.93, 0.92, 0.89], [0.64, 0.44, 0.26], [0.26, 0.24, 0.23], [0.67, 0.66, 0.63], [0.28, 0.17, 0.11],
+    ],
+    np.float32,
+)  # fmt: skip
+COATS = np.asarray(
+    [
+        [3, 4, 4, 1, 1, 2, 1, 2, 4, 1], [2, 1, 1, 3, 4, 2, 4, 2, 1, 3],
+        [1, 3, 0, 3, 2, 3, 3, 1, 2, 1], [3, 3, 0, 0, 0, 0, 0, 3, 1, 0],
+    ],
+    np.float32,
+)  # fmt: skip
+# Eyes: green, amber, blue, hazel, brown, dark brown.
+EYE = np.asarray(
+    [
+        [0.48, 0.66, 0.26], [0.88, 0.70, 0.18], [0.45, 0.68, 0.90],
+        [0.62, 0.45, 0.18], [0.26, 0.15, 0.07], [0.12, 0.08, 0.06],
+    ],
+    np.float32,
+)  # fmt: skip
+EYES = np.asarray(
+    [[4, 4, 2, 2, 1, 1], [0.2, 0.6, 0.4, 2, 5, 4], [0, 0, 0.3, 1, 4, 5], [0, 0.3, 8, 0.5, 1, 0.5]], np.float32
+)
+
+
+class Kind(NamedTuple):
+    """What makes a class: ranges of traits, weights of coats and of eye colours (a row of each table)."""
+
+    traits: Float[Array, "traits 2"]
+    coats: Float[Array, " coats"]
+    eyes: Float[Array, " eyes"]
+
+
+def kind(index: int) -> Kind:
+    """The animal with this place in `ANIMALS`."""
+    return Kind(jnp.asarray(TRAITS[index]), jnp.asarray(COATS[index]), jnp.asarray(EYES[index]))

@@ -1,0 +1,179 @@
+"""The embedded pictures: determinism, scale, splits, and that no shortcut tells a cat from a dog."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from cnnjax.config import DataConfig
+from cnnjax.data import procedural
+from cnnjax.data.procedural.canvas import arc, background, box, canvas, capsule, cov, ellipse, fractal, polygon, ring
+from cnnjax.errors import UserError
+
+SIDE = 32
+CONFIG = DataConfig(side=SIDE, per_class=5, eval_per_class=3, cache=False)
+
+
+def keys(count, seed=0):
+    return jax.random.split(jax.random.key(seed), count)
+
+
+@pytest.fixture(scope="module")
+def cats():
+    return np.asarray(procedural.render("cat", keys(300), SIDE))
+
+
+@pytest.fixture(scope="module")
+def dogs():
+    return np.asarray(procedural.render("dog", keys(300), SIDE))
+
+
+def test_pictures_are_uint8_and_use_the_range(cats):
+    assert cats.shape == (300, SIDE, SIDE, 3)
+    assert cats.dtype == np.uint8
+    assert cats.min() < 10
+    assert cats.max() > 245
+    assert 80 < cats.mean() < 170
+    assert cats.std(axis=(1, 2, 3)).min() > 8  # none is blank
+
+
+def test_a_key_gives_the_same_picture_alone_and_in_a_batch(cats):
+    alone = np.asarray(procedural.render("cat", keys(300)[41:42], SIDE))
+    np.testing.assert_array_equal(alone[0], cats[41])
+
+
+def test_different_keys_differ(cats):
+    flat = cats.reshape(300, -1).astype(np.float32)
+    distances = np.abs(flat[:, None, ::7] - flat[None, :, ::7]).mean(-1)
+    assert distances[~np.eye(300, dtype=bool)].min() > 5
+
+
+def test_a_key_gives_the_same_scene_at_any_side(cats):
+    large = np.asarray(procedural.render("cat", keys(300)[:20], 2 * SIDE)).astype(np.float32)
+    small = large.reshape(20, SIDE, 2, SIDE, 2, 3).mean((2, 4))
+    same = np.abs(small - cats[:20]).mean((1, 2, 3))
+    other = np.abs(small - cats[20:40]).mean((1, 2, 3))
+    assert same.max() < 6
+    assert other.min() > 2 * same.max()
+
+
+def test_the_background_does_not_depend_on_the_class(cats, dogs):
+    # The subject is somewhere in the middle, so in most pictures the upper corners show the background alone.
+    equal = (cats == dogs).all(-1)
+    assert equal.any(axis=(1, 2)).mean() > 0.99
+    assert equal[:, :2, :2].mean() > 0.6
+    assert equal[:, 12:20, 12:20].mean() < 0.3
+
+
+def test_classes_differ_only_in_their_subject_and_all_animals_share_a_program():
+    before = procedural._animals(SIDE)._cache_size()
+    pictures = {name: np.asarray(procedural.render(name, keys(20), SIDE)) for name in ("rabbit", "husky", "cat")}
+    assert procedural._animals(SIDE)._cache_size() == max(before, 1)
+    assert (pictures["rabbit"] != pictures["cat"]).any(axis=(1, 2, 3)).all()
+    assert (pictures["rabbit"] != pictures["husky"]).any(axis=(1, 2, 3)).all()
+
+
+def _ridge_accuracy(train, valid):
+    """Accuracy on `valid` of the best of four ridge classifiers fitted to `train`; each a pair (class 0, class 1)."""
+    x, z = np.concatenate(train).astype(np.float64), np.concatenate(valid).astype(np.float64)
+    x, z = (x - x.mean(0)) / (x.std(0) + 1e-6), (z - x.mean(0)) / (x.std(0) + 1e-6)
+    y, t = np.repeat([-1.0, 1.0], [len(part) for part in train]), np.repeat([False, True], [len(p) for p in valid])
+    weights = [np.linalg.solve(x.T @ x + ridge * np.eye(x.shape[1]), x.T @ y) for ridge in (10, 100, 1e3, 1e4)]
+    return max(((z @ weight > 0) == t).mean() for weight in weights)
+
+
+def _border(x):
+    return np.concatenate([x[:, 0], x[:, -1], x[:, :, 0], x[:, :, -1]], 1).reshape(len(x), -1)[:, ::2]
+
+
+FEATURES = {
+    "colour": (lambda x: np.concatenate([x.mean((1, 2)), x.std((1, 2))], -1), 0.68),
+    "thumbnail": (lambda x: x.reshape(len(x), 8, 4, 8, 4, 3).mean((2, 4)).reshape(len(x), -1), 0.68),
+    "border": (_border, 0.60),
+}
+
+
+@pytest.mark.parametrize("name", FEATURES)
+def test_no_shortcut_tells_cats_from_dogs(name, cats, dogs):
+    # 200 + 200 pictures to fit, 100 + 100 to judge (standard error 3.5 points): cats and dogs of different keys.
+    feature, limit = FEATURES[name]
+    cat, dog = feature(cats.astype(np.float32)), feature(dogs.astype(np.float32))
+    assert _ridge_accuracy((cat[:100], dog[100:200]), (cat[200:250], dog[250:])) < limit
+
+
+def test_load_gives_disjoint_splits_in_order():
+    dataset = procedural.load(CONFIG)
+    assert dataset.class_names == ("cat", "dog")
+    assert dataset.train.images.shape == (10, SIDE, SIDE, 3)
+    assert dataset.valid.images.shape == (6, SIDE, SIDE, 3)
+    test = dataset.load_test()
+    np.testing.assert_array_equal(dataset.train.labels, np.repeat([0, 1], 5))
+    np.testing.assert_array_equal(test.labels, np.repeat([0, 1], 3))
+    everything = np.concatenate([dataset.train.images, dataset.valid.images, test.images])
+    assert len({picture.tobytes() for picture in everything}) == 22
+
+
+def test_load_is_what_the_seed_says():
+    first = procedural.load(CONFIG).train.images
+    np.testing.assert_array_equal(first, procedural.load(CONFIG).train.images)
+    assert (first != procedural.load(dataclasses.replace(CONFIG, seed=1)).train.images).any(axis=(1, 2, 3)).all()
+    fewer = procedural.load(dataclasses.replace(CONFIG, per_class=2)).train.images
+    np.testing.assert_array_equal(fewer, first[[0, 1, 5, 6]])
+    key = jax.random.fold_in(jax.random.fold_in(jax.random.key(0), 0), 3 * len(procedural.CLASSES) + 1)
+    np.testing.assert_array_equal(procedural.render("dog", key[None], SIDE)[0], first[8])
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"classes": ("cat", "dgo")}, "did you mean dog"),
+        ({"classes": ("cat",)}, "two or more"),
+        ({"classes": ("cat", "cat")}, "two or more"),
+        ({"per_class": 0}, "per-class 0"),
+    ],
+)
+def test_load_refuses_in_one_sentence(change, sentence):
+    with pytest.raises(UserError, match=sentence):
+        procedural.load(dataclasses.replace(CONFIG, **change))
+
+
+def test_render_refuses_an_unknown_class():
+    with pytest.raises(UserError, match="did you mean rabbit"):
+        procedural.render("rabit", keys(1), SIDE)
+
+
+def test_shapes_cover_the_area_that_geometry_says():
+    view = canvas(200)
+
+    def area(distance):
+        return float(cov(distance, view.pixel).sum(axis=(-2, -1)) * view.pixel**2)
+
+    assert area(ellipse(view, 0.1, 0.0, 0.5, 0.3, 0.7)) == pytest.approx(np.pi * 0.15, rel=0.01)
+    assert area(box(view, 0.0, 0.1, 0.4, 0.2, 0.5)) == pytest.approx(0.32, rel=0.01)
+    assert area(capsule(view, -0.3, -0.2, 0.3, 0.2, 0.1, 0.1)) == pytest.approx(
+        0.2 * 0.52**0.5 + np.pi * 0.01, rel=0.01
+    )
+    assert area(ring(view, 0.0, 0.0, 0.5, 0.05)) == pytest.approx(np.pi * (0.55**2 - 0.45**2), rel=0.01)
+    triangle = jnp.asarray([[0.0, -0.5], [0.6, 0.4], [-0.6, 0.4]])
+    assert area(polygon(view, triangle)) == pytest.approx(0.54, rel=0.01)
+    assert area(polygon(view, triangle[::-1])) == pytest.approx(0.54, rel=0.01)
+    quarter = area(arc(view, 0.0, 0.0, 0.5, 0.3, np.pi / 4, 0.05))
+    assert quarter == pytest.approx(np.pi * (0.55**2 - 0.45**2) / 4 + np.pi * 0.05**2, rel=0.01)
+    assert cov(ellipse(view, *jnp.ones((4, 3)) * 0.5), view.pixel).shape == (3, 200, 200)
+
+
+def test_noise_is_one_field_at_any_side_with_unit_scale():
+    rough = jnp.asarray([0.9, 0.45])
+    many = jax.vmap(lambda key: fractal(key, 32, 2, rough))(keys(200))
+    assert jnp.abs(many.mean((0, 2, 3))).max() < 0.1
+    assert ((many.std((0, 2, 3)) > 0.6) & (many.std((0, 2, 3)) < 1.4)).all()
+    large = fractal(keys(1)[0], 64, 2, rough).reshape(2, 32, 2, 32, 2).mean((2, 4))
+    np.testing.assert_allclose(large, fractal(keys(1)[0], 32, 2, rough), atol=1e-4)
+
+
+def test_backgrounds_vary():
+    views = jax.vmap(lambda key: background(key, canvas(16)))(keys(50))
+    assert jnp.isfinite(views).all()
+    assert views.mean((2, 3)).std(0).min() > 0.05
