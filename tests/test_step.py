@@ -130,9 +130,8 @@ def test_gradient_is_that_of_the_mean_loss():
     sgd = optax.sgd(1.0)
     one = batch(4)
     cleaning = clean.fit("none", np.asarray(one.images))
-    after, _ = step.train_step(
-        Task(graph, sgd, PLAIN), step.create_state(params, sgd), one, jax.random.key(0), cleaning
-    )
+    run = jax.jit(step.train_step, static_argnums=0)
+    after, _ = run(Task(graph, sgd, PLAIN), step.create_state(params, sgd), one, jax.random.key(0), cleaning)
     bias = params["output"]["bias"]
 
     def mean_loss(shift: float) -> float:

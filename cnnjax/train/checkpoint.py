@@ -7,7 +7,7 @@ checkpoint's metadata, with the history, and is compared on loading.
 import json
 import zlib
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import jax
 import numpy as np
@@ -30,15 +30,18 @@ class Checkpoints:
         policies = ocp.training.preservation_policies
         keep = [policies.LatestN(1), policies.BestN(get_metric_fn=rank, n=1)]
         try:
+            self.folder.mkdir(parents=True, exist_ok=True)
             self._orbax = ocp.training.Checkpointer(
                 self.folder,
+                # Orbax' default leaves out a save while the one before is still being written.
+                save_decision_policy=ocp.training.save_decision_policies.FixedIntervalPolicy(1),
                 preservation_policy=policies.AnyPreservationPolicy(keep),
                 cleanup_tmp_directories=True,
             )
         except Exception as error:
             raise UserError(f"{self.folder} cannot hold checkpoints ({_first_line(error)}): use --fresh") from error
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "Checkpoints":
         return self
 
     def __exit__(self, *_: Any) -> None:
@@ -67,6 +70,7 @@ class Checkpoints:
 
         Raises UserError, naming the folder, when the checkpoint is damaged or belongs to something else.
         """
+        self._orbax.wait()
         step = self.latest if step is None else step
         where = f"the checkpoint {self.folder / str(step)}"
         remedy = "remove the run, or train again with --fresh"

@@ -110,7 +110,9 @@ def _trainer(
     display.say("compiling")
     order_key, step_key = jax.random.split(jax.random.key(config.train.seed))
     key, resident = parallel.replicate(way, (step_key, split))
-    calls = parallel.calls_per_epoch(config.train.calls_per_epoch, task, state, cleaning, resident, steps, batch)
+    calls = parallel.calls_per_epoch(
+        config.train.calls_per_epoch, task.graph, state.params, split.images.shape[1:], steps, batch
+    )
     length = steps // calls
     compiled = parallel.trainer(way, task, state, key, cleaning, resident, length, batch)
 
@@ -183,7 +185,9 @@ class _Display:
 
     def _tell(self, numbers: dict[str, Any]) -> None:
         self._latest |= numbers
-        shown = ("train_loss", "train_accuracy", "valid_loss", "valid_accuracy")
-        self._bar.set_postfix({name: f"{self._latest[name]:.3f}" for name in shown if name in self._latest})
+        shown = {"loss": "train_loss", "accuracy": "train_accuracy", "valid loss": "valid_loss",
+                 "valid accuracy": "valid_accuracy"}  # fmt: skip
+        latest = {name: f"{self._latest[key]:.3f}" for name, key in shown.items() if key in self._latest}
+        self._bar.set_postfix(latest)
         if self._report:
             self._report(self._done, self._total, dict(self._latest))

@@ -17,6 +17,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Int32, Key
 
+from cnnjax import models
 from cnnjax.data import feed
 from cnnjax.data.clean import Cleaning
 from cnnjax.data.split import Split
@@ -111,10 +112,10 @@ def evaluator(parallel: Parallel, graph: Any, batch_size: int) -> Callable[..., 
 
 
 def calls_per_epoch(
-    configured: int, task: Task, state: TrainState, cleaning: Cleaning, split: Split, steps: int, batch_size: int
+    configured: int, graph: Any, params: Any, image_shape: tuple[int, ...], steps: int, batch_size: int
 ) -> int:
     """Into how many equal calls to cut an epoch of `steps` steps: as configured, or (0) one on accelerators and, on a
-    CPU, as few as keep a call near 5 s, estimated from the step's floating-point operations.
+    CPU, as few as keep a call near 5 s, estimated from the network's floating-point operations.
 
     Raises UserError when the steps cannot be cut so.
     """
@@ -127,10 +128,9 @@ def calls_per_epoch(
         return configured
     if jax.default_backend() != "cpu":
         return 1
-    row = np.zeros(batch_size, np.int32)
-    fixed = (jax.random.key(0), cleaning, split)
-    lowered = jax.jit(partial(_train, task)).lower((state, metrics.zeros()), fixed, (row, row))
-    seconds = (lowered.cost_analysis() or {}).get("flops", 0.0) / CPU_FLOPS * steps
+    images = jax.ShapeDtypeStruct((batch_size, *image_shape), jnp.float32)
+    forward = jax.jit(partial(models.apply, graph)).lower(params, images).cost_analysis() or {}
+    seconds = 3 * forward.get("flops", 0.0) / CPU_FLOPS * steps  # the gradient costs about two forward passes more
     return next((n for n in range(1, steps) if steps % n == 0 and seconds / n <= CALL_SECONDS), steps)
 
 

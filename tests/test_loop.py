@@ -1,0 +1,236 @@
+"""fit: what a run leaves behind, that stopping and cutting do not change it, and every bad input as one sentence."""
+
+import dataclasses
+import json
+import shutil
+
+import jax
+import numpy as np
+import pytest
+
+from cnnjax import pretrained
+from cnnjax.config import AugmentConfig, Config, DataConfig, ModelConfig, OptimizerConfig, TrainConfig
+from cnnjax.data.split import Dataset, Split
+from cnnjax.errors import UserError
+from cnnjax.train import run
+from cnnjax.train.loop import fit
+
+SIDE, SIZE, EPOCHS = 16, 36, 3
+COLUMNS = {
+    "epoch", "step", "train_loss", "train_accuracy", "valid_loss", "valid_accuracy", "images_per_second", "seconds"
+}  # fmt: skip
+
+
+def pictures(seed: int, size: int = SIZE) -> Split:
+    """Two classes, one a little redder."""
+    rng = np.random.default_rng(seed)
+    labels = (np.arange(size) % 2).astype(np.int32)
+    images = rng.integers(0, 200, (size, SIDE, SIDE, 3))
+    images[..., 0] += 30 * labels[:, None, None]
+    return Split(images.astype(np.uint8), labels)
+
+
+DATA = Dataset(pictures(0), pictures(1, 22), lambda: pictures(2, 22), ("cat", "dog"))
+CONFIG = Config(
+    data=DataConfig(side=SIDE, per_class=SIZE // 2, eval_per_class=11),
+    augment=AugmentConfig(enabled=True),
+    model=ModelConfig(width=0.1),
+    train=TrainConfig(epochs=EPOCHS, batch_size=8, steps_per_epoch=6, parallel="jit", calls_per_epoch=2),
+)
+
+
+def change(config: Config, part: str, **values) -> Config:
+    return dataclasses.replace(config, **{part: dataclasses.replace(getattr(config, part), **values)})
+
+
+def numbers(history: list[dict]) -> list[dict]:
+    """Rows without what a clock says."""
+    return [{name: row[name] for name in row if name not in ("images_per_second", "seconds")} for row in history]
+
+
+def weights(result) -> list[np.ndarray]:
+    return [np.asarray(leaf) for leaf in jax.tree.leaves(result.network.params)]
+
+
+def same(a, b) -> bool:
+    equal = all(np.array_equal(x, y) for x, y in zip(weights(a), weights(b), strict=True))
+    return equal and numbers(a.history) == numbers(b.history) and a.test == b.test
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A run that was never interrupted: its folder, its result, and what it reported."""
+    folder, seen = tmp_path_factory.mktemp("whole") / "run", []
+    return folder, fit(CONFIG, DATA, folder, on_progress=lambda *told: seen.append(told)), seen
+
+
+@pytest.fixture(scope="module")
+def interrupted(tmp_path_factory):
+    """The same run stopped by Ctrl-C within its second epoch."""
+    folder = tmp_path_factory.mktemp("interrupted") / "run"
+
+    def stop(done: int, total: int, latest: dict) -> None:
+        if done > 6:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fit(CONFIG, DATA, folder, on_progress=stop)
+    return folder
+
+
+def test_what_a_run_leaves_behind(whole):
+    folder, result, _ = whole
+    assert [set(row) for row in result.history] == [COLUMNS] * EPOCHS
+    assert [(row["epoch"], row["step"]) for row in result.history] == [(1, 6), (2, 12), (3, 18)]
+    assert [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()] == result.history
+    assert json.loads((folder / "test.json").read_text()) == result.test
+    assert result.test["count"] == 22 and 0 <= result.test["accuracy"] <= 1
+    assert json.loads((folder / "config.json").read_text())["train"]["epochs"] == EPOCHS
+    loaded = pretrained.load(folder / "weights.safetensors")
+    assert loaded.class_names == ("cat", "dog") and loaded.side == SIDE and loaded.digest == result.network.digest
+
+
+def test_the_test_split_is_judged_by_the_best_epoch(whole):
+    """The kept network, asked directly, gives the validation accuracy of the best epoch and the test metrics."""
+    _, result, _ = whole
+    best = max(result.history, key=lambda row: (row["valid_accuracy"], -row["valid_loss"], row["epoch"]))
+    for split, loss, accuracy in (
+        (DATA.valid, best["valid_loss"], best["valid_accuracy"]),
+        (DATA.load_test(), result.test["loss"], result.test["accuracy"]),
+    ):
+        images = jax.numpy.asarray(split.images, jax.numpy.float32) / 255.0
+        z = np.asarray(result.network.forward(result.network.params, images)[0], np.float64)[:, 0]
+        np.testing.assert_allclose(loss, np.mean(np.log1p(np.exp(z)) - split.labels * z), rtol=1e-5)
+        np.testing.assert_allclose(accuracy, np.mean((z > 0) == split.labels))
+
+
+def test_progress_is_told_after_every_call(whole):
+    _, result, seen = whole
+    assert [done for done, _, _ in seen] == [3, 6, 6, 9, 12, 12, 15, 18, 18] and {total for _, total, _ in seen} == {18}
+    assert seen[-1][2] == result.history[-1]
+
+
+def test_interrupted_and_resumed_is_the_uninterrupted_run_bit_for_bit(whole, interrupted, tmp_path, capsys):
+    folder = shutil.copytree(interrupted, tmp_path / "run")
+    with (folder / "metrics.jsonl").open("a") as file:  # a line past the checkpoint
+        file.write('{"epoch": 2}\n')
+    resumed = fit(CONFIG, DATA, folder, resume=True)
+    assert "epoch 3/3" in capsys.readouterr().err
+    assert same(resumed, whole[1]) and len(resumed.history) == EPOCHS
+    assert numbers([json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]) == numbers(
+        whole[1].history
+    )
+
+
+def test_neither_the_cut_into_calls_nor_more_epochs_later_change_a_run(whole, tmp_path):
+    shorter = change(CONFIG, "train", epochs=2, calls_per_epoch=6)
+    assert len(fit(shorter, DATA, tmp_path / "run").history) == 2
+    longer = change(CONFIG, "train", calls_per_epoch=1)
+    assert same(fit(longer, DATA, tmp_path / "run", resume=True), whole[1])
+
+
+def test_eight_devices_train_the_same_run(whole, tmp_path):
+    """Begun as pmap, ended as mesh."""
+    fit(change(CONFIG, "train", epochs=1, parallel="pmap"), DATA, tmp_path / "run")
+    result = fit(change(CONFIG, "train", parallel="mesh"), DATA, tmp_path / "run", resume=True)
+    for row, one in zip(result.history, whole[1].history, strict=True):
+        np.testing.assert_allclose(row["valid_loss"], one["valid_loss"], rtol=1e-4)
+    for a, b in zip(weights(result), weights(whole[1]), strict=True):
+        np.testing.assert_allclose(a, b, rtol=0, atol=1e-5)
+
+
+def test_a_finished_run_is_returned_at_once(whole):
+    folder, result, _ = whole
+
+    def never() -> Split:
+        raise AssertionError("the test split was touched twice")
+
+    again = fit(CONFIG, dataclasses.replace(DATA, load_test=never), folder, resume=True)
+    assert same(again, result) and again.history == result.history
+
+
+def test_a_run_in_the_folder_is_not_overwritten(whole, interrupted):
+    with pytest.raises(UserError, match=f"{whole[0]} holds a finished run: add --resume"):
+        fit(CONFIG, DATA, whole[0])
+    with pytest.raises(UserError, match="holds an unfinished run: add --resume .* --fresh .* another --run"):
+        fit(CONFIG, DATA, interrupted)
+
+
+@pytest.mark.parametrize(
+    ("part", "values", "sentence"),
+    [
+        ("model", {"width": 0.2}, "--model.width 0.1 and cannot be resumed with 0.2"),
+        ("data", {"seed": 1}, "--data.seed 0 and cannot be resumed with 1"),
+        ("augment", {"enabled": False}, "--augment.enabled True and cannot be resumed with False"),
+        ("optimizer", {"learning_rate": 0.1}, "--optimizer.learning-rate 0.001 and cannot be resumed with 0.1"),
+        ("train", {"batch_size": 4}, "--train.batch-size 8 and cannot be resumed with 4"),
+        ("train", {"seed": 2}, "--train.seed 0 and cannot be resumed with 2"),
+        ("train", {"epochs": 2}, "--train.epochs 3 and cannot be resumed with 2"),
+    ],
+)
+def test_resuming_with_another_config_is_one_sentence(interrupted, part, values, sentence):
+    with pytest.raises(UserError, match=f"{interrupted} was started with {sentence}: .*--fresh"):
+        fit(change(CONFIG, part, **values), DATA, interrupted, resume=True)
+
+
+def test_epochs_of_a_schedule_cannot_grow(tmp_path):
+    config = change(CONFIG, "optimizer", schedule="cosine")
+    run.prepare(tmp_path, config, resume=False)
+    with pytest.raises(UserError, match="--train.epochs 3 and cannot be resumed with 4"):
+        run.prepare(tmp_path, change(config, "train", epochs=4), resume=True)
+
+
+def test_a_damaged_checkpoint_is_one_sentence(interrupted, tmp_path):
+    folder = shutil.copytree(interrupted, tmp_path / "run")
+    path = max((folder / "checkpoints").rglob("*"), key=lambda path: path.stat().st_size if path.is_file() else 0)
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(UserError, match=f"{folder / 'checkpoints'}"):
+        fit(CONFIG, DATA, folder, resume=True)
+
+
+def test_bad_input_is_one_sentence(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match=f"{tmp_path / 'file' / 'run'} cannot be written .* another folder with --run"):
+        fit(CONFIG, DATA, tmp_path / "file" / "run")
+    with pytest.raises(UserError, match="--train.batch-size 40 is larger than the 36 training pictures"):
+        fit(change(CONFIG, "train", batch_size=40), DATA, tmp_path / "run")
+    with pytest.raises(UserError, match="--train.batch-size 12 cannot be shared out evenly to 8 devices: use 8 or 16"):
+        fit(change(CONFIG, "train", batch_size=12, parallel="auto"), DATA, tmp_path / "run")
+    with pytest.raises(UserError, match="--train.calls-per-epoch 4 does not divide the epoch's 6 steps: use 3"):
+        fit(change(CONFIG, "train", calls_per_epoch=4), DATA, tmp_path / "calls")
+    monkeypatch.setitem(__import__("sys").modules, "tensorboardX", None)
+    with pytest.raises(UserError, match="pip install"):
+        fit(change(CONFIG, "train", tensorboard=True), DATA, tmp_path / "events")
+
+
+def test_a_damaged_config_is_one_sentence(tmp_path):
+    for text in ("{", "[]"):
+        (tmp_path / "config.json").write_text(text)
+        with pytest.raises(UserError, match="run's config"):
+            run.prepare(tmp_path, CONFIG, resume=True)
+
+
+def test_early_stopping_and_tensorboard(tmp_path):
+    """With no learning to speak of the validation loss stays where it is, and patience runs out."""
+    config = change(CONFIG, "optimizer", name="sgd", learning_rate=1e-30)
+    config = change(config, "train", epochs=6, early_stopping=2, tensorboard=True)
+    result = fit(config, DATA, tmp_path / "run")
+    assert len(result.history) == 3
+    assert fit(config, DATA, tmp_path / "run", resume=True).history == result.history
+    assert [path for path in (tmp_path / "run" / "tensorboard").iterdir() if "tfevents" in path.name]
+
+
+def test_a_loss_that_blows_up_is_one_sentence(tmp_path):
+    config = change(CONFIG, "optimizer", name="sgd", learning_rate=1e30)
+    with pytest.raises(UserError, match=r"the training loss is (nan|inf) in epoch 1: lower --optimizer.learning-rate"):
+        fit(config, DATA, tmp_path / "run")
+
+
+def test_fresh_deletes_the_run_and_nothing_else(interrupted, tmp_path):
+    folder = shutil.copytree(interrupted, tmp_path / "run")
+    (folder / "notes.txt").write_text("mine")
+    run.clear(folder)
+    assert [path.name for path in folder.iterdir()] == ["notes.txt"]
+    run.clear(tmp_path / "nowhere")
