@@ -173,10 +173,12 @@ def filters(layer: str, pictures: Sequence[Mapping[str, Any]]) -> str:
     dead = [str(picture["channel"]) for picture in pictures if picture["dead"]]
     words = f"{layer}: "
     if alive:
-        before = statistics.median(picture["before"] for picture in alive)
-        after = statistics.median(picture["after"] for picture in alive)
+        before = statistics.median(picture["activation_before"] for picture in alive)
+        after = statistics.median(picture["activation_after"] for picture in alive)
         words += f"median activation {before:.3g} on the starting noise, {after:.3g} on these pictures"
-        failed = [str(picture["channel"]) for picture in alive if picture["after"] <= picture["before"]]
+        failed = [
+            str(picture["channel"]) for picture in alive if picture["activation_after"] <= picture["activation_before"]
+        ]
         if failed:
             words += f"; not raised: {listed(failed)}"
         words += ". "
@@ -189,24 +191,25 @@ def filters(layer: str, pictures: Sequence[Mapping[str, Any]]) -> str:
     return words
 
 
-def filter_total(layers: Sequence[Mapping[str, Any]]) -> str:
+def filter_total(layers: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
     """All layers' filters counted."""
-    pictures = [picture for layer in layers for picture in layer["pictures"]]
+    pictures = [picture for layer in layers.values() for picture in layer]
     dead = sum(picture["dead"] for picture in pictures)
-    raised = sum(not picture["dead"] and picture["after"] > picture["before"] for picture in pictures)
+    raised = sum(
+        not picture["dead"] and picture["activation_after"] > picture["activation_before"] for picture in pictures
+    )
     words = f"Of {len(pictures)} filters, {raised} fire more on their picture than on the noise it grew from"
     return f"{words}; {dead or 'none'} {'is' if dead <= 1 else 'are'} dead."
 
 
 def classes(pictures: Sequence[Mapping[str, Any]]) -> str:
     """For how many class pictures the network's first choice is the class asked for."""
-    right = [picture for picture in pictures if picture["top1"] == picture["name"]]
-    sure = statistics.median(picture["probability"] for picture in pictures)
+    sure = statistics.median(picture["probability_after"] for picture in pictures)
+    wrong = [f"{p['class']} (it says {p['top1']})" for p in pictures if p["top1"] != p["class"]]
     words = (
-        f"Shown the saved files, the network's first choice is the class asked for in {len(right)} of {len(pictures)}"
+        f"Shown the saved files, the network's first choice is the class asked for in {len(pictures) - len(wrong)} of "
+        f"{len(pictures)}; the median probability that it gives that class is {percent(sure)}."
     )
-    words += f"; its median probability is {percent(sure)}."
-    wrong = [f"{p['name']} (it says {p['top1']})" for p in pictures if p["top1"] != p["name"]]
     return f"{words} Not so for {listed(wrong)}." if wrong else words
 
 

@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from cnnjax import figures, lessons
+from cnnjax.visualize.feature_maps import FeatureMaps
 
 LIMIT = 150_000
 
@@ -91,13 +92,16 @@ def test_photographs_stay_small(tmp_path):
 
 def test_feature_maps(tmp_path):
     random = np.random.default_rng(2)
-    maps = {"block1_conv1": random.random((16, 16, 4), np.float32), "block2_conv1": np.zeros((8, 8, 4), np.float32)}
-    dead = {"block2_conv1": [True, True, True, False]}
-    # The last blank map is not marked: a constant must neither fail nor divide by zero.
-    check(figures.feature_map_grid(maps, tmp_path / "maps.png", dead, {"block1_conv1": [3, 5, 8, 9]}))
-    photo = random.integers(0, 256, (20, 20, 3), dtype=np.uint8)
-    row = {name: layer[..., 0] for name, layer in maps.items()}
-    check(figures.maps_in_a_row(row, tmp_path / "row.png", photo, {"block2_conv1": True}))
+
+    def layer(side, dead):
+        maps = random.integers(0, 256, (4, side, side), dtype=np.uint8)
+        return FeatureMaps(maps, (3, 5, 8, 9), np.asarray(dead), maps.mean((1, 2)), maps.max((1, 2)))
+
+    maps = {"block1_conv1": layer(16, [False] * 4), "block2_conv1": layer(8, [True, True, False, False])}
+    check(figures.feature_map_grid(maps, tmp_path / "maps.png"))
+    check(figures.maps_in_a_row(maps, tmp_path / "row.png", random.integers(0, 256, (20, 20, 3), dtype=np.uint8)))
+    alone = {"block1_conv1": FeatureMaps(*(values[:1] for values in maps["block1_conv1"]))}
+    check(figures.feature_map_grid(alone, tmp_path / "alone.png"), width=380)
 
 
 def test_augmented_samples(tmp_path):

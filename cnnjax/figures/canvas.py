@@ -2,6 +2,7 @@
 
 import io
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -58,7 +59,7 @@ def text(board: Axes, x: float, y: float, words: str, size: float = BODY, color:
     board.text(x, y, words, **{"fontsize": size, "color": color, "ha": "center", "va": "center", **style})
 
 
-def cell(board: Axes, x: float, y: float, side: float, words: str = "", fill: str = PAPER, **style) -> None:
+def cell(board: Axes, x: float, y: float, side: float, words: str = "", fill: Any = PAPER, **style) -> None:
     """One square of a table."""
     edge = style.pop("edge", RULE)
     board.add_patch(Rectangle((x, y), side, side, facecolor=fill, edgecolor=edge, linewidth=0.8))

@@ -21,11 +21,11 @@ from cnnjax.figures.canvas import (
     sheet,
     text,
 )
+from cnnjax.visualize.feature_maps import FeatureMaps
 
 Pixels = np.ndarray | jax.Array
 
 _GAP = 8
-_MAP_STYLE = {"cmap": "viridis"}
 
 
 def _blank(board, x: float, y: float, side: float, words: str) -> None:
@@ -55,7 +55,7 @@ def picture_grid(
     side = (width - _GAP * (columns - 1)) / columns
     caption = 20 if any(titles) else 0
     rows = math.ceil(len(images) / columns)
-    figure, board = sheet(width, round(rows * (side + caption + _GAP)))
+    figure, board = sheet(width, round(rows * (side + caption + _GAP) - _GAP))
     for index, (image, title, blank) in enumerate(zip(images, titles, dead, strict=True)):
         x = (index % columns) * (side + _GAP)
         y = (index // columns) * (side + caption + _GAP)
@@ -79,67 +79,51 @@ def _show(figure, image: np.ndarray, x: float, y: float, side: float) -> None:
     picture(figure, image, x, y, side, **style)
 
 
-def feature_map_grid(
-    maps: Mapping[str, Pixels],
-    path: Path,
-    dead: Mapping[str, Iterable[bool]] | None = None,
-    channels: Mapping[str, Sequence[int]] | None = None,
-) -> Path:
-    """A row for each layer (name -> (h, w, maps)), bright where the filter found its pattern; blank maps are hatched.
-
-    Maps are uint8, or floats that are stretched one by one to the full range. `channels` gives their numbers.
-    """
-    maps = {name: np.asarray(layer) for name, layer in maps.items()}
-    most = max(layer.shape[-1] for layer in maps.values())
+def feature_map_grid(maps: Mapping[str, FeatureMaps], path: Path) -> Path:
+    """A row for each layer, bright where the filter found its pattern; maps that show nothing are hatched."""
+    most = max(len(layer.channels) for layer in maps.values())
     head = 26
     side = min((WIDTH - _GAP * (most - 1)) / most, 380)
-    figure, board = sheet(WIDTH, round(len(maps) * (side + head + _GAP)))
+    width = most * (side + _GAP) - _GAP
+    figure, board = sheet(round(width), round(len(maps) * (side + head + _GAP)))
     for row, (name, layer) in enumerate(maps.items()):
         top = row * (side + head + _GAP)
         text(board, 0, top + 12, name, BODY, ha="left", weight="bold")
-        numbers = (channels or {}).get(name, range(layer.shape[-1]))
-        blank = list((dead or {}).get(name, [False] * layer.shape[-1]))
-        shown = ", ".join(map(str, numbers))
-        size = f"{layer.shape[0]}×{layer.shape[1]}"
-        text(
-            board,
-            WIDTH,
-            top + 12,
-            f"{size}, channel{'s' if layer.shape[-1] > 1 else ''} {shown}",
-            SMALL,
-            MUTED,
-            ha="right",
-        )
-        for index in range(layer.shape[-1]):
-            x, y = index * (side + _GAP), top + head
-            if blank[index]:
-                _blank(board, x, y, side, "blank")
-                continue
-            map_ = layer[..., index]
-            low, high = (0, 255) if map_.dtype == np.uint8 else (float(map_.min()), float(map_.max()))
-            picture(figure, map_, x, y, side, vmin=low, vmax=high if high > low else low + 1, **_MAP_STYLE)
+        plural = "s" if len(layer.channels) > 1 else ""
+        words = f"{_size(layer.maps[0])}, channel{plural} {', '.join(map(str, layer.channels))}"
+        text(board, width, top + 12, words, SMALL, MUTED, ha="right")
+        for index in range(len(layer.channels)):
+            _map(figure, board, layer, index, index * (side + _GAP), top + head, side)
     return save(figure, path)
 
 
-def maps_in_a_row(
-    maps: Mapping[str, Pixels], path: Path, photo: Pixels | None = None, dead: Mapping[str, bool] | None = None
-) -> Path:
-    """One map (h, w) of each layer side by side, after the photograph if given: how the picture is transformed."""
-    panels = [] if photo is None else [("input", np.asarray(photo))]
-    panels += [(name, np.asarray(map_)) for name, map_ in maps.items()]
-    side = (WIDTH - _GAP * (len(panels) - 1)) / len(panels)
+def maps_in_a_row(maps: Mapping[str, FeatureMaps], path: Path, photo: Pixels | None = None) -> Path:
+    """The first map of each layer, side by side after the photograph: how the picture is transformed."""
+    first = 0 if photo is None else 1
+    side = (WIDTH - _GAP * (len(maps) + first - 1)) / (len(maps) + first)
     figure, board = sheet(WIDTH, round(side + 44))
-    for index, (name, image) in enumerate(panels):
+    if photo is not None:
+        photo = np.asarray(photo)
+        _show(figure, photo, 0, 0, side)
+        text(board, side / 2, side + 13, "input", SMALL)
+        text(board, side / 2, side + 31, _size(photo), 7.5, MUTED)
+    for index, (name, layer) in enumerate(maps.items(), first):
         x = index * (side + _GAP)
-        if (dead or {}).get(name, False):
-            _blank(board, x, 0, side, "blank")
-        elif image.ndim == 3:
-            _show(figure, image, x, 0, side)
-        else:
-            picture(figure, image, x, 0, side, **_MAP_STYLE)
+        _map(figure, board, layer, 0, x, 0, side)
         text(board, x + side / 2, side + 13, name, SMALL)
-        text(board, x + side / 2, side + 31, f"{image.shape[0]}×{image.shape[1]}", 7.5, MUTED)
+        text(board, x + side / 2, side + 31, f"{_size(layer.maps[0])}, channel {layer.channels[0]}", 7.5, MUTED)
     return save(figure, path)
+
+
+def _map(figure, board, layer: FeatureMaps, index: int, x: float, y: float, side: float) -> None:
+    if layer.dead[index]:
+        _blank(board, x, y, side, "blank")
+    else:
+        picture(figure, layer.maps[index], x, y, side, cmap="viridis", vmin=0, vmax=255)
+
+
+def _size(image: np.ndarray) -> str:
+    return f"{image.shape[0]}×{image.shape[1]}"
 
 
 def augmented_samples(original: Pixels, samples: Iterable[Pixels], path: Path, columns: int = 4) -> Path:

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from cnnjax.figures.canvas import (
@@ -33,50 +34,36 @@ def best_epoch(history: History) -> Mapping[str, float]:
 
 
 def curves(histories: Mapping[str, History], path: Path) -> Path:
-    """A column for each run (title -> its epochs), a row for loss and one for accuracy, on common axes.
+    """Loss and accuracy of each run (title -> its epochs), training and validation, on common scales.
 
-    An epoch is a mapping with epoch, train_loss, train_accuracy, valid_loss and valid_accuracy. The epoch of lowest
-    validation loss is marked.
+    Two runs: a column each, loss above accuracy. One run: loss beside accuracy. An epoch is a mapping with epoch,
+    train_loss, train_accuracy, valid_loss and valid_accuracy. The epoch of lowest validation loss is marked.
     """
-    columns, height = len(histories), 200
-    left, gap = 62, 26
-    wide = (WIDTH - left - 10 - gap * (columns - 1)) / columns
-    figure, board = sheet(WIDTH, 2 * height + 128)
+    left, top, height, alone = 62, 58, 200, len(histories) == 1
+    gap = 64 if alone else 26
+    wide = (WIDTH - left - 10 - gap) / 2
+    figure, board = sheet(WIDTH, top + (1 if alone else 2) * (height + 22) + 26)
     losses = [e[k] for h in histories.values() for e in h for k in ("train_loss", "valid_loss")]
     scores = [e[k] for h in histories.values() for e in h for k in ("train_accuracy", "valid_accuracy")]
     # One diverging epoch must not flatten everything else.
-    highest = min(max(losses), 2.5 * float(np.percentile(losses, 90)))
+    highest = 1.05 * min(max(losses), 2.5 * float(np.percentile(losses, 90)))
     for column, (title, history) in enumerate(histories.items()):
-        x = left + column * (wide + gap)
-        text(board, x, 14, title, HEAD, INK, ha="left", weight="bold")
-        epochs = [e["epoch"] for e in history]
-        best = best_epoch(history)
-        for row, (kind, words) in enumerate((("loss", "loss"), ("accuracy", "accuracy"))):
-            axes = plot(figure, x, 58 + row * (height + 22), wide, height)
-            for split, color, label in (("train", BLUE, "training"), ("valid", RED, "validation")):
-                values = [e[f"{split}_{kind}"] for e in history]
-                axes.plot(epochs, values, color=color, linewidth=1.8, label=label)
-                if len(values) == 1:
-                    axes.plot(epochs, values, "o", color=color, markersize=4)
-            axes.axvline(best["epoch"], color=MUTED, linewidth=0.9, linestyle=(0, (3, 3)))
-            axes.plot(best["epoch"], best[f"valid_{kind}"], "o", color=RED, markersize=6, markeredgecolor="white")
-            note = f"{best[f'valid_{kind}']:.2f}" if kind == "loss" else f"{best[f'valid_{kind}']:.1%}"
-            late = best["epoch"] > epochs[0] + 0.75 * (epochs[-1] - epochs[0])
-            axes.annotate(
-                note, (best["epoch"], best[f"valid_{kind}"]), xytext=(-7 if late else 7, 8 if kind == "loss" else -13),
-                textcoords="offset points", fontsize=SMALL, color=RED, ha="right" if late else "left", weight="bold",
-                bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 1},
-            )  # fmt: skip
+        text(board, left + column * (wide + gap), 14, title, HEAD, INK, ha="left", weight="bold")
+        for row, kind in enumerate(("loss", "accuracy")):
+            across, down = (row, 0) if alone else (column, row)
+            axes = plot(figure, left + across * (wide + gap), top + down * (height + 22), wide, height)
+            _curve(axes, history, kind)
             if kind == "loss":
-                axes.set_ylim(0, highest * 1.05)
-                axes.set_xticklabels([])
+                axes.set_ylim(0, highest)
             else:
                 axes.set_ylim(min(0.45, *scores) - 0.01, 1.01)
                 axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+            if alone or kind == "accuracy":
                 axes.set_xlabel("epoch", fontsize=BODY, color=MUTED)
-            axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+            else:
+                axes.set_xticklabels([])
             if column == 0:
-                axes.set_ylabel(words, fontsize=BODY, color=MUTED)
+                axes.set_ylabel(kind, fontsize=BODY, color=MUTED)
             else:
                 axes.set_yticklabels([])
     for x, color, words in ((left, BLUE, "training"), (left + 92, RED, "validation")):
@@ -85,6 +72,30 @@ def curves(histories: Mapping[str, History], path: Path) -> Path:
     board.plot((left + 192, left + 212), (38, 38), color=MUTED, linewidth=0.9, linestyle=(0, (3, 3)))
     text(board, left + 218, 38, "lowest validation loss: these parameters are kept", SMALL, MUTED, ha="left")
     return save(figure, path)
+
+
+def _curve(axes: Axes, history: History, kind: str) -> None:
+    epochs, best = [epoch["epoch"] for epoch in history], best_epoch(history)
+    for split, color in (("train", BLUE), ("valid", RED)):
+        values = [epoch[f"{split}_{kind}"] for epoch in history]
+        axes.plot(epochs, values, "-" if len(values) > 1 else "o", color=color, linewidth=1.8, markersize=4)
+    value = best[f"valid_{kind}"]
+    axes.axvline(best["epoch"], color=MUTED, linewidth=0.9, linestyle=(0, (3, 3)))
+    axes.plot(best["epoch"], value, "o", color=RED, markersize=6, markeredgecolor="white")
+    # Beside the point, where the curves are not.
+    late = best["epoch"] > epochs[0] + 0.75 * (epochs[-1] - epochs[0])
+    axes.annotate(
+        f"{value:.2f}" if kind == "loss" else f"{value:.1%}",
+        (best["epoch"], value),
+        xytext=(-7 if late else 7, 8 if kind == "loss" else -13),
+        textcoords="offset points",
+        fontsize=SMALL,
+        color=RED,
+        ha="right" if late else "left",
+        weight="bold",
+        bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 1},
+    )
+    axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
 
 
 def descent(lesson: Descent, path: Path, shown: Sequence[int] = (0, 2, 8, 60)) -> Path:

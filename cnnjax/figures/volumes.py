@@ -59,7 +59,7 @@ def volume(lesson: Volume, path: Path) -> Path:
 def maps(lesson: Volume, path: Path) -> Path:
     """The picture and the maps that the ten filters make of it, each under its filter."""
     count, side, left = lesson.maps.shape[-1], 106, 166
-    figure, board = sheet(WIDTH, 2 * (side + 74) + 8)
+    figure, board = sheet(WIDTH, 2 * (side + 74) - 12)
     text(board, 4, 14, f"input {_size(lesson.picture)}", BODY, ha="left", weight="bold")
     picture(figure, lesson.picture, 4, 28, 150)
     columns = math.ceil(count / 2)
