@@ -1,6 +1,6 @@
 """Named ways to draw, and what the article drew with them: data."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from cnnjax.errors import unknown
 
@@ -65,6 +65,14 @@ def recipe(name: str) -> Recipe:
     if name not in RECIPES:
         raise unknown("recipe", name, RECIPES)
     return RECIPES[name]
+
+
+def at_side(recipe: Recipe, side: int) -> Recipe:
+    """A recipe for pictures of another side than the article's 224: jitter given in pixels keeps its share of it."""
+    passes = tuple(
+        p if p.jitter < 1 else replace(p, jitter=max(1, round(p.jitter * side / 224))) for p in recipe.passes
+    )
+    return replace(recipe, passes=passes)
 
 
 def filters_of(layer: str, count: int) -> tuple[int, ...]:
