@@ -1,5 +1,6 @@
 """Networks, and the functional boundary: outside this package a network is a graph definition and a dict of arrays."""
 
+from functools import partial
 from typing import Any
 
 import jax
@@ -23,12 +24,11 @@ def create(config: ModelConfig, *, side: int, num_classes: int, seed: int) -> nn
     if num_classes < 2:
         raise UserError(f"a classifier needs two classes or more, not {num_classes}")
     outputs = 1 if num_classes == 2 else num_classes
-    common: dict[str, Any] = dict(
-        side=side, outputs=outputs, width=config.width, dropout=config.dropout, rngs=nnx.Rngs(seed)
-    )
     if config.name == "small-cnn":
-        return SmallCNN(**common)
-    return VGG(STAGES[int(config.name.removeprefix("vgg"))], dense=config.dense or None, **common)
+        kind = SmallCNN
+    else:
+        kind = partial(VGG, STAGES[int(config.name.removeprefix("vgg"))], dense=config.dense or None)
+    return kind(side=side, outputs=outputs, width=config.width, dropout=config.dropout, rngs=nnx.Rngs(seed))
 
 
 def split(model: nnx.Module) -> tuple[nnx.GraphDef, dict[str, Any]]:

@@ -16,7 +16,7 @@ from cnnjax.errors import UserError
 def max_pool(
     x: Float[Array, "batch height width channels"], window: int = 2
 ) -> Float[Array, "batch out_height out_width channels"]:
-    """The maximum of each window; windows are square and side by side (stride = window), as in the article's section 2.4.
+    """The maximum of each square window, windows side by side (stride = window), as in the article's section 2.4.
 
     What is left of a side that the window does not divide is cropped. The gradient goes to a window's first maximum, in
     reading order, as in PyTorch: it is one pass of comparisons, and sums to the output's gradient also where there are
