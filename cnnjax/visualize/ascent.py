@@ -85,7 +85,7 @@ def scorer(network: Any, objective: Callable[[Any], Objective], targets: Array, 
     return score
 
 
-@functools.partial(jax.jit, static_argnames=("rest", "objective", "jitter"))
+@functools.partial(jax.jit, static_argnames=("rest", "objective"))
 def _advance(
     arrays: list[jax.Array],
     rest: Hashable,
@@ -95,7 +95,7 @@ def _advance(
     state: State,
     tv: jax.Array,
     lp: jax.Array,
-    jitter: float,
+    limit: jax.Array,
     first: jax.Array,
     last: jax.Array,
 ) -> State:
@@ -103,8 +103,7 @@ def _advance(
     score = scorer(layers.unpack(arrays, rest), objective, targets, tv, lp)
 
     def body(i: jax.Array, state: State) -> State:
-        moves = jax.vmap(jax.random.fold_in, (0, None))(keys, i)
-        image = jax.vmap(lambda key, image: transforms.jitter(key, image, jitter))(moves, state.image)
+        image = jax.vmap(lambda key, image: transforms.jitter(key, image, limit))(_fold(keys, i), state.image)
         return step(score, state._replace(image=image))
 
     return lax.fori_loop(first, last, body, state)
@@ -122,6 +121,22 @@ def _measure(
     if logits.shape[1] == 1:
         return goals, jax.nn.sigmoid(goals)
     return goals, jax.vmap(lambda row, target: jax.nn.softmax(row)[target])(logits, targets)
+
+
+@functools.partial(jax.jit, static_argnames=("side",))
+def _noise(seed: jax.Array, targets: jax.Array, side: int) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Each target's key, its seed image, and that as it would be saved."""
+    # The key follows from the seed and the target, never from the place in the batch.
+    keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed), targets)
+    seeds = images_.seeds(_fold(keys, 0), side)
+    return keys, seeds, jnp.clip(seeds, 0, 255).astype(jnp.uint8)
+
+
+_show = jax.jit(images_.deprocess)
+
+
+def _fold(keys: jax.Array, number: Any) -> jax.Array:
+    return jax.vmap(jax.random.fold_in, (0, None))(keys, number)
 
 
 # One function object a layer, so that jit knows it again.
@@ -211,15 +226,12 @@ def _draw(
     for first in range(0, len(targets), size):
         real = list(targets[first : first + size])
         padded = jnp.asarray(real + real[-1:] * (size - len(real)), jnp.int32)
-        # The key follows from the seed and the target, never from the place in the batch.
-        keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed), padded)
-        seeds = images_.seeds(_fold(keys, 0), network.side)
-        shown, peak = _quantised(seeds), np.full(size, -np.inf)
+        keys, image, shown = _noise(seed, padded, network.side)
+        peak = np.full(size, -np.inf)
         before = _measure(arrays, rest, objective, padded, shown)
-        image = seeds
         for number, one in enumerate(recipe.passes, 1):
             state = _run(arrays, rest, objective, padded, _fold(keys, number), image, one, len(real), on_progress)
-            shown = images_.deprocess(state.best_image)
+            shown = _show(state.best_image)
             image = shown.astype(jnp.float32)
             peak = np.maximum(peak, state.peak)
         after = _measure(arrays, rest, objective, padded, shown)
@@ -241,22 +253,14 @@ def _run(
     on_progress: Progress | None,
 ) -> State:
     """One pass. With someone watching, in calls of about a second; the results are the same."""
+    settings = jnp.float32(one.tv), jnp.float32(one.lp), jnp.int32(transforms.pixels(one.jitter, images.shape[1]))
     state, done, span = start(images), 0, one.steps if on_progress is None else 4
     while done < one.steps:
         began, last = time.perf_counter(), min(done + span, one.steps)
-        weights = jnp.float32(one.tv), jnp.float32(one.lp)
-        state = _advance(arrays, rest, objective, targets, keys, state, *weights, one.jitter, done, last)
+        state = _advance(arrays, rest, objective, targets, keys, state, *settings, done, last)
         if on_progress is not None:
             jax.block_until_ready(state.best)
             on_progress(count * (last - done))
             span = max(1, int((last - done) / (time.perf_counter() - began)))
         done = last
     return state
-
-
-def _fold(keys: jax.Array, number: int) -> jax.Array:
-    return jax.vmap(jax.random.fold_in, (0, None))(keys, number)
-
-
-def _quantised(images: jax.Array) -> jax.Array:
-    return jnp.clip(images, 0, 255).astype(jnp.uint8)
