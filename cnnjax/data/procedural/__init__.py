@@ -16,8 +16,8 @@ from cnnjax.config import DataConfig
 from cnnjax.data.cache import cached
 from cnnjax.data.procedural import animals
 from cnnjax.data.procedural.canvas import Stream, background, canvas, finish, fractal, occluders, paint
-from cnnjax.data.procedural.traits import ANIMALS, kind
 from cnnjax.data.procedural.things import THINGS
+from cnnjax.data.procedural.traits import ANIMALS, kind
 from cnnjax.data.split import Dataset, Split
 from cnnjax.errors import UserError, unknown
 
@@ -67,20 +67,22 @@ def _renderer(name: str, side: int):
 
 
 def render(name: str, keys: Key[Array, " batch"], side: int) -> UInt8[Array, "batch side side 3"]:
-    """Pictures of class `name`, one a key. The same key gives the same picture in any batch, the same scene at any side.
+    """Pictures of class `name`, one a key: a key gives the same picture in any batch and the same scene at any side.
 
     Compiles once a side for the animals, once a side for each other class. Raises UserError for an unknown name.
     """
     draw, count = _renderer(name, side), keys.shape[0]
     # Always CHUNK pictures a call: one compilation whatever the batch, and not one bit of difference between batches.
-    keys = jnp.concatenate([keys, jnp.broadcast_to(keys[:1], (-count % CHUNK,))])
-    return jnp.concatenate([draw(keys[i : i + CHUNK]) for i in range(0, len(keys), CHUNK)])[:count]
+    data = np.asarray(jax.random.key_data(keys))
+    data = np.concatenate([data, np.repeat(data[:1], -count % CHUNK, axis=0)])
+    calls = [draw(jax.random.wrap_key_data(data[i : i + CHUNK])) for i in range(0, len(data), CHUNK)]
+    return jnp.asarray(np.concatenate(calls)[:count])
 
 
 def load(config: DataConfig) -> Dataset:
     """The splits that `config` asks for, rendered under a progress bar or read from the cache.
 
-    Picture i of class c in split s (train 0, valid 1, test 2) has the key fold_in(fold_in(key(seed), s), i · 14 + c), so
+    Picture i of class c in split s (train 0, valid 1, test 2) has the key fold_in(fold_in(key(seed), s), i · 14 + c):
     splits share no picture, and a class's first pictures do not depend on how many there are. Raises UserError for an
     unknown class, a class named twice, fewer than two classes, and per_class = 0.
     """

@@ -31,9 +31,9 @@ def animal(
     kind: Kind,
     image: Float[Array, "3 side side"],
     *,
-    scale=(0.34, 0.58),
-    rotation=35.0,
-    offset=0.28,
+    scale=(0.30, 0.56),
+    rotation=60.0,
+    offset=0.42,
     yaw=0.6,
 ) -> Float[Array, "3 side side"]:
     """An animal over `image`.

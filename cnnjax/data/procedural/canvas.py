@@ -40,9 +40,12 @@ class Canvas(NamedTuple):
 
 
 class Layer(NamedTuple):
-    """One coat of paint: coverage (side, side) in [0, 1], colour (3,) or (3, side, side)."""
+    """One coat of paint: coverage (side, side) in [0, 1], colour (3,) or (3, side, side).
 
-    coverage: Array
+    Coverage None hides all that was painted before, which is then never computed; its colour is (3, side, side).
+    """
+
+    coverage: Array | None
     colour: Array
 
 
@@ -194,7 +197,7 @@ def paint(image: Float[Array, "3 side side"], layers: list[Layer]) -> Float[Arra
     """Layers over an image, back to front."""
     for coverage, colour in layers:
         colour = colour[:, None, None] if colour.ndim == 1 else colour
-        image = image + coverage[None] * (colour - image)
+        image = colour if coverage is None else image + coverage[None] * (colour - image)
     return image
 
 
