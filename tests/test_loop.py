@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from cnnjax import pretrained
-from cnnjax.config import AugmentConfig, Config, DataConfig, ModelConfig, OptimizerConfig, TrainConfig
+from cnnjax.config import AugmentConfig, Config, DataConfig, ModelConfig, TrainConfig
 from cnnjax.data.split import Dataset, Split
 from cnnjax.errors import UserError
 from cnnjax.train import run
@@ -176,6 +176,7 @@ def test_resuming_with_another_config_is_one_sentence(interrupted, part, values,
 def test_epochs_of_a_schedule_cannot_grow(tmp_path):
     config = change(CONFIG, "optimizer", schedule="cosine")
     run.prepare(tmp_path, config, resume=False)
+    (tmp_path / "checkpoints" / "6").mkdir(parents=True)
     with pytest.raises(UserError, match="--train.epochs 3 and cannot be resumed with 4"):
         run.prepare(tmp_path, change(config, "train", epochs=4), resume=True)
 
@@ -206,6 +207,9 @@ def test_bad_input_is_one_sentence(tmp_path, monkeypatch):
 
 
 def test_a_damaged_config_is_one_sentence(tmp_path):
+    run.prepare(tmp_path, CONFIG, resume=False)
+    run.prepare(tmp_path, change(CONFIG, "train", seed=1), resume=False)  # nothing is lost before the first checkpoint
+    (tmp_path / "checkpoints" / "6").mkdir(parents=True)
     for text in ("{", "[]"):
         (tmp_path / "config.json").write_text(text)
         with pytest.raises(UserError, match="run's config"):

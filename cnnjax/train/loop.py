@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 from tqdm import tqdm
 
 from cnnjax import models, pretrained
-from cnnjax.config import Config, TrainConfig
+from cnnjax.config import Config, TrainConfig, as_dict
 from cnnjax.data import clean, feed
 from cnnjax.data.split import Dataset, Split
 from cnnjax.errors import UserError
@@ -65,16 +66,16 @@ def fit(
             state, history = checkpoints.load(state)
         metrics.rewrite(folder / "metrics.jsonl", history)
         display = _Display(steps, config.train, len(history), on_progress)
-        state, cleaning = parallel.replicate(way, (state, cleaning))
+        state, placed = parallel.replicate(way, (state, cleaning))
         try:
             log = _logger(config, folder, len(history) * steps)
             if not run.is_complete(history, config):
-                train = _trainer(config, way, task, state, cleaning, dataset.train, steps, display)
+                train = _trainer(config, way, task, state, placed, dataset.train, steps, display)
                 valid = parallel.replicate(way, dataset.valid)
             while not run.is_complete(history, config):
                 started = time.perf_counter()
                 state, row = train(state, len(history))
-                row |= _prefixed("valid", metrics.means(evaluate(state.params, cleaning, valid)))
+                row |= _prefixed("valid", metrics.means(evaluate(state.params, placed, valid)))
                 history = [*history, row | {"seconds": time.perf_counter() - started}]
                 checkpoints.save(state, history)
                 log(history[-1])
@@ -84,12 +85,13 @@ def fit(
             raise
         finally:
             display.close()
-        best = checkpoints.load_best(state, history).params
+        best = jax.tree.map(jnp.asarray, checkpoints.load_best(state, history).params)
 
     split = dataset.load_test()
     sums = evaluate(*parallel.replicate(way, (best, cleaning, split)))
     test = metrics.means(sums) | {"count": len(split.labels), "epoch": metrics.best(history)["epoch"]}
-    network = pretrained.network(graph, best, config.model, config.data.side, dataset.class_names, cleaning)
+    made = {"config": as_dict(config), "best": metrics.best(history), "test": test}
+    network = pretrained.network(graph, best, config.model, config.data.side, dataset.class_names, cleaning, made)
     pretrained.save(folder / "weights.safetensors", network)
     (folder / "test.json").write_text(json.dumps(test, indent=2) + "\n")
     return Result(history, network, test)

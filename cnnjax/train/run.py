@@ -21,7 +21,7 @@ def prepare(folder: Path, config: Config, resume: bool) -> None:
     than the one that the run to resume was started with.
     """
     path = folder / "config.json"
-    if path.exists():
+    if path.exists() and _has_results(folder):
         saved = _read(path)
         if not resume:
             state = "a finished run" if (folder / "test.json").exists() else "an unfinished run"
@@ -61,6 +61,11 @@ def finished(folder: Path, config: Config) -> list[metrics.Row] | None:
         return None
     history = metrics.read(folder / "metrics.jsonl")
     return history if is_complete(history, config) else None
+
+
+def _has_results(folder: Path) -> bool:
+    """Whether there is anything to lose or to go on from. Before its first checkpoint a run may be started again."""
+    return (folder / "weights.safetensors").exists() or any((folder / "checkpoints").glob("[0-9]*"))
 
 
 def _read(path: Path) -> dict[str, Any]:

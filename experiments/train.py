@@ -1,0 +1,91 @@
+"""Train one preset, with any of its values changed by flags.
+
+    python experiments/train.py cnn
+    python experiments/train.py cnn-augmented --data.side 64 --train.epochs 30 --seeds 0 1 2
+    python experiments/train.py cnn --run runs/mine --resume
+
+A run is a folder (runs/PRESET, or --run) with config.json, metrics.jsonl, checkpoints/, weights.safetensors (the best
+epoch) and test.json. With --seeds the training is repeated, one sub-folder a seed, and summary.json holds mean and
+deviation; a seed fixes weights, order, dropout and augmentation, while the pictures stay those of --data.seed.
+"""
+
+import json
+import statistics
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from cnnjax import cli, data
+from cnnjax.config import Config
+from cnnjax.errors import UserError
+from cnnjax.train import metrics, run
+from cnnjax.train.loop import Result, fit
+
+
+def train(
+    preset: str, config: Config, *, resume: bool = False, fresh: bool = False, seeds: tuple[int, ...] = ()
+) -> None:
+    """Train a preset.
+
+    Args:
+        resume: Go on with the run in the folder.
+        fresh: Delete the run in the folder first.
+        seeds: Repeat the training with each of these seeds, into RUN/seed-N.
+    """
+    if resume and fresh:
+        raise UserError("--resume goes on with a run and --fresh deletes it: give one of them")
+    folder = Path(config.run or f"runs/{preset}")
+    if resume and not folder.exists():
+        raise UserError(f"there is no run {folder} to resume: leave --resume out, or name another --run")
+    runs = {seed: folder / f"seed-{seed}" for seed in seeds} or {config.train.seed: folder}
+    dataset = data.load(config.data)
+    if dataset.skipped:
+        print(f"left out {len(dataset.skipped)} broken pictures: {', '.join(dataset.skipped[:5])}")
+    results = {}
+    for seed, place in runs.items():
+        if fresh:
+            run.clear(place)
+        one = replace(config, run=str(place), train=replace(config.train, seed=seed))
+        results[seed] = fit(one, dataset, place, resume=resume and place.exists())
+        print(f"{place}: {_sentence(results[seed])}")
+    if seeds:
+        (folder / "summary.json").write_text(json.dumps(_summary(results), indent=2) + "\n")
+        print(_table(_summary(results)) + f"\nwrote {folder}/summary.json and a run for each seed beside it")
+    else:
+        print(f"wrote {folder}/weights.safetensors, metrics.jsonl, test.json and checkpoints")
+
+
+def _sentence(result: Result) -> str:
+    best = metrics.best(result.history)
+    return (
+        f"best of {len(result.history)} epochs is {best['epoch']}, validation accuracy {best['valid_accuracy']:.1%}; "
+        f"test accuracy {result.test['accuracy']:.1%} of {result.test['count']} pictures"
+    )
+
+
+def _summary(results: dict[int, Result]) -> dict[str, dict[str, Any]]:
+    """Mean and (sample) standard deviation over the seeds."""
+    columns = {
+        "best validation accuracy": [metrics.best(r.history)["valid_accuracy"] for r in results.values()],
+        "final validation accuracy": [r.history[-1]["valid_accuracy"] for r in results.values()],
+        "final validation loss": [r.history[-1]["valid_loss"] for r in results.values()],
+        "final training accuracy": [r.history[-1]["train_accuracy"] for r in results.values()],
+        "final training loss": [r.history[-1]["train_loss"] for r in results.values()],
+        "test accuracy": [r.test["accuracy"] for r in results.values()],
+    }
+    return {
+        name: {
+            "mean": statistics.mean(values),
+            "deviation": statistics.stdev(values) if len(values) > 1 else 0.0,
+            "seeds": dict(zip(map(str, results), values, strict=True)),
+        }
+        for name, values in columns.items()
+    }
+
+
+def _table(summary: dict[str, dict[str, Any]]) -> str:
+    return "\n".join(f"{name:26}{row['mean']:8.3f} ± {row['deviation']:.3f}" for name, row in summary.items())
+
+
+if __name__ == "__main__":
+    cli.main_with_preset(train)
