@@ -1,0 +1,44 @@
+"""What the tests of both networks share: loss and gradients, here and in PyTorch."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import torch
+from oracles import torch_nets
+
+from cnnjax import models
+
+
+def images(side, batch=4):
+    return jax.random.normal(jax.random.key(1), (batch, side, side, 3))
+
+
+def loss(graph, labels, params, images):
+    logits, _ = models.apply(graph, params, images)
+    if logits.shape[1] == 1:
+        return optax.sigmoid_binary_cross_entropy(logits[:, 0], labels.astype(jnp.float32)).mean()
+    return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
+
+
+def value_and_gradients(graph, labels, params, images):
+    value, (params, images) = jax.jit(jax.value_and_grad(partial(loss, graph, labels), (0, 1)))(params, images)
+    return value, params, images
+
+
+def torch_value_and_gradients(net, labels, images):
+    images = torch.tensor(np.asarray(images), requires_grad=True)
+    value = torch_nets.loss(net(images), labels)
+    value.backward()
+    return value.item(), net.arrays(lambda p: p.grad), images.grad.numpy()
+
+
+def close(ours, theirs, rtol=1e-4):
+    """Relative to each array's largest element: small ones are sums that cancel."""
+    ours, theirs = jax.tree.flatten(ours), jax.tree.flatten(theirs)
+    assert ours[1] == theirs[1]
+    for a, b in zip(ours[0], theirs[0], strict=True):
+        assert np.abs(b).max() > 0
+        np.testing.assert_allclose(a, b, rtol=rtol, atol=rtol * np.abs(b).max())

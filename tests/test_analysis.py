@@ -1,0 +1,149 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from cnnjax import models
+from cnnjax.analysis import receptive_field, summary
+from cnnjax.ops import conv, max_pool
+
+
+def stack(*windows, stride=1):
+    def model(x):
+        for window in windows:
+            x = conv(x, jnp.ones((window, window, x.shape[-1], 1)), stride)
+        return x
+
+    return model
+
+
+def abstract(kind):
+    return nnx.eval_shape(lambda: kind(rngs=nnx.Rngs(0)))
+
+
+class Own(nnx.Module):
+    """A user's network from Flax's own layers, with a branch, an unused parameter and other state."""
+
+    def __init__(self, rngs):
+        self.first = nnx.Conv(3, 10, (5, 5), rngs=rngs)
+        self.normal = nnx.BatchNorm(10, rngs=rngs)
+        self.second = nnx.Conv(10, 10, (3, 3), strides=2, padding="VALID", rngs=rngs)
+        self.dense = nnx.Linear(10, 4, rngs=rngs)
+        self.spare = nnx.Param(jnp.zeros(7))
+
+    def __call__(self, x):
+        a = {}
+        x = a["first"] = nnx.relu(self.normal(self.first(x)))
+        x = a["pool"] = nnx.avg_pool(x, (2, 2), (2, 2))
+        x = a["residual"] = x + nnx.swish(x)
+        x = a["second"] = self.second(x)
+        x = a["wide"] = jnp.concatenate([x, -x], axis=-1)[..., :10].transpose(0, 2, 1, 3)
+        x = a["mean"] = x.mean((1, 2))
+        return self.dense(x), a
+
+
+def test_article_volumes():
+    """Section 2.2 to 2.4: 32×32×3 and ten 5×5 filters give 32×32×10, pooling 16×16×10."""
+
+    def model(x):
+        maps = conv(x, jnp.zeros((5, 5, 3, 10)))
+        pooled = max_pool(maps)
+        return pooled, {"conv": maps, "pool": pooled}
+
+    found = summary(model, (32, 32, 3))
+    assert [row.shape for row in found.rows] == [(32, 32, 10), (16, 16, 10)]
+    assert found["conv"].flops == 2 * 32 * 32 * 10 * 5 * 5 * 3 and found["pool"].flops == 0
+    assert (found["conv"].field, found["pool"].field) == ((5, 5), (6, 6))
+    assert (found["conv"].stride, found["pool"].stride) == ((1, 1), (2, 2))
+
+
+def test_article_receptive_fields():
+    """Two stacked 3×3 see what one 5×5 does, three what one 7×7 does."""
+    for windows, field in {(3, 3): 5, (5,): 5, (3, 3, 3): 7, (7,): 7}.items():
+        assert summary(stack(*windows), (20, 20, 3)).rows[0].field == (field, field)
+        assert receptive_field(windows) == (field, 1)
+    assert receptive_field([3, 3, 2] * 2, [1, 1, 2] * 2) == (16, 4)  # VGG's block2_pool
+
+
+def test_small_cnn_table():
+    found = summary(abstract(models.SmallCNN), (150, 150, 3))
+    assert found.parameters == 5_681_345
+    flops = [2 * 9 * side**2 * a * b for side, a, b in ((150, 3, 32), (75, 32, 64), (37, 64, 128), (18, 128, 128))]
+    dense = [2 * a * b for a, b in ((10368, 512), (512, 256), (256, 1))]
+    assert [row.flops for row in found.rows if row.flops] == flops + dense
+    assert [row.parameters for row in found.rows if row.parameters] == [
+        896, 18_496, 73_856, 147_584, 5_308_928, 131_328, 257
+    ]  # fmt: skip
+    assert [found[f"conv_{i}"].field[0] for i in range(1, 5)] == [3, 8, 18, 38]
+    assert [found[f"maxpool_{i}"].stride[0] for i in range(1, 5)] == [2, 4, 8, 16]
+    assert found["dense_1"].field == (150, 150) and found["dense_1"].stride is None
+
+
+def test_vgg16_known_numbers():
+    found = summary(abstract(models.VGG16), (224, 224, 3))
+    assert found.parameters == 138_357_544
+    assert found.flops == pytest.approx(2 * 15.47e9, rel=1e-3)
+    assert found["block5_conv3"].field == (196, 196) and found["block5_conv3"].stride == (16, 16)
+    assert found["block5_pool"].field == (212, 212)
+    assert found["predictions"].field == (224, 224)
+
+
+def test_a_users_own_module():
+    found = summary(Own(nnx.Rngs(0)), (32, 20, 3))
+    fields = {row.layer: (row.field, row.stride) for row in found.rows}
+    assert fields == {
+        "first": ((5, 5), (1, 1)),
+        "pool": ((6, 6), (2, 2)),
+        "residual": ((6, 6), (2, 2)),
+        "second": ((10, 10), (4, 4)),
+        "wide": ((10, 10), (4, 4)),
+        "mean": ((32, 20), None),
+        "logits": ((32, 20), None),
+        "(unused)": (None, None),
+    }
+    sizes = {row.layer: row.parameters for row in found.rows if row.parameters}
+    assert sizes == {"first": 3 * 25 * 10 + 10 + 20, "second": 910, "logits": 44, "(unused)": 7}
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        lambda x: max_pool(jnp.tanh(stack(3)(x)), 3),
+        lambda x: stack(3, 2)(nnx.avg_pool(x, (3, 3), (2, 2))),
+        lambda x: stack(3)(x.reshape(1, 12, 2, 12, 2, 3).max((2, 4))),
+        lambda x: stack(3)(x)[:, ::2, 1::3],
+        lambda x: jax.jit(stack(3, 3, stride=2))(x),
+    ],
+    ids=["pool", "flax pool", "reshape", "slice", "jit"],
+)
+def test_field_is_what_really_reaches_the_output(model):
+    """Oracle: a NaN in a pixel reaches the outputs that see it."""
+    row = summary(model, (24, 24, 3)).rows[0]
+    run = jax.jit(model)
+    middle = tuple(n // 2 for n in row.shape[:2])
+    seen = [np.isnan(run(jnp.ones((1, 24, 24, 3)).at[0, i].set(jnp.nan))[0, *middle]).any() for i in range(24)]
+    assert sum(map(bool, seen)) == row.field[0] == row.field[1]
+
+
+def test_lost_fields_say_so():
+    found = summary(lambda x: jnp.sort(stack(3)(x), axis=1), (8, 8, 3))
+    assert found.rows[0].field is None and found.rows[0].flops == 2 * 8 * 8 * 27
+    assert "–" in str(found)
+
+
+def test_work_inside_a_scan_counts():
+    def model(x):
+        return jax.lax.scan(lambda x, _: (conv(x, jnp.ones((3, 3, 3, 3))), None), x, None, length=4)[0]
+
+    assert summary(model, (8, 8, 3)).flops == 4 * 2 * 8 * 8 * 27 * 3
+
+
+def test_table_is_aligned():
+    text = str(summary(abstract(models.SmallCNN), (150, 150, 3)))
+    lines = text.splitlines()
+    assert len(lines) == 16 and lines[0].split()[:2] == ["layer", "output"]
+    assert lines[2].split() == ["conv_1", "150×150×32", "896", "38.88", "M", "3", "1"]
+    assert lines[-1].split() == ["total", "5,681,345", "554.54", "M"]
+    ends = {line.index(cell) + len(cell) for line, cell in zip(lines[2:], ("896", "0", "18,496"), strict=False)}
+    assert len(ends) == 1

@@ -1,0 +1,137 @@
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from jax import lax
+from jax.test_util import check_grads
+
+from cnnjax.errors import UserError
+from cnnjax.ops import conv, max_pool
+
+few = settings(max_examples=12, deadline=None)
+
+
+def to_torch(x):
+    return torch.tensor(np.asarray(x)).permute(0, 3, 1, 2)
+
+
+def from_torch(x):
+    return x.permute(0, 2, 3, 1).numpy()
+
+
+def distinct(shape, seed=0):
+    """Numbers without ties."""
+    order = np.random.default_rng(seed).permutation(int(np.prod(shape)))
+    return jnp.asarray(order.reshape(shape) / order.size, jnp.float32)
+
+
+def test_article_feature_map():
+    """Section 2.1: the 5×5 input under the 3×3 filter is 4 3 4 / 2 4 3 / 2 3 4."""
+    image = jnp.array(
+        [[1, 1, 1, 0, 0], [0, 1, 1, 1, 0], [0, 0, 1, 1, 1], [0, 0, 1, 1, 0], [0, 1, 1, 0, 0]], jnp.float32
+    )
+    kernel = jnp.array([[1, 0, 1], [0, 1, 0], [1, 0, 1]], jnp.float32)
+    out = conv(image[None, :, :, None], kernel[:, :, None, None], padding="VALID")
+    np.testing.assert_array_equal(out[0, :, :, 0], [[4, 3, 4], [2, 4, 3], [2, 3, 4]])
+
+
+@pytest.mark.parametrize(
+    ("side", "window", "stride", "padding"),
+    [((7, 6), (3, 3), 1, "SAME"), ((6, 5), (2, 4), 1, "SAME"), ((8, 7), (3, 2), 1, "VALID"), ((5, 5), (3, 3), 1, 3),
+     ((9, 8), (3, 3), 2, 1), ((7, 7), (1, 1), 1, 0)],
+)  # fmt: skip
+def test_conv_and_its_gradients_against_torch(side, window, stride, padding):
+    keys = jax.random.split(jax.random.key(0), 3)
+    x = jax.random.normal(keys[0], (2, *side, 3))
+    kernel = jax.random.normal(keys[1], (*window, 3, 4))
+    out, vjp = jax.vjp(lambda x, kernel: conv(x, kernel, stride, padding), x, kernel)
+    g = jax.random.normal(keys[2], out.shape)
+    gx, gk = vjp(g)
+    tx, tk = to_torch(x).requires_grad_(), torch.tensor(np.asarray(kernel)).permute(3, 2, 0, 1).requires_grad_()
+    if padding == "SAME":  # the odd zero goes to the end, as in TensorFlow and JAX
+        edges = [e for n in window[::-1] for e in ((n - 1) // 2, n // 2)]
+    else:
+        edges = [0 if padding == "VALID" else padding] * 4
+    expected = F.conv2d(F.pad(tx, edges), tk, stride=stride)
+    expected.backward(to_torch(g))
+    np.testing.assert_allclose(out, from_torch(expected.detach()), rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(gx, from_torch(tx.grad), rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(gk, tk.grad.permute(2, 3, 1, 0).numpy(), rtol=1e-4, atol=1e-4)
+
+
+def test_conv_gradients_are_in_the_order_that_loops_need():
+    """Inside a loop XLA:CPU is some hundred times slower unless every convolution is batch, rows, columns, channels."""
+
+    def step(kernel, x):
+        value, gradients = jax.value_and_grad(lambda kernel, x: jnp.sin(conv(x, kernel)).sum(), (0, 1))(kernel, x)
+        return kernel - gradients[0] - gradients[1].sum(), value
+
+    x, kernel = (
+        jax.random.normal(jax.random.key(0), (2, 2, 8, 8, 3)),
+        jax.random.normal(jax.random.key(1), (3, 3, 3, 4)),
+    )
+    text = jax.jit(lambda kernel, x: lax.scan(step, kernel, x)).lower(kernel, x).compile().as_text()
+    orders = {word for word in text.replace(",", " ").split() if word.startswith("dim_labels=")}
+    assert orders == {"dim_labels=b01f_01io->b01f"}
+
+
+def test_conv_second_derivative_and_vmap():
+    x, kernel = (
+        jax.random.normal(jax.random.key(0), (3, 1, 5, 5, 2)),
+        jax.random.normal(jax.random.key(1), (3, 3, 2, 2)),
+    )
+    check_grads(lambda x, k: jnp.sin(conv(x, k)), (x[0], kernel), order=2, modes=["rev"], rtol=3e-2, atol=3e-2)
+    gradient = jax.grad(lambda kernel, x: jnp.sin(conv(x, kernel)).sum())
+    each = jax.vmap(gradient, (None, 0))(kernel, x)
+    np.testing.assert_allclose(each.sum(0), gradient(kernel, x[:, 0]), rtol=1e-4, atol=1e-4)
+
+
+@few
+@given(st.integers(1, 12), st.integers(1, 12), st.integers(1, 4), st.integers(1, 3), st.integers(0, 2))
+def test_conv_shapes(height, width, window, stride, padding):
+    """Output side = (side + 2·padding - window) / stride + 1, rounded down; "SAME": side / stride, rounded up."""
+    shape = partial(jax.eval_shape, partial(conv, stride=stride))
+    x, kernel = jnp.zeros((1, height, width, 1)), jnp.zeros((window, window, 1, 1))
+    sides = [max(0, (n + 2 * padding - window) // stride + 1) for n in (height, width)]
+    assert jax.eval_shape(lambda x, k: conv(x, k, stride, padding), x, kernel).shape == (1, *sides, 1)
+    assert shape(x, kernel).shape == (1, -(-height // stride), -(-width // stride), 1)
+
+
+@few
+@given(st.integers(2, 9), st.integers(2, 9), st.integers(1, 3), st.integers(0, 99))
+def test_max_pool_and_its_gradient_against_torch(height, width, window, seed):
+    window = min(window, height, width)
+    x = distinct((2, height, width, 3), seed)
+    out, vjp = jax.vjp(lambda x: max_pool(x, window), x)
+    g = jnp.cos(jnp.arange(out.size, dtype=jnp.float32)).reshape(out.shape)
+    tx = to_torch(x).requires_grad_()
+    expected = F.max_pool2d(tx, window)
+    expected.backward(to_torch(g))
+    np.testing.assert_array_equal(out, from_torch(expected.detach()))
+    np.testing.assert_array_equal(vjp(g)[0], from_torch(tx.grad))
+
+
+@few
+@given(st.lists(st.sampled_from([-1.0, 0.0, 2.0]), min_size=16, max_size=16))
+def test_ties_go_to_the_first_maximum(values):
+    x = jnp.array(values).reshape(1, 4, 4, 1)
+    gradient = jax.grad(lambda x: max_pool(x).sum())(x)
+    tx = to_torch(x).requires_grad_()
+    F.max_pool2d(tx, 2).sum().backward()
+    np.testing.assert_array_equal(gradient, from_torch(tx.grad))
+    assert gradient.sum() == 4
+
+
+def test_max_pool_derivatives_both_modes():
+    check_grads(lambda x: max_pool(x) ** 2, (distinct((1, 5, 4, 2)) * 9,), order=2, eps=1e-3, rtol=2e-2, atol=2e-2)
+
+
+def test_max_pool_window_too_large():
+    with pytest.raises(UserError, match="window of 3 does not fit into images of 2×5"):
+        max_pool(jnp.zeros((1, 2, 5, 1)), 3)

@@ -1,0 +1,157 @@
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import networks
+import numpy as np
+import optax
+import pytest
+import torch
+from flax import nnx
+from oracles import torch_nets
+
+from cnnjax import models
+from cnnjax.config import ModelConfig
+from cnnjax.errors import UserError
+from cnnjax.models.layers import Conv, block, dropout
+from cnnjax.ops import max_pool
+
+SIDE = 20
+LABELS = jnp.array([0, 1, 1, 0])
+
+
+@pytest.fixture(scope="module")
+def small():
+    return models.split(models.SmallCNN(side=SIDE, width=0.25, rngs=nnx.Rngs(0)))
+
+
+def test_the_articles_network():
+    model = nnx.eval_shape(lambda: models.SmallCNN(rngs=nnx.Rngs(0)))
+    graph, params = models.split(model)
+    assert sum(leaf.size for leaf in jax.tree.leaves(params)) == 5_681_345
+    assert models.layer_shapes(graph, params, (150, 150, 3)) == {
+        "conv_1": (150, 150, 32), "maxpool_1": (75, 75, 32), "conv_2": (75, 75, 64), "maxpool_2": (37, 37, 64),
+        "conv_3": (37, 37, 128), "maxpool_3": (18, 18, 128), "conv_4": (18, 18, 128), "maxpool_4": (9, 9, 128),
+        "flatten": (10368,), "dropout": (10368,), "dense_1": (512,), "dense_2": (256,), "output": (1,),
+    }  # fmt: skip
+
+
+def test_logits_loss_and_gradients_against_torch(small):
+    graph, params = small
+    images = networks.images(SIDE)
+    logits, activations = models.apply(graph, params, images)
+    net = torch_nets.small_cnn(params)
+    networks.close(logits, net(torch.tensor(np.asarray(images))).detach().numpy())
+    assert list(activations)[-1] == "output" and activations["output"] is logits
+    networks.close(
+        networks.value_and_gradients(graph, LABELS, params, images),
+        networks.torch_value_and_gradients(net, LABELS, images),
+    )
+
+
+def test_five_adam_steps_against_torch(small):
+    graph, start = small
+    optimizer = optax.adam(1e-3)
+
+    @jax.jit
+    def train(params, batches):
+        def step(carry, images):
+            params, state = carry
+            value, gradients = jax.value_and_grad(partial(networks.loss, graph, LABELS))(params, images)
+            updates, state = optimizer.update(gradients, state, params)
+            return (optax.apply_updates(params, updates), state), value
+
+        return jax.lax.scan(step, (params, optimizer.init(params)), batches)
+
+    batches = jnp.stack([networks.images(SIDE) * (1 + i) for i in range(5)])
+    (params, _), losses = train(start, batches)
+    net = torch_nets.small_cnn(start)
+    theirs = torch.optim.Adam(net.parameters(), lr=1e-3)
+    expected = []
+    for images in np.asarray(batches):
+        theirs.zero_grad()
+        value = torch_nets.loss(net(torch.tensor(images)), LABELS)
+        value.backward()
+        theirs.step()
+        expected.append(value.item())
+    np.testing.assert_allclose(losses, expected, rtol=1e-4)
+    for ours, other in zip(jax.tree.leaves(params), jax.tree.leaves(net.arrays()), strict=True):
+        # Where a gradient is next to nothing Adam's first steps are its sign: a few steps of 1e-3 may differ.
+        assert np.mean(np.abs(ours - other) > 1e-5) < 2e-3
+    moved = jax.tree.map(lambda a, b: float(jnp.abs(a - b).max()), params, start)
+    assert min(jax.tree.leaves(moved)) > 1e-3
+
+
+def test_bias_and_relu_after_pooling_change_nothing():
+    layer = Conv(3, 5, init=jax.nn.initializers.normal(), rngs=nnx.Rngs(0))
+    layer.bias[...] = jnp.array([-0.3, 0.1, 0.0, 0.2, -1e-3])
+    images = networks.images(9)
+    pooled, activations = block(images, {"conv": layer}, "pool")
+    assert activations["conv"].shape == (4, 9, 9, 5)
+    np.testing.assert_array_equal(pooled, max_pool(activations["conv"]))
+    np.testing.assert_array_equal(pooled, activations["pool"])
+    weights = jax.random.normal(jax.random.key(3), pooled.shape)
+    after = jax.grad(lambda x: (block(x, {"conv": layer}, "pool")[0] * weights).sum())(images)
+    before = jax.grad(lambda x: (max_pool(layer.relu(layer(x))) * weights).sum())(images)
+    np.testing.assert_allclose(after, before, rtol=1e-5, atol=1e-6)
+
+
+def test_dropout_belongs_to_the_example(small):
+    graph, params = small
+    images, keys = networks.images(SIDE, 6), jax.random.split(jax.random.key(5), 6)
+    logits, activations = models.apply(graph, params, images, keys)
+    some = jnp.array([4, 1])
+    again = models.apply(graph, params, images[some], keys[some])[1]["dropout"]
+    np.testing.assert_array_equal(activations["dropout"][some] == 0, again == 0)
+    np.testing.assert_allclose(activations["dropout"][some], again, rtol=1e-5, atol=1e-6)
+    off, seen = models.apply(graph, params, images)
+    np.testing.assert_array_equal(seen["dropout"], seen["flatten"])
+    assert jnp.abs(off - logits).max() > 1e-3
+
+
+def test_dropout_keeps_the_mean():
+    keys = jax.random.split(jax.random.key(0), 200)
+    x = jnp.ones((200, 500))
+    for rate in (0.2, 0.5):
+        out = dropout(x, rate, keys, 0)
+        assert set(np.unique(out)) == {0, np.float32(1 / (1 - rate))}
+        deviation = (rate / (1 - rate) / x.size) ** 0.5
+        assert abs(out.mean() - 1) < 5 * deviation
+        assert abs((out == 0).mean() - rate) < 5 * (rate * (1 - rate) / x.size) ** 0.5
+    assert (dropout(x, 0.5, keys, 0) != dropout(x, 0.5, keys, 1)).any()
+    assert dropout(x, 0.0, keys, 0) is x
+
+
+def test_initial_weights_are_keras():
+    """Glorot-uniform: within ±sqrt(6 / (fan in + fan out)), of which it nearly fills the range; zero biases."""
+    _, params = models.split(models.SmallCNN(side=16, rngs=nnx.Rngs(0)))
+    for name, fans in {"conv_2": 9 * (32 + 64), "dense_1": 128 + 512}.items():
+        limit = (6 / fans) ** 0.5
+        assert 0.99 * limit < jnp.abs(params[name]["kernel"]).max() <= limit
+        assert not params[name]["bias"].any()
+
+
+def test_classes_and_outputs():
+    for classes, outputs in {2: 1, 3: 3, 14: 14}.items():
+        model = models.create(ModelConfig(width=0.1), side=16, num_classes=classes, seed=0)
+        assert model(networks.images(16))[0].shape == (4, outputs)
+    with pytest.raises(UserError, match="two classes or more, not 1"):
+        models.create(ModelConfig(), side=16, num_classes=1, seed=0)
+
+
+def test_width_never_leaves_a_layer_empty():
+    _, params = models.split(models.SmallCNN(side=16, width=1e-3, rngs=nnx.Rngs(0)))
+    assert params["conv_1"]["kernel"].shape == (3, 3, 3, 1)
+
+
+@pytest.mark.parametrize("shape", [(2, 21, 21, 3), (2, 21, 20, 3), (2, 20, 20, 1)])
+def test_wrong_shape_names_both_shapes(shape):
+    model = models.SmallCNN(side=SIDE, width=0.1, rngs=nnx.Rngs(0))
+    with pytest.raises(UserError) as error:
+        model(jnp.zeros(shape))
+    assert f"takes images of shape (batch, 20, 20, 3), not {shape}" in str(error.value)
+
+
+def test_too_small_a_side():
+    with pytest.raises(UserError, match="halves its input 4 times: use a side of 16 or more, not 15"):
+        models.SmallCNN(side=15, rngs=nnx.Rngs(0))
