@@ -12,11 +12,12 @@ Noise = Float[Array, "4 side side"]
 
 def crocodile(stream: Stream, canvas: Canvas, noise: Noise) -> list[Layer]:
     """Long jaws with teeth, a ridged back that runs into the tail, short legs, plates for a skin."""
-    here = place(stream, canvas, scale=(0.6, 1.0), rotation=25.0, offset=0.25)
-    here = here._replace(y=here.y + stream.uniform(-0.12, 0.2) * (here.x + 0.1) ** 2)
+    here = place(stream, canvas, scale=(0.55, 0.9), rotation=25.0, offset=0.2)
+    # The head, not the tail's tip, belongs in the picture.
+    here = here._replace(x=here.x - 0.3, y=here.y + stream.uniform(-0.12, 0.2) * (here.x + 0.1) ** 2)
     x, y, pixel = here
     skin = stream.choice(
-        [[0.33, 0.4, 0.2], [0.4, 0.38, 0.24], [0.3, 0.34, 0.28], [0.25, 0.42, 0.22], [0.46, 0.42, 0.33]]
+        np.array([[0.33, 0.4, 0.2], [0.4, 0.38, 0.24], [0.3, 0.34, 0.28], [0.25, 0.42, 0.22], [0.46, 0.42, 0.33]])
     )
     skin = skin * stream.uniform(0.75, 1.35) + stream.uniform(-0.05, 0.05, (3,))
     pale = 0.45 * skin + stream.uniform(0.35, 0.5) * jnp.array([1.0, 0.93, 0.72])
@@ -98,14 +99,16 @@ def crocodile(stream: Stream, canvas: Canvas, noise: Noise) -> list[Layer]:
     ex, ey = hx[0] - 0.01, hy[0] - 0.13
     eyes = ellipse(here, jnp.stack([ex, ex]), jnp.stack([ey, ey]), jnp.array([0.062, 0.02]), jnp.array([0.052, 0.05]))
     nostril = ellipse(here, tx[0] + 0.02, ty[0] - 0.06, 0.025, 0.016)
-    iris = stream.choice([[0.85, 0.72, 0.2], [0.7, 0.75, 0.3], [0.8, 0.5, 0.15]])
+    iris = stream.choice(np.array([[0.85, 0.72, 0.2], [0.7, 0.75, 0.3], [0.8, 0.5, 0.15]]))
     return [
         Layer(far, hide * 0.6),
         Layer(cov(back, pixel), hide),
         Layer(near, hide * 0.88),
         Layer(
             cov(mouth, pixel),
-            shaded(stream.choice([[0.75, 0.4, 0.38], [0.8, 0.62, 0.5], [0.5, 0.2, 0.2]]), 1.0 + 0.1 * noise[0]),
+            shaded(
+                stream.choice(np.array([[0.75, 0.4, 0.38], [0.8, 0.62, 0.5], [0.5, 0.2, 0.2]])), 1.0 + 0.1 * noise[0]
+            ),
         ),
         Layer(cov(lower + rough, pixel), mixed(skin, pale, jnp.full_like(x, 0.55)) * shade[None]),
         Layer(cov(upper - 0.025, pixel) * 0.4, INK),
@@ -145,7 +148,16 @@ def starfish(stream: Stream, canvas: Canvas, noise: Noise) -> list[Layer]:
     q, t = v / width * stream.uniform(1.8, 2.6), radius * stream.uniform(8.0, 11.0)
     knob = 0.38 - jnp.sqrt((q - jnp.round(q)) ** 2 + (t - jnp.round(t)) ** 2)
     flesh = stream.choice(
-        [[0.9, 0.45, 0.15], [0.8, 0.22, 0.15], [0.6, 0.3, 0.55], [0.85, 0.65, 0.4], [0.3, 0.4, 0.65], [0.85, 0.5, 0.45]]
+        np.array(
+            [
+                [0.9, 0.45, 0.15],
+                [0.8, 0.22, 0.15],
+                [0.6, 0.3, 0.55],
+                [0.85, 0.65, 0.4],
+                [0.3, 0.4, 0.65],
+                [0.85, 0.5, 0.45],
+            ]
+        )
     ) + stream.uniform(-0.08, 0.08, (3,))
     knobs = jnp.where(stream.chance(0.7), 0.5 * flesh + 0.48, 0.45 * flesh)
     skin = mixed(flesh, knobs, ramp(knob, 0.2) * stream.uniform(0.5, 1.0))
@@ -161,9 +173,11 @@ def goldfish(stream: Stream, canvas: Canvas, noise: Noise) -> list[Layer]:
     here = place(stream, canvas, scale=(0.55, 1.0), rotation=30.0, offset=0.28)
     here = here._replace(y=here.y + stream.uniform(-0.25, 0.25) * here.x**2)
     x, y, pixel = here
-    gold = stream.choice([[1.0, 0.5, 0.08], [1.0, 0.65, 0.15], [0.92, 0.3, 0.1], [0.98, 0.55, 0.2], [0.95, 0.8, 0.6]])
+    gold = stream.choice(
+        np.array([[1.0, 0.5, 0.08], [1.0, 0.65, 0.15], [0.92, 0.3, 0.1], [0.98, 0.55, 0.2], [0.95, 0.8, 0.6]])
+    )
     gold = gold * stream.uniform(0.85, 1.05) + stream.uniform(-0.05, 0.05, (3,))
-    spot = stream.choice([[0.97, 0.95, 0.9], [0.12, 0.1, 0.1], [0.85, 0.2, 0.1], [1.0, 0.75, 0.3]])
+    spot = stream.choice(np.array([[0.97, 0.95, 0.9], [0.12, 0.1, 0.1], [0.85, 0.2, 0.1], [1.0, 0.75, 0.3]]))
     long, deep = stream.uniform(0.55, 0.68), stream.uniform(0.28, 0.44)
     slim = 1.0 - 0.45 * (x + 0.15) / long
     body = (jnp.sqrt(((x + 0.15) / long) ** 2 + (y / (deep * jnp.clip(slim, 0.3, 1.2))) ** 2 + 1e-6) - 1.0) * deep
@@ -178,8 +192,8 @@ def goldfish(stream: Stream, canvas: Canvas, noise: Noise) -> list[Layer]:
     fx, fy, facing, spread, reach = (a[:, None, None] for a in (fx, fy, facing, spread, reach))
     dx, dy = x[None] - fx, y[None] - fy
     radius = jnp.sqrt(dx * dx + dy * dy + 1e-6)
-    bent = facing + stream.uniform(-0.5, 0.5, (6,))[:, None, None] * radius
-    turn = jnp.arctan2(dy * jnp.cos(bent) - dx * jnp.sin(bent), dx * jnp.cos(bent) + dy * jnp.sin(bent))
+    turn = jnp.arctan2(dy * jnp.cos(facing) - dx * jnp.sin(facing), dx * jnp.cos(facing) + dy * jnp.sin(facing))
+    turn = turn - stream.uniform(-0.5, 0.5, (6, 1, 1)) * radius
     hem = reach * (1.0 - 0.25 * (turn / spread) ** 2 + 0.04 * jnp.sin(turn * 40.0))
     fins = cov(jnp.maximum(radius - hem, (jnp.abs(turn) - spread) * radius), pixel)
     rays = (0.95 + 0.25 * jnp.sin(turn * 34.0)) * (1.1 - 0.2 * radius / reach)
@@ -213,7 +227,7 @@ def goldfish(stream: Stream, canvas: Canvas, noise: Noise) -> list[Layer]:
         jnp.stack([eye, 0.62 * eye, 0.2 * eye]), jnp.stack([eye, 0.62 * eye, 0.2 * eye]),
     )  # fmt: skip
     eyes = cov(eyes, pixel)
-    ring = stream.choice([[0.95, 0.85, 0.4], [0.9, 0.9, 0.88], [0.98, 0.6, 0.2]])
+    ring = stream.choice(np.array([[0.95, 0.85, 0.4], [0.9, 0.9, 0.88], [0.98, 0.6, 0.2]]))
     return [
         Layer(web * behind, shaded(fin, behind_rays)),
         Layer(cov(body - 0.012, pixel), gold * 0.45),

@@ -4,6 +4,7 @@ Above its water line a thing is drawn as it is; below, from coordinates folded o
 """
 
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from cnnjax.data.procedural.canvas import Canvas, Layer, Stream, box, capsule, cov, ellipse, moved, shaded
@@ -16,7 +17,7 @@ def water(stream: Stream, canvas: Canvas, noise: Noise, horizon) -> tuple[list[L
     """Sky, far shore with houses or hills, and water below `horizon`; also the waves, and the water's colour."""
     x, y, pixel = canvas
     deep = stream.choice(
-        [[0.2, 0.35, 0.42], [0.22, 0.42, 0.4], [0.3, 0.38, 0.35], [0.15, 0.25, 0.38], [0.4, 0.45, 0.42]]
+        np.array([[0.2, 0.35, 0.42], [0.22, 0.42, 0.4], [0.3, 0.38, 0.35], [0.15, 0.25, 0.38], [0.4, 0.45, 0.42]])
     )
     deep = deep * stream.uniform(0.8, 1.4) + stream.uniform(-0.04, 0.04, (3,))
     below = jnp.maximum(y - horizon, 0.0)
@@ -49,7 +50,7 @@ def water(stream: Stream, canvas: Canvas, noise: Noise, horizon) -> tuple[list[L
     mirror = stream.uniform(0.25, 0.6)
     sea = deep[:, None, None] * (1.0 - mirror) + far * mirror + 0.1 * waves[None]
     scene = far + (sea - far) * cov(horizon - y, pixel)[None]
-    return [Layer(jnp.ones_like(x), scene)], waves, deep
+    return [Layer(None, scene)], waves, deep
 
 
 def folded(frame: Canvas, line, waves: Array, strength) -> tuple[Canvas, Array]:
@@ -132,7 +133,7 @@ def bridge(stream: Stream, canvas: Canvas, noise: Noise) -> list[Layer]:
     lines = jnp.where(hung, rope, jnp.where(stone, rail, jnp.minimum(steel, rail))) - thin
     solid = jnp.where(stone, crown, jnp.where(hung, tower, pier))
     masonry = stream.choice(
-        [[0.62, 0.56, 0.46], [0.55, 0.53, 0.5], [0.6, 0.4, 0.3], [0.7, 0.66, 0.58], [0.42, 0.4, 0.38]]
+        np.array([[0.62, 0.56, 0.46], [0.55, 0.53, 0.5], [0.6, 0.4, 0.3], [0.7, 0.66, 0.58], [0.42, 0.4, 0.38]])
     )
     paint = jnp.where(
         stream.chance(0.6), stream.colour((0.3, 0.85), (0.3, 0.75)), stream.uniform(0.2, 0.8) * jnp.ones(3)
@@ -163,7 +164,7 @@ def gondola(stream: Stream, canvas: Canvas, noise: Noise) -> list[Layer]:
     """A Venetian boat: a long dark crescent with a toothed iron at the bow, red seats, and a gondolier with an oar."""
     horizon = stream.uniform(-0.75, -0.1)
     scene, waves, deep = water(stream, canvas, noise, horizon)
-    size = stream.uniform(0.6, 0.95)
+    size = stream.uniform(0.65, 1.0)
     frame = moved(
         canvas, stream.uniform(-0.25, 0.25), stream.uniform(0.15, 0.5), stream.uniform(-0.1, 0.1), size, stream.sign()
     )
@@ -178,7 +179,7 @@ def gondola(stream: Stream, canvas: Canvas, noise: Noise) -> list[Layer]:
     black = jnp.where(
         stream.chance(0.75), stream.uniform(0.04, 0.14) * jnp.ones(3), stream.colour((0.3, 0.9), (0.15, 0.4))
     )
-    gold = stream.choice([[0.85, 0.65, 0.25], [0.75, 0.2, 0.15], [0.8, 0.8, 0.78]])
+    gold = stream.choice(np.array([[0.85, 0.65, 0.25], [0.75, 0.2, 0.15], [0.8, 0.8, 0.78]]))
     gloss = 0.25 * jnp.exp(-(((y - sheer - 0.09) / 0.03) ** 2))
     planks = 1.0 - 0.25 * ramp(zigzag((y - sheer) * 14.0) - 0.8, 0.2) + 0.15 * noise[0]
 
@@ -215,7 +216,7 @@ def gondola(stream: Stream, canvas: Canvas, noise: Noise) -> list[Layer]:
         axis=0,
     )
 
-    seat = stream.choice([[0.75, 0.1, 0.12], [0.6, 0.08, 0.2], [0.15, 0.25, 0.6], [0.85, 0.6, 0.2]])
+    seat = stream.choice(np.array([[0.75, 0.1, 0.12], [0.6, 0.08, 0.2], [0.15, 0.25, 0.6], [0.85, 0.6, 0.2]]))
     sx = stream.uniform(-0.25, 0.05)
     seats = jnp.min(
         box(
@@ -245,7 +246,7 @@ def gondola(stream: Stream, canvas: Canvas, noise: Noise) -> list[Layer]:
         jnp.array([0.04, 0.04, 0.075, 0.04]), jnp.array([0.05, 0.05, 0.085, 0.03]),
     )  # fmt: skip
     legs, shirt = jnp.minimum(man[0], man[1]), jnp.minimum(man[2], man[3])
-    skin = stream.choice([[0.85, 0.62, 0.48], [0.62, 0.42, 0.3], [0.92, 0.72, 0.58]])
+    skin = stream.choice(np.array([[0.85, 0.62, 0.48], [0.62, 0.42, 0.3], [0.92, 0.72, 0.58]]))
     hx, hy = gx + bent * 1.2, neck - 0.1
     head = ellipse(here, hx, hy, 0.07, 0.085)
     hats = box(
@@ -259,7 +260,7 @@ def gondola(stream: Stream, canvas: Canvas, noise: Noise) -> list[Layer]:
     )
     ribbon = ramp(0.012 - jnp.abs(y - hy + 0.075), 0.02)
     stripes = ramp(zigzag(y * stream.uniform(15.0, 20.0)) - 0.5, 0.1)
-    band = stream.choice([[0.8, 0.1, 0.1], [0.1, 0.15, 0.4], [0.08, 0.08, 0.1]])
+    band = stream.choice(np.array([[0.8, 0.1, 0.1], [0.1, 0.15, 0.4], [0.08, 0.08, 0.1]]))
     oar = capsule(here, ox - 0.12, oy - 0.22, ox + 0.62, 0.12, 0.014, 0.02)
     oar = jnp.minimum(oar, capsule(here, ox + 0.44, -0.04, ox + 0.62, 0.12, 0.03, 0.045))
     wood = jnp.array([0.6, 0.42, 0.24])

@@ -71,7 +71,7 @@ def balloon(stream: Stream, canvas: Canvas, noise: Noise) -> list[Layer]:
 
     # Basket and ropes; for the toy, the string and the knot.
     low = mouth + stream.uniform(0.22, 0.4)
-    wicker = stream.choice([[0.5, 0.33, 0.18], [0.4, 0.25, 0.14], [0.62, 0.45, 0.27]])
+    wicker = stream.choice(np.array([[0.5, 0.33, 0.18], [0.4, 0.25, 0.14], [0.62, 0.45, 0.27]]))
     weave = 1.0 + 0.3 * jnp.sin(x * 55.0) * jnp.sin(y * 55.0) + 0.25 * ramp(low - 0.06 - y, 0.03)
     basket = jnp.where(toy, 9.0, box(here, 0.0, low, 0.115, 0.095, 0.0, 0.03))
     ends = jnp.array([-1.0, 1.0])
@@ -125,7 +125,7 @@ def tennis_ball(stream: Stream, canvas: Canvas, noise: Noise) -> list[Layer]:
         steep = 1.0 + 4.0 * k * k * (px * px + py * py) - (pz + 2.0 * k * (py * py - px * px)) ** 2
         seam = jnp.abs(f) / jnp.sqrt(jnp.maximum(steep, 0.3))
         felt = stream.choice(
-            [[0.8, 0.9, 0.2], [0.72, 0.85, 0.25], [0.85, 0.88, 0.3], [0.65, 0.75, 0.15], [0.9, 0.75, 0.3]]
+            np.array([[0.8, 0.9, 0.2], [0.72, 0.85, 0.25], [0.85, 0.88, 0.3], [0.65, 0.75, 0.15], [0.9, 0.75, 0.3]])
         )
         felt = felt * stream.uniform(0.8, 1.05) + stream.uniform(-0.06, 0.06, (3,))
         # The light lives in the picture, the ball's frame is turned: any direction will do.
@@ -205,7 +205,16 @@ def lamp(stream: Stream, canvas: Canvas, noise: Noise) -> list[Layer]:
     wide = jnp.maximum(jnp.max(thick), 0.1)
     q = jnp.clip((x - foot) / jnp.where(jnp.abs(y - floor) < 0.08, 0.35, wide), -0.99, 0.99)
     glaze = stream.choice(
-        [[0.75, 0.6, 0.3], [0.25, 0.2, 0.17], [0.85, 0.83, 0.8], [0.3, 0.45, 0.6], [0.5, 0.3, 0.2], [0.35, 0.5, 0.4]]
+        np.array(
+            [
+                [0.75, 0.6, 0.3],
+                [0.25, 0.2, 0.17],
+                [0.85, 0.83, 0.8],
+                [0.3, 0.45, 0.6],
+                [0.5, 0.3, 0.2],
+                [0.35, 0.5, 0.4],
+            ]
+        )
     )
     glaze = glaze + stream.uniform(-0.1, 0.1, (3,))
     shiny = stream.uniform(0.15, 0.6) * jnp.exp(-(((q - 0.5 * light[0]) / 0.16) ** 2))

@@ -1,6 +1,7 @@
 """Hand tools, in any orientation: dumbbell and hammer."""
 
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from cnnjax.data.procedural.canvas import Canvas, Layer, Stream, blend, box, capsule, cov, ellipse, place, shaded
@@ -84,7 +85,7 @@ def hammer(stream: Stream, canvas: Canvas, noise: Noise) -> list[Layer]:
     swell = thick * (1.0 + 0.35 * ramp(y - 0.75 * long, 0.5) - 0.15 * ramp(y - 0.3, 0.3))
     handle = jnp.maximum(jnp.abs(x) - swell, jnp.maximum(-0.1 - y, y - long))
     grain = 1.0 + 0.18 * jnp.sin(x * 70.0 + 5.0 * noise[2] + 3.0 * y) + 0.08 * noise[0]
-    wood = stream.choice([[0.72, 0.52, 0.3], [0.6, 0.4, 0.22], [0.82, 0.66, 0.42], [0.5, 0.3, 0.16]])
+    wood = stream.choice(np.array([[0.72, 0.52, 0.3], [0.6, 0.4, 0.22], [0.82, 0.66, 0.42], [0.5, 0.3, 0.16]]))
     shaft = jnp.where(stream.chance(0.7), wood, stream.colour((0.0, 0.9), (0.2, 0.8)))
     rubber = stream.colour((0.2, 0.9), (0.1, 0.7))
     gripped = ramp(y - stream.uniform(0.45, 0.65) * long, 0.02) * stream.switch(0.5)
