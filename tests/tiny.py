@@ -17,6 +17,7 @@ class Tiny(NamedTuple):
     class_names: tuple[str, ...]
     cleaning: Any
     digest: str
+    made: dict
 
     def forward(self, params, images):
         a = {}
@@ -31,4 +32,4 @@ def network(side=12, dtype=jnp.float32, outputs=3, names=("rabbit", "hammer", "l
     params = keras_vis.parameters(side) | changes
     params |= {"dense": params["dense"][:, :outputs], "bias": params["bias"][:outputs]}
     params = {name: jnp.asarray(value, dtype) for name, value in params.items()}
-    return Tiny(None, params, ModelConfig(), side, names, None, "d1" * 32)
+    return Tiny(None, params, ModelConfig(), side, names, None, "d1" * 32, {})

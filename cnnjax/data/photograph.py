@@ -10,6 +10,7 @@ from cnnjax.data.decode import decode
 from cnnjax.errors import UserError
 
 CHELSEA = Path(__file__).with_name("chelsea.png")
+CREDIT = "Chelsea the cat, photograph by Stefan van der Walt, CC0; from scikit-image."
 FACE = (85, 0, 385, 300)  # left, top, right, bottom: the square around the cat's face
 
 

@@ -1,0 +1,137 @@
+"""Look into one trained network: feature maps of a picture, filters and classes by gradient ascent on the input.
+
+    python experiments/visualize.py feature-maps --layers block1_conv1 block3_conv1 --channels 0 1 2 3
+    python experiments/visualize.py filters --layer block3_conv3 --channels 4 8 15 --recipe quick
+    python experiments/visualize.py classes --names hammer "tennis ball" --weights runs/vgg16-mini/weights.safetensors
+
+Without --weights it is the small VGG16 that is part of the package, without --image its cat photograph. Every drawn
+picture is saved as PNG with its provenance inside and as JSON beside it, and all of them on one sheet.
+
+LAB-NOTE
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from tqdm import tqdm
+
+from cnnjax import cli, figures, pretrained
+from cnnjax.data import photograph
+from cnnjax.visualize import ascent, feature_maps, layers, pictures, recipes
+
+
+def show_feature_maps(
+    *,
+    weights: str = "",
+    image: str = "",
+    layers: tuple[str, ...] = (),
+    channels: tuple[int, ...] = (),
+    side: int = 150,
+    out: Path = Path("runs/feature-maps"),
+) -> None:
+    """Show how a picture is transformed, layer by layer.
+
+    Args:
+        weights: Weights file; empty takes the VGG16 that is part of the package.
+        image: A picture file; empty takes the cat photograph.
+        layers: Which layers; empty takes the first convolution of each block, or all of a small network.
+        channels: Which channels of each layer; empty takes the first eight.
+        side: Side of the picture that a VGG's convolutions see; other networks take their own.
+        out: Folder to write.
+    """
+    network = _network(weights)
+    if network.model.name == "small-cnn":
+        side = network.side
+    shown = photograph.load_picture(Path(image), side) if image else photograph.chelsea_face(side)
+    maps = feature_maps.compute(network, shown, layers or _default_layers(network), channels or 8)
+    for layer, found in maps.items():
+        dead = [channel for channel, d in zip(found.channels, found.dead, strict=True) if d]
+        print(f"{layer}: {found.maps.shape[1]}×{found.maps.shape[2]}, dead channels: {dead or 'none'}")
+    out.mkdir(parents=True, exist_ok=True)
+    print(f"wrote {figures.feature_map_grid(maps, out / 'feature-maps.png')}")
+
+
+def draw_filters(
+    *,
+    layer: str,
+    weights: str = "",
+    channels: tuple[int, ...] = (),
+    recipe: str = "article-filters",
+    side: int = 0,
+    seed: int = 0,
+    out: Path = Path("runs/filters"),
+) -> None:
+    """Draw what a layer's filters want to see.
+
+    Args:
+        layer: Which layer.
+        weights: Weights file; empty takes the VGG16 that is part of the package.
+        channels: Which of its channels; empty takes eight.
+        recipe: How.
+        side: Side of the pictures, where only a VGG's convolutions are needed; 0 takes the network's.
+        seed: Of the noise that the ascent starts from.
+        out: Folder to write.
+    """
+    network, how = _network(weights), recipes.recipe(recipe)
+    base = layers.at_side(network, side or None)
+    known = layers.shapes(base)
+    wanted = layers.require(known, layer, channels or recipes.filters_of(layer, known.get(layer, (1,))[-1]))
+    how = recipes.at_side(how, base.side)
+    drawn = _draw(
+        len(wanted) * how.steps,
+        lambda tick: ascent.filters(network, layer, wanted, how, seed, base.side, on_progress=tick),
+    )
+    _save(drawn, out, f"{layer}.png", [f"filter {p.provenance['channel']}" for p in drawn])
+
+
+def draw_classes(
+    *,
+    names: tuple[str, ...] = (),
+    weights: str = "",
+    recipe: str = "article-classes",
+    seed: int = 0,
+    out: Path = Path("runs/classes"),
+) -> None:
+    """Draw what a network takes for its classes.
+
+    Args:
+        names: Which classes; empty takes all.
+        weights: Weights file; empty takes the VGG16 that is part of the package.
+        recipe: How.
+        seed: Of the noise that the ascent starts from.
+        out: Folder to write.
+    """
+    network = _network(weights)
+    how = recipes.at_side(recipes.recipe(recipe), network.side)
+    steps = (len(names) or len(network.class_names)) * how.steps
+    drawn = _draw(steps, lambda tick: ascent.classes(network, names, how, seed, on_progress=tick))
+    titles = [f"{p.provenance['class']} {p.provenance['probability_after']:.0%}" for p in drawn]
+    _save(drawn, out, "classes.png", titles)
+
+
+def _network(weights: str) -> pretrained.Network:
+    return pretrained.load(Path(weights)) if weights else pretrained.shipped()
+
+
+def _default_layers(network: pretrained.Network) -> list[str]:
+    known = layers.shapes(network)
+    return [name for name in recipes.FEATURE_MAPS if name in known] or [n for n, s in known.items() if len(s) == 3]
+
+
+def _draw(steps: int, draw: Callable[..., list[pictures.Picture]]) -> list[pictures.Picture]:
+    with tqdm(total=steps, unit=" steps", delay=0.5) as bar:
+        return draw(bar.update)
+
+
+def _save(drawn: list[pictures.Picture], out: Path, sheet: str, titles: list[str]) -> None:
+    dead = [p.provenance.get("dead", False) for p in drawn]
+    for picture, title in zip(drawn, titles, strict=True):
+        pictures.save(picture, out / pictures.file_name(picture))
+        facts = picture.provenance
+        mark = ", dead" if facts.get("dead") else ""
+        print(f"{title}: activation {facts['activation_before']:.3g} → {facts['activation_after']:.3g}{mark}")
+    print(f"wrote {figures.picture_grid([p.image for p in drawn], titles, out / sheet, dead=dead)}")
+
+
+if __name__ == "__main__":
+    cli.main({"feature-maps": show_feature_maps, "filters": draw_filters, "classes": draw_classes})
