@@ -214,15 +214,17 @@ def classes(pictures: Sequence[Mapping[str, Any]]) -> str:
 
 
 def photo(prediction: Sequence[Mapping[str, Any]], truth: str = "cat") -> str:
-    """What the network, trained on other pictures, makes of the photograph."""
+    """What the network makes of the photograph of a `truth`; no verdict when that is empty."""
     ranked = sorted(prediction, key=lambda row: -row["probability"])
     best = ranked[0]
     words = f"Its first guess for the photograph is {best['name']} ({percent(best['probability'])})"
+    if not truth:
+        return f"{words}."
     if best["name"] == truth:
         return f"{words}, which is right."
     place = next((i for i, row in enumerate(ranked, 1) if row["name"] == truth), None)
     if place is None:
-        return f"{words}."
+        return f"{words}; it knows no {truth}."
     chance = percent(ranked[place - 1]["probability"])
     return f"{words}, which is wrong: {truth} comes {_ordinal(place)}, with {chance}."
 

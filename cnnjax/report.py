@@ -10,13 +10,13 @@ plain JSON-able data and paths relative to `run_folder`.
                 Optional: overview (the article's network), prediction (bars).
     lessons     lessons.numbers(…)
     networks    small, article_small, vgg, article_vgg -> {side, parameters, rows: [{layer, shape, parameters, flops,
-                field}]}; small and vgg are this run's, the others those of the article's size; field is the side of
-                the receptive field or None
+                field}]}; small and vgg are this run's, the others those of the article's size; field is the
+                receptive field (height, width) or None
     data        {source, class_names, train, valid, test: pictures in each split, side, skipped: [names]}
     runs        plain, augmented -> {history: [per-epoch dicts], test: {loss, accuracy}, config: config.as_dict(…),
                 seconds, digest}
-    vgg         {side, width, class_names, test_accuracy, digest, made: one line on how its weights were made}
-    photo       {credit, truth: "cat", prediction: [{name, probability}]: every class of the VGG network}
+    vgg         {side, width, class_names, test_accuracy or None, digest, made: the command that made it, or ""}
+    photo       {credit, truth: "cat", or "" if unknown, prediction: [{name, probability}]: every class of the VGG}
     feature_maps  {layers: captions.map_statistics(…), alone: {layer, channel}}
     filters     layer -> [provenance of every picture], as `visualize.ascent.filters` gives it
     classes     [provenance of every picture + {top1: the class that the network chooses for the saved picture}]

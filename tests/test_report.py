@@ -5,6 +5,7 @@ import html
 import re
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import get_args
 
 import jax
 import numpy as np
@@ -95,7 +96,7 @@ def network(side: int, parameters: int, layers: tuple[str, ...]) -> dict:
     for i, layer in enumerate(layers):
         small = side >> (i + 1)
         shape = [small, small, 8] if small else [16]
-        rows.append({"layer": layer, "shape": shape, "parameters": 100 * i, "flops": 2000 * i, "field": 3 + i})
+        rows.append({"layer": layer, "shape": shape, "parameters": 100 * i, "flops": 2000 * i, "field": (3 + i, 3 + i)})
     return {"side": side, "parameters": parameters, "rows": rows}
 
 
@@ -173,7 +174,7 @@ def fake_results(folder: Path) -> dict:
                  "side": 64, "skipped": []},
         "runs": runs,
         "vgg": {"side": 64, "width": 0.25, "class_names": list(CLASSES), "test_accuracy": 0.934, "digest": "cd" * 32,
-                "made": "Made by `train.py vgg16-mini` with seed 0."},
+                "made": "python experiments/train.py vgg16-mini"},
         "photo": {"credit": "Chelsea, by Stéfan van der Walt (CC0).", "truth": "cat",
                   "prediction": [{"name": "cat", "probability": 0.6}, {"name": "dog", "probability": 0.3}]},
         "feature_maps": {"layers": captions.map_statistics(raw), "alone": {"layer": LAYERS[0], "channel": 19}},
@@ -293,6 +294,22 @@ def test_class_pictures_that_fail_are_named(results):
     assert "Not so for rabbit (it says husky)" in text
 
 
+def test_weights_of_the_users_own_may_come_without_a_record(results):
+    vgg = results[1]["vgg"] | {"test_accuracy": None, "made": ""}
+    networks = results[1]["networks"] | {"vgg": network(64, 77, ("block1_conv1", "predictions"))}
+    text = changed(results, vgg=vgg, networks=networks).text
+    assert "not recorded" in text
+    assert "were made by" not in text
+    assert "The network that this page looks into" in text
+
+
+def test_every_cleaning_is_explained(results):
+    for kind in get_args(config.DataConfig.__annotations__["cleaning"]):
+        runs = copy.deepcopy(results[1]["runs"])
+        runs["plain"]["config"]["data"]["cleaning"] = kind
+        assert f"this run uses {kind}" in changed(results, runs=runs).text
+
+
 def test_what_is_missing_is_named(results, tmp_path):
     folder, content = results
     with pytest.raises(UserError, match="the page needs lessons and vgg"):
@@ -330,6 +347,8 @@ def test_a_wrong_first_guess_is_said():
     prediction = [{"name": "dog", "probability": 0.7}, {"name": "cat", "probability": 0.2}]
     assert "which is wrong: cat comes second" in captions.photo(prediction, "cat")
     assert "which is right" in captions.photo(prediction, "dog")
+    assert captions.photo(prediction, "") == "Its first guess for the photograph is dog (70.0%)."
+    assert "it knows no lynx" in captions.photo(prediction, "lynx")
 
 
 def test_map_statistics_count_zeros_and_blank_maps():

@@ -25,7 +25,6 @@ _LIMIT = 150_000
 def sheet(width: int, height: int) -> tuple[Figure, Axes]:
     """An empty figure and one axes over all of it whose data coordinates are CSS pixels, y downwards."""
     figure = Figure(figsize=(width / _DPI, height / _DPI), dpi=_DPI, facecolor=PAPER)
-    FigureCanvasAgg(figure)
     board = figure.add_axes((0, 0, 1, 1))
     board.set_xlim(0, width)
     board.set_ylim(height, 0)
@@ -107,17 +106,20 @@ def save(figure: Figure, path: Path | str, limit: int = _LIMIT) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     contents = b""
     for scale in (2.0, 1.6, 1.3, 1.0):
-        buffer = io.BytesIO()
-        figure.savefig(buffer, format="png", dpi=_DPI * scale, facecolor=PAPER)
-        drawn = Image.open(buffer).convert("RGB")
+        figure.set_dpi(_DPI * scale)
+        canvas = FigureCanvasAgg(figure)
+        canvas.draw()
+        drawn = Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3])
         # 256 colours are plenty for a drawing and a visible loss only in photographs: those keep theirs if they fit.
-        for pixels in (drawn, drawn.quantize(256, dither=Image.Dither.NONE)):
+        for palette in (False, True):
+            pixels = drawn.quantize(256, dither=Image.Dither.NONE) if palette else drawn
             buffer = io.BytesIO()
             # The page reads the figure's CSS size from its resolution.
-            pixels.save(buffer, "png", optimize=True, dpi=(96 * scale, 96 * scale))
+            pixels.save(buffer, "png", dpi=(96 * scale, 96 * scale))
             contents = buffer.getvalue()
             if len(contents) <= limit:
-                path.write_bytes(contents)
-                return path
+                break
+        if len(contents) <= limit:
+            break
     path.write_bytes(contents)
     return path

@@ -1,7 +1,8 @@
 """Training curves side by side (article, sections 4.2 and 4.4), and a learned filter's."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -25,10 +26,10 @@ from cnnjax.figures.canvas import (
 )
 from cnnjax.lessons import Descent
 
-History = Sequence[Mapping[str, float]]
+History = Sequence[Mapping[str, Any]]
 
 
-def best_epoch(history: History) -> Mapping[str, float]:
+def best_epoch(history: History) -> Mapping[str, Any]:
     """The epoch of lowest validation loss: the one whose parameters are kept."""
     return min(history, key=lambda epoch: epoch["valid_loss"])
 
@@ -128,9 +129,10 @@ def descent(lesson: Descent, path: Path, shown: Sequence[int] = (0, 2, 8, 60)) -
     return save(figure, path)
 
 
-def probabilities(names: Sequence[str], values: Sequence[float], path: Path, most: int = 6) -> Path:
+def probabilities(names: Sequence[str], values: Iterable[Any], path: Path, most: int = 6) -> Path:
     """Horizontal bars of the most likely classes."""
-    order = np.argsort(np.asarray(values))[::-1][:most]
+    values = np.asarray(list(values), float)
+    order = np.argsort(values)[::-1][:most]
     figure, board = sheet(WIDTH, 26 * len(order) + 10)
     for row, index in enumerate(order):
         y, length = 18 + row * 26, 470 * float(values[index])
