@@ -182,15 +182,9 @@ def pooling() -> Pooling:
 
 def choices() -> tuple[Choice, ...]:
     """Filter size, count, stride and padding, one changed at a time, on a 32×32×3 input (section 2.5)."""
-    rows = []
-    for size, count, stride, kind in (
-        (3, 32, 1, "SAME"),
-        (5, 32, 1, "SAME"),
-        (7, 32, 1, "SAME"),
-        (3, 128, 1, "SAME"),
-        (3, 32, 2, "SAME"),
-        (3, 32, 1, "VALID"),
-    ):
+    rows, usual = [], (3, 32, 1, "SAME")
+    changed = ((5, 32, 1, "SAME"), (7, 32, 1, "SAME"), (3, 128, 1, "SAME"), (3, 32, 2, "SAME"), (3, 32, 1, "VALID"))
+    for size, count, stride, kind in (usual, *changed):
         kernel = jax.ShapeDtypeStruct((size, size, 3, count), jnp.float32)
         image = jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32)
         # stride and padding are bound by defaults: they are static, and the loop goes on.
