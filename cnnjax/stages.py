@@ -43,6 +43,7 @@ class Stages:
         self.plan = dict(plan)
         self.results: dict[str, Result] = {}
         self.seconds: dict[str, float] = {}
+        self.titles: dict[str, str] = {}
         self._measured = 0.0
         self._planned = 0.0
         self._upstream = ""
@@ -54,6 +55,7 @@ class Stages:
         """The stage's result: read back if it is finished and its inputs are the same, else made by `make(folder)`."""
         fingerprint = hashlib.sha256((self._upstream + json.dumps(inputs, sort_keys=True)).encode()).hexdigest()[:16]
         self._upstream = fingerprint
+        self.titles[name] = title
         folder = self.folder / name
         number = list(self.plan).index(name) + 1
         done = _read(folder / "stage.json")

@@ -125,7 +125,7 @@ def article(
         "started": f"{started:%Y-%m-%d %H:%M} UTC",
         "seeds": {"data": seed, "training": seed, "pictures": seed},
         "versions": {p: importlib.metadata.version(p) for p in ("cnnjax", "jax", "flax", "optax", "numpy")},
-        "stages": [{"title": name, "seconds": seconds} for name, seconds in stages.seconds.items()],
+        "stages": [{"title": stages.titles[name], "seconds": seconds} for name, seconds in stages.seconds.items()],
         "commands": [],
     }
     page = report.article(out, _content(stages, vgg, configs, made))
@@ -134,7 +134,11 @@ def article(
 
 def _lessons(folder: Path, photo: Callable[[int], np.ndarray]) -> Result:
     worked = lessons.every(photo(32))
-    return {"numbers": lessons.numbers(worked), "figures": _paths(folder, figures.lessons(worked, folder))}
+    graph, params = _abstract(models.SmallCNN)
+    shapes = models.layer_shapes(graph, params, (150, 150, 3))
+    made = figures.lessons(worked, folder)
+    made["overview"] = figures.architecture(shapes, folder / "overview.png", (150, 150, 3))
+    return {"numbers": lessons.numbers(worked), "figures": _paths(folder, made)}
 
 
 def _train(folder: Path, chosen: Config, dataset: data.Dataset) -> Result:
@@ -285,9 +289,9 @@ def _table(graph: Any, params: Any, side: int) -> Result:
     return {"side": side, "parameters": found.parameters, "rows": rows}
 
 
-def _full_size(model: Callable[..., nnx.Module], side: int) -> Result:
-    """The table of a network of the article's size; its parameters are never made."""
-    return _table(*models.split(nnx.eval_shape(lambda: model(rngs=nnx.Rngs(0)))), side)
+def _abstract(model: Callable[..., nnx.Module]) -> tuple[Any, Any]:
+    """A network of the article's size without its parameters, which nobody needs for its shapes."""
+    return models.split(nnx.eval_shape(lambda: model(rngs=nnx.Rngs(0))))
 
 
 def _content(stages: Stages, vgg: pretrained.Network, configs: dict[str, Config], made: Result) -> Result:
@@ -301,9 +305,9 @@ def _content(stages: Stages, vgg: pretrained.Network, configs: dict[str, Config]
         "lessons": results["lessons"]["numbers"],
         "networks": {
             "small": results["small"]["network"],
-            "article_small": _full_size(models.SmallCNN, 150),
+            "article_small": _table(*_abstract(models.SmallCNN), 150),
             "vgg": results["maps"]["network"],
-            "article_vgg": _full_size(models.VGG16, 224),
+            "article_vgg": _table(*_abstract(models.VGG16), 224),
         },
         "data": results["small"]["data"],
         "runs": runs,
