@@ -27,7 +27,7 @@ CLASSES = (
 )  # fmt: skip
 
 CHUNK = 20
-VERSION = 1  # of the pictures: part of the cache's key
+VERSION = 2  # of the pictures: part of the cache's key
 
 
 def _scene(key, draw, side: int):

@@ -31,9 +31,9 @@ def animal(
     kind: Kind,
     image: Float[Array, "3 side side"],
     *,
-    scale=(0.30, 0.56),
+    scale=(0.32, 0.56),
     rotation=60.0,
-    offset=0.42,
+    offset=0.26,
     yaw=0.6,
 ) -> Float[Array, "3 side side"]:
     """An animal over `image`.
