@@ -1,0 +1,106 @@
+"""The main job on tiny numbers, as a user runs it: interrupted, gone on with, found finished, and its bad input."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from cnnjax import models, pretrained
+from cnnjax.config import ModelConfig
+from cnnjax.data import clean
+from cnnjax.visualize import recipes
+
+ROOT = Path(__file__).parents[1]
+STAGES = 7
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory) -> Path:
+    """A narrow VGG16 with random weights and the class names that the article draws."""
+    config = ModelConfig(name="vgg16", width=0.0625, dense=16)
+    names = ("cat", *recipes.CLASSES)
+    graph, params = models.split(models.create(config, side=32, num_classes=len(names), seed=0))
+    cleaning = clean.fit("mean", np.full((2, 32, 32, 3), 128, np.uint8))
+    path = tmp_path_factory.mktemp("weights") / "vgg.safetensors"
+    pretrained.save(path, pretrained.network(graph, jax.device_get(params), config, 32, names, cleaning))
+    return path
+
+
+def command(*arguments: str) -> list[str]:
+    return [sys.executable, str(ROOT / "experiments" / "article.py"), *arguments]
+
+
+def environment() -> dict[str, str]:
+    return os.environ | {"PYTHONUNBUFFERED": "1"}
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess:
+    return subprocess.run(command(*arguments), env=environment(), capture_output=True, text=True, timeout=600)
+
+
+@pytest.fixture(scope="module")
+def small(weights, tmp_path_factory) -> list[str]:
+    out = tmp_path_factory.mktemp("runs") / "article"
+    return [
+        "--out", str(out), "--weights", str(weights), "--side", "32", "--per-class", "12", "--eval-per-class", "6",
+        "--plain-epochs", "3", "--augmented-epochs", "3", "--filters-recipe", "quick", "--filters-side", "48",
+        "--classes-recipe", "quick",
+    ]  # fmt: skip
+
+
+def test_interrupted_resumed_and_found_finished(small):
+    out = Path(small[1])
+    job = subprocess.Popen(
+        command(*small), env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, bufsize=1
+    )
+    seen = []
+    for line in job.stdout:
+        seen.append(line)
+        if "Train with augmentation" in line:
+            job.send_signal(signal.SIGINT)
+            break
+    said = job.communicate(timeout=300)[1]
+    assert job.returncode == 130, said
+    assert "Traceback" not in said and "run the same command again" in said
+    assert (out / "plain" / "stage.json").exists() and not (out / "augmented" / "stage.json").exists()
+
+    again = run(*small)
+    assert again.returncode == 0, again.stderr
+    assert again.stdout.count("done before") == 2
+    assert "left in all" in again.stdout
+    assert again.stdout.strip().endswith(str(out / "index.html"))
+
+    finished = run(*small)
+    assert finished.returncode == 0 and finished.stdout.count("done before") == STAGES
+
+    page = (out / "index.html").read_text()
+    history = json.loads((out / "augmented" / "stage.json").read_text())["result"]["history"]
+    assert [row["epoch"] for row in history] == [1, 2, 3]
+    for words in ("73", "81", "138,357,544", "5,681,345", "block5_conv3", "tennis ball"):
+        assert words in page
+    drawn = list((out / "filters" / "pictures").glob("*.png"))
+    shapes = [4, 8, 8, 8, 8]  # block1 has but four channels at this width
+    assert len(drawn) == sum(shapes) and len(list((out / "classes" / "pictures").glob("*.png"))) == len(recipes.CLASSES)
+
+
+@pytest.mark.parametrize(
+    ("flags", "sentence"),
+    [
+        (["--weights", "nowhere.safetensors"], "nowhere.safetensors"),
+        (["--image", "nowhere.jpg"], "there is no picture nowhere.jpg"),
+        (["--filters-recipe", "articel-filters"], "did you mean article-filters"),
+        (["--out", "/proc/nowhere"], "cannot write to /proc/nowhere"),
+        (["--sdie", "64"], "did you mean --side"),
+    ],
+)
+def test_bad_input(flags, sentence, small, weights):
+    known = [] if flags[0] == "--weights" else ["--weights", str(weights)]
+    done = run(*known, *flags)
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1 and done.stderr.startswith("error: ") and sentence in done.stderr
