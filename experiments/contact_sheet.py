@@ -3,10 +3,10 @@
     python experiments/contact_sheet.py
     python experiments/contact_sheet.py --classes cat dog --count 24 --side 75 --out runs/cats-and-dogs.png
 
-Every picture is rendered at `side` from a key of its own; each class has as many rows as its pictures need. The suffix
-of `out` chooses the format: docs/contact-sheet.jpg in the README was made by
+Column k of every class is rendered from the same key: background, light and camera are alike, the subject differs.
+The suffix of `out` chooses the format. The README's docs/contact-sheet.jpg was made by
 
-    python experiments/contact_sheet.py --count 8 --columns 8 --side 96 --out docs/contact-sheet.jpg
+    python experiments/contact_sheet.py --count 8 --columns 8 --side 96 --seed 3 --out docs/contact-sheet.jpg
 """
 
 from pathlib import Path
@@ -55,7 +55,7 @@ def contact_sheet(
             sheet.paste(Image.fromarray(picture), (label + k % columns * step, top + k // columns * step))
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        sheet.save(out, quality=85)
+        sheet.save(out, quality=80, optimize=True)
     except OSError as error:
         raise UserError(f"{out} cannot be written ({error.strerror or error}): choose another --out") from None
     print(out)
