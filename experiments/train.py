@@ -37,17 +37,20 @@ def train(
     folder = Path(config.run or f"runs/{preset}")
     if resume and not folder.exists():
         raise UserError(f"there is no run {folder} to resume: leave --resume out, or name another --run")
-    runs = {seed: folder / f"seed-{seed}" for seed in seeds} or {config.train.seed: folder}
+    runs = {}
+    for seed in seeds or (config.train.seed,):
+        place = folder / f"seed-{seed}" if seeds else folder
+        runs[place] = replace(config, run=str(place), train=replace(config.train, seed=seed))
+        if fresh:
+            run.clear(place)
+        run.prepare(place, runs[place], resume)  # refuses before any picture is made
     dataset = data.load(config.data)
     if dataset.skipped:
         print(f"left out {len(dataset.skipped)} broken pictures: {', '.join(dataset.skipped[:5])}")
     results = {}
-    for seed, place in runs.items():
-        if fresh:
-            run.clear(place)
-        one = replace(config, run=str(place), train=replace(config.train, seed=seed))
-        results[seed] = fit(one, dataset, place, resume=resume and place.exists())
-        print(f"{place}: {_sentence(results[seed])}")
+    for place, one in runs.items():
+        results[one.train.seed] = fit(one, dataset, place, resume=resume)
+        print(f"{place}: {_sentence(results[one.train.seed])}")
     if seeds:
         (folder / "summary.json").write_text(json.dumps(_summary(results), indent=2) + "\n")
         print(_table(_summary(results)) + f"\nwrote {folder}/summary.json and a run for each seed beside it")
