@@ -101,8 +101,6 @@ def save(path: str | Path, network: Network) -> None:
         partial.replace(path)
     except OSError as error:
         raise UserError(f"cannot write {path} ({error.strerror}): choose a folder that you may write to") from error
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def _checksum(text: str, tensors: dict[str, np.ndarray]) -> str:

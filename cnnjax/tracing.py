@@ -8,18 +8,9 @@ sources: the numbers of the parameters and operations that it came from.
 import math
 from dataclasses import dataclass, replace
 from itertools import count
-from typing import Any, NamedTuple
+from typing import Any
 
-
-class Step(NamedTuple):
-    """One step along an array's axis goes `jump` pixels (None: not always as many); the whole axis spans `span`."""
-
-    axis: int
-    jump: int | None
-    span: int
-
-
-Axis = tuple[Step, ...]
+from cnnjax.steps import Axis, Lost, Step, divided, merged, only, resized
 
 
 @dataclass(frozen=True)
@@ -33,19 +24,6 @@ class Value:
     @property
     def depends(self) -> bool:
         return self.size is None or any(self.size)
-
-
-class Lost(Exception):
-    """The receptive field cannot be followed through this operation."""
-
-
-def _step(axis: Axis) -> Step | None:
-    """The one regular step along an axis; None for an axis off the image."""
-    if not axis:
-        return None
-    if len(axis) > 1 or axis[0].jump is None:
-        raise Lost
-    return axis[0]
 
 
 def _widen(size: tuple[int, int], axis: int, by: int) -> tuple[int, int]:
@@ -157,7 +135,7 @@ def _windows(value: Value, axes: list[int], windows: Any, strides: Any, dilation
     """What a window sliding along some axes sees; `shape` is that of the result, by the same axes."""
     size, out = value.size, list(value.axes)
     for axis, window, stride, dilation, n in zip(axes, windows, strides, dilations, shape, strict=True):
-        if window == stride == dilation == 1 or not (step := _step(value.axes[axis])):
+        if window == stride == dilation == 1 or not (step := only(value.axes[axis])):
             continue
         size = _widen(size, step.axis, (window - 1) * dilation * step.jump)
         out[axis] = (Step(step.axis, step.jump * stride, (n - 1) * step.jump * stride),)
@@ -228,50 +206,23 @@ def _transpose(eqn: Any, values: list[Value]) -> Followed:
     return values[0].size, tuple(values[0].axes[i] for i in eqn.params["permutation"])
 
 
+def _reverse(eqn: Any, values: list[Value]) -> Followed:
+    return values[0].size, values[0].axes
+
+
 def _slice(eqn: Any, values: list[Value]) -> Followed:
     shape = eqn.outvars[0].aval.shape
     strides = eqn.params.get("strides") or (1,) * len(shape)
     ones = (1,) * len(shape)
     size, axes = _windows(values[0], list(range(len(shape))), ones, strides, ones, shape)
-    return size, tuple(_resized(axis, n) for axis, n in zip(axes, shape, strict=True))
+    return size, tuple(resized(axis, n) for axis, n in zip(axes, shape, strict=True))
 
 
 def _pad(eqn: Any, values: list[Value]) -> Followed:
     if any(inside for *_, inside in eqn.params["padding_config"]):
         raise Lost
     axes = zip(values[0].axes, eqn.outvars[0].aval.shape, strict=True)
-    return values[0].size, tuple(_resized(axis, n) for axis, n in axes)
-
-
-def _resized(axis: Axis, n: int) -> Axis:
-    return tuple(step if step.jump is None else step._replace(span=(n - 1) * step.jump) for step in axis)
-
-
-def _merged(axes: list[Axis], shape: list[int]) -> Axis:
-    """Several axes as one, row-major."""
-    axes, shape = zip(*[(a, n) for a, n in zip(axes, shape, strict=True) if n > 1] or [((), 1)], strict=True)
-    if len(axes) == 1:
-        return axes[0]
-    spans: dict[int, int] = {}
-    for step in (step for axis in axes for step in axis):
-        spans[step.axis] = spans.get(step.axis, 0) + step.span
-    steps = [axis[0] if len(axis) == 1 else None for axis in axes]
-    regular = len(spans) == 1 and all(step and step.jump for step in steps)
-    regular = regular and all(
-        major.jump == minor.jump * n for major, minor, n in zip(steps[:-1], steps[1:], shape[1:], strict=True)
-    )
-    return tuple(Step(axis, steps[-1].jump if regular else None, span) for axis, span in spans.items())
-
-
-def _divided(axis: Axis, shape: list[int]) -> list[Axis]:
-    """One axis as several, row-major."""
-    if sum(n > 1 for n in shape) <= 1:
-        return [axis if n > 1 else () for n in shape]
-    step, out = _step(axis), []
-    for i, n in enumerate(shape):
-        jump = step and step.jump * math.prod(shape[i + 1 :])
-        out.append((Step(step.axis, jump, (n - 1) * jump),) if step and n > 1 else ())
-    return out
+    return values[0].size, tuple(resized(axis, n) for axis, n in axes)
 
 
 def _reshape(eqn: Any, values: list[Value]) -> Followed:
@@ -283,7 +234,7 @@ def _reshape(eqn: Any, values: list[Value]) -> Followed:
         while (a := math.prod(source[i:k])) != (b := math.prod(target[j:m])):
             k, m = (k + 1, m) if a < b else (k, m + 1)
         same = source[i:k] == target[j:m]
-        axes += values[0].axes[i:k] if same else _divided(_merged(values[0].axes[i:k], source[i:k]), target[j:m])
+        axes += values[0].axes[i:k] if same else divided(merged(values[0].axes[i:k], source[i:k]), target[j:m])
         i, j = k, m
     return values[0].size, tuple(axes)
 
@@ -295,7 +246,7 @@ FOLLOW = {
     "dot_general": _dot,
     "pad": _pad,
     "reshape": _reshape,
-    "rev": lambda eqn, values: (values[0].size, values[0].axes),
+    "rev": _reverse,
     "slice": _slice,
     "squeeze": _reshape,
     "transpose": _transpose,

@@ -35,7 +35,7 @@ class Own(nnx.Module):
     def __call__(self, x):
         a = {}
         x = a["first"] = nnx.relu(self.normal(self.first(x)))
-        x = a["pool"] = nnx.avg_pool(x, (2, 2), (2, 2))
+        x = a["pool"] = nnx.max_pool(x, (2, 2), (2, 2))
         x = a["residual"] = x + nnx.swish(x)
         x = a["second"] = self.second(x)
         x = a["wide"] = jnp.concatenate([x, -x], axis=-1)[..., :10].transpose(0, 2, 1, 3)
@@ -110,7 +110,7 @@ def test_a_users_own_module():
     "model",
     [
         lambda x: max_pool(jnp.tanh(stack(3)(x)), 3),
-        lambda x: stack(3, 2)(nnx.avg_pool(x, (3, 3), (2, 2))),
+        lambda x: stack(3, 2)(nnx.max_pool(x, (3, 3), (2, 2))),
         lambda x: stack(3)(x.reshape(1, 12, 2, 12, 2, 3).max((2, 4))),
         lambda x: stack(3)(x)[:, ::2, 1::3],
         lambda x: jax.jit(stack(3, 3, stride=2))(x),

@@ -76,9 +76,10 @@ def test_initial_weights_keep_the_variance():
 def test_without_top_any_side():
     model = models.VGG11(width=0.05, top=False, rngs=nnx.Rngs(0))
     for side in (32, 70):
-        features, activations = model(networks.images(side, batch=1))
-        assert features.shape == (1, side // 32, side // 32, 26)
-        assert list(activations)[-1] == "block5_pool" and activations["block5_pool"] is features
+        shapes = models.layer_shapes(*models.split(model), (side, side, 3))
+        assert list(shapes)[-1] == "block5_pool" and shapes["block5_pool"] == (side // 32, side // 32, 26)
+    features, activations = model(networks.images(32, batch=1))
+    assert features is activations["block5_pool"] and jnp.abs(features).max() > 0
     with pytest.raises(UserError, match=r"\(batch, height, width, 3\), not \(1, 32, 32, 1\)"):
         model(jnp.zeros((1, 32, 32, 1)))
 
@@ -86,8 +87,14 @@ def test_without_top_any_side():
 def test_dropout_on_both_dense_layers():
     graph, params = models.split(models.VGG11(side=32, width=0.05, dense=200, outputs=3, rngs=nnx.Rngs(0)))
     keys = jax.random.split(jax.random.key(0), 4)
-    on, off = (models.apply(graph, params, networks.images(32), k)[1] for k in (keys, None))
-    alone = models.apply(graph, params, networks.images(32)[2:3], keys[2:3])[1]
+
+    @jax.jit
+    def run(images, keys):
+        activations = models.apply(graph, params, images, keys)[1]
+        return {name: activations[name] for name in ("fc1", "fc2")}
+
+    on, off = (run(networks.images(32), k) for k in (keys, None))
+    alone = run(networks.images(32)[2:3], keys[2:3])
     for name in ("fc1", "fc2"):
         dropped = (on[name] == 0).mean() - (off[name] == 0).mean()
         assert 0.1 < dropped < 0.4  # half of those that relu leaves

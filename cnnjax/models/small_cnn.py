@@ -40,7 +40,7 @@ class SmallCNN(nnx.Module):
         self.output = Dense(scaled(256, width), outputs, init=init, rngs=rngs)
 
     def __call__(
-        self, images: Float[Array, "batch side side channels"], keys: Key[Array, " batch"] | None = None
+        self, images: Float[Array, "batch height width channels"], keys: Key[Array, " batch"] | None = None
     ) -> tuple[Float[Array, "batch outputs"], dict[str, Array]]:
         """Logits, and each layer's activation (after relu) by name; with one typed key an example, dropout is on.
 
