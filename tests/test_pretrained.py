@@ -57,7 +57,7 @@ def refusal(path):
     return sentence
 
 
-@pytest.mark.parametrize("kind", ["none", "mean", "zca"])
+@pytest.mark.parametrize("kind", ["none", "mean", "standard", "zca"])
 def test_round_trip(tmp_path, kind):
     network = make(kind, names=("a", "b", "c"))
     pretrained.save(tmp_path / "new" / "w.safetensors", network)
