@@ -45,9 +45,9 @@ def test_a_key_gives_the_same_picture_alone_and_in_a_batch(cats):
 
 
 def test_different_keys_differ(cats):
-    flat = cats.reshape(300, -1).astype(np.float32)
+    flat = cats[:100].reshape(100, -1).astype(np.float32)
     distances = np.abs(flat[:, None, ::7] - flat[None, :, ::7]).mean(-1)
-    assert distances[~np.eye(300, dtype=bool)].min() > 5
+    assert distances[~np.eye(100, dtype=bool)].min() > 5
 
 
 def test_a_key_gives_the_same_scene_at_any_side(cats):
@@ -180,10 +180,10 @@ def test_shapes_cover_the_area_that_geometry_says():
 
 def test_noise_is_one_field_at_any_side_with_unit_scale():
     rough = jnp.asarray([0.9, 0.45])
-    many = jax.jit(jax.vmap(lambda key: fractal(key, 32, 2, rough)))(keys(200))
+    many = jax.jit(jax.vmap(lambda key: fractal(key, 32, 2, rough)))(keys(80))
     assert jnp.abs(many.mean((0, 2, 3))).max() < 0.1
     assert ((many.std((0, 2, 3)) > 0.6) & (many.std((0, 2, 3)) < 1.4)).all()
-    large = jax.jit(lambda key: fractal(key, 64, 2, rough))(keys(200)[0])
+    large = jax.jit(lambda key: fractal(key, 64, 2, rough))(keys(80)[0])
     np.testing.assert_allclose(large.reshape(2, 32, 2, 32, 2).mean((2, 4)), many[0], atol=5e-3)
 
 
