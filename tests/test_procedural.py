@@ -9,7 +9,8 @@ import pytest
 
 from cnnjax.config import DataConfig
 from cnnjax.data import procedural
-from cnnjax.data.procedural.canvas import arc, background, box, canvas, capsule, cov, ellipse, fractal, polygon, ring
+from cnnjax.data.procedural.canvas import arc, box, canvas, capsule, cov, ellipse, fractal, polygon, ring
+from cnnjax.data.procedural.surroundings import background
 from cnnjax.errors import UserError
 
 SIDE = 32

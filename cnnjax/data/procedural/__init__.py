@@ -15,7 +15,8 @@ from tqdm import tqdm
 from cnnjax.config import DataConfig
 from cnnjax.data.cache import cached
 from cnnjax.data.procedural import animals
-from cnnjax.data.procedural.canvas import Stream, background, canvas, finish, fractal, occluders, paint
+from cnnjax.data.procedural.canvas import Stream, canvas, fractal, paint
+from cnnjax.data.procedural.surroundings import background, finish, occluders
 from cnnjax.data.procedural.things import THINGS
 from cnnjax.data.procedural.traits import ANIMALS, kind
 from cnnjax.data.split import Dataset, Split

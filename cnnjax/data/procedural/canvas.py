@@ -1,4 +1,4 @@
-"""Drawing with signed distances: the pixel grid, shapes, noise, backgrounds, and what a camera does to a picture.
+"""Drawing with signed distances: the pixel grid, random numbers, shapes, paint and noise.
 
 Everything is a pure function of a key and of the picture's side, in units of half the picture's width: x to the right
 and y down, both in [-1, 1]. Noise lives on small random grids whose sizes do not depend on the side, and blur is
@@ -25,10 +25,9 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Key, UInt8
+from jaxtyping import Array, Float, Key
 
 GRIDS = (3, 5, 9, 17, 33, 65)
-GRAIN = 128
 
 
 class Canvas(NamedTuple):
@@ -119,7 +118,7 @@ def cov(distance: Array, pixel) -> Array:
     return jnp.clip(0.5 - distance / pixel, 0.0, 1.0)
 
 
-def _fit(canvas: Canvas, *values):
+def fit(canvas: Canvas, *values):
     """x and y with as many leading axes as the values have, the values with two axes for the pixels."""
     values = jnp.broadcast_arrays(*(jnp.asarray(v, jnp.float32) for v in values))
     rank = values[0].ndim
@@ -129,7 +128,7 @@ def _fit(canvas: Canvas, *values):
 
 def ellipse(canvas: Canvas, x, y, rx, ry, angle=0.0) -> Array:
     """Distance (near the edge) to ellipses with centres (x, y), radii (rx, ry), turned by `angle`."""
-    px, py, x, y, rx, ry, angle = _fit(canvas, x, y, rx, ry, angle)
+    px, py, x, y, rx, ry, angle = fit(canvas, x, y, rx, ry, angle)
     u = jnp.cos(angle) * (px - x) + jnp.sin(angle) * (py - y)
     v = jnp.cos(angle) * (py - y) - jnp.sin(angle) * (px - x)
     return (jnp.sqrt((u / rx) ** 2 + (v / ry) ** 2 + 1e-9) - 1.0) * jnp.minimum(rx, ry)
@@ -137,7 +136,7 @@ def ellipse(canvas: Canvas, x, y, rx, ry, angle=0.0) -> Array:
 
 def capsule(canvas: Canvas, ax, ay, bx, by, r1, r2) -> Array:
     """Distance to thick lines from a to b, radius r1 at a and r2 at b."""
-    px, py, ax, ay, bx, by, r1, r2 = _fit(canvas, ax, ay, bx, by, r1, r2)
+    px, py, ax, ay, bx, by, r1, r2 = fit(canvas, ax, ay, bx, by, r1, r2)
     vx, vy = bx - ax, by - ay
     along = jnp.clip(((px - ax) * vx + (py - ay) * vy) / (vx * vx + vy * vy + 1e-6), 0.0, 1.0)
     return jnp.sqrt((px - ax - along * vx) ** 2 + (py - ay - along * vy) ** 2 + 1e-9) - (r1 + (r2 - r1) * along)
@@ -145,7 +144,7 @@ def capsule(canvas: Canvas, ax, ay, bx, by, r1, r2) -> Array:
 
 def box(canvas: Canvas, x, y, hx, hy, angle=0.0, corner=0.0) -> Array:
     """Distance to boxes with half-sides (hx, hy), turned by `angle`, corners rounded with radius `corner`."""
-    px, py, x, y, hx, hy, angle, corner = _fit(canvas, x, y, hx, hy, angle, corner)
+    px, py, x, y, hx, hy, angle, corner = fit(canvas, x, y, hx, hy, angle, corner)
     u = jnp.abs(jnp.cos(angle) * (px - x) + jnp.sin(angle) * (py - y)) - hx + corner
     v = jnp.abs(jnp.cos(angle) * (py - y) - jnp.sin(angle) * (px - x)) - hy + corner
     outside = jnp.sqrt(jnp.maximum(u, 0.0) ** 2 + jnp.maximum(v, 0.0) ** 2 + 1e-12)
@@ -159,19 +158,19 @@ def polygon(canvas: Canvas, points: Float[Array, "*shapes corners 2"] | np.ndarr
     ex, ey = after[..., 0] - points[..., 0], after[..., 1] - points[..., 1]
     area = jnp.sum(points[..., 0] * after[..., 1] - points[..., 1] * after[..., 0], axis=-1, keepdims=True)
     turn = jnp.sign(area) / jnp.sqrt(ex * ex + ey * ey + 1e-9)
-    px, py, ax, ay, nx, ny = _fit(canvas, points[..., 0], points[..., 1], ey * turn, -ex * turn)
+    px, py, ax, ay, nx, ny = fit(canvas, points[..., 0], points[..., 1], ey * turn, -ex * turn)
     return jnp.max((px - ax) * nx + (py - ay) * ny, axis=-3)
 
 
 def ring(canvas: Canvas, x, y, radius, width) -> Array:
     """Distance to circles drawn with a pen of the given half-width."""
-    px, py, x, y, radius, width = _fit(canvas, x, y, radius, width)
+    px, py, x, y, radius, width = fit(canvas, x, y, radius, width)
     return jnp.abs(jnp.sqrt((px - x) ** 2 + (py - y) ** 2 + 1e-9) - radius) - width
 
 
 def arc(canvas: Canvas, x, y, radius, middle, half, width) -> Array:
     """Distance to circle arcs around direction `middle` (radians, 0 = right, clockwise), ± `half`, round ends."""
-    px, py, x, y, radius, middle, half, width = _fit(canvas, x, y, radius, middle, half, width)
+    px, py, x, y, radius, middle, half, width = fit(canvas, x, y, radius, middle, half, width)
     dx, dy = px - x, py - y
     u = jnp.cos(middle) * dx + jnp.sin(middle) * dy
     v = jnp.abs(jnp.cos(middle) * dy - jnp.sin(middle) * dx)
@@ -201,7 +200,7 @@ def paint(image: Float[Array, "3 side side"], layers: list[Layer]) -> Float[Arra
     return image
 
 
-def _enlarge(side: int, grid: int) -> np.ndarray:
+def enlarge(side: int, grid: int) -> np.ndarray:
     """(side, grid): smooth interpolation of a grid, averaged over each pixel."""
     fine = 8
     at = np.linspace(0.0, grid - 1.0, side * fine * 2 + 1)[1::2]
@@ -229,105 +228,6 @@ def fractal(key: Key[Array, ""], side: int, channels: int, roughness) -> Float[A
     field = jnp.zeros((channels, side, side))
     for octave, (k, start) in enumerate(zip(GRIDS, np.cumsum([0, *cells[:-1]]), strict=True)):
         grid = numbers[start : start + channels * k * k].reshape(channels, k, k) * weights[:, octave, None, None]
-        enlarge = jnp.asarray(_enlarge(side, k))
-        field = field + jnp.einsum("ik,ckl,jl->cij", enlarge, grid, enlarge)
+        matrix = jnp.asarray(enlarge(side, k))
+        field = field + jnp.einsum("ik,ckl,jl->cij", matrix, grid, matrix)
     return field
-
-
-# Sky, mist, grass, foliage, straw, earth, wood, wall, carpet, cloth, water, stone, night.
-_TONES = np.asarray(
-    [
-        [0.55, 0.72, 0.90], [0.82, 0.84, 0.86], [0.42, 0.58, 0.24], [0.20, 0.33, 0.16], [0.76, 0.66, 0.40],
-        [0.40, 0.30, 0.21], [0.62, 0.43, 0.26], [0.88, 0.82, 0.70], [0.58, 0.22, 0.20], [0.34, 0.38, 0.58],
-        [0.24, 0.46, 0.52], [0.52, 0.51, 0.50], [0.14, 0.14, 0.19],
-    ],
-    np.float32,
-)  # fmt: skip
-
-
-def _tone(stream: Stream) -> Float[Array, "3"]:
-    """A colour that backgrounds are made of."""
-    return jnp.clip(stream.choice(_TONES) * stream.uniform(0.75, 1.2) + stream.uniform(-0.09, 0.09, (3,)), 0.03, 0.97)
-
-
-def background(key: Key[Array, ""], canvas: Canvas, clutter: int = 5) -> Float[Array, "3 side side"]:
-    """A blurred room or meadow: two tones meeting at a tilted horizon, noise, and `clutter` blobs and boxes."""
-    side = canvas.x.shape[0]
-    draw, rough = jax.random.split(key)
-    stream = Stream(draw, 160)
-    above, below = _tone(stream), _tone(stream)
-    horizon, tilt, soft = stream.uniform(-0.7, 0.9), stream.uniform(-0.3, 0.3), stream.uniform(0.02, 0.5)
-    texture = fractal(rough, side, 4, stream.uniform(0.35, 0.95, (4,)))
-    grain, warp = texture[:3] * 0.2 + texture[3:] * 0.8, texture[3]
-    ground = cov((horizon + tilt * canvas.x + 0.05 * warp - canvas.y), soft)
-    image = above[:, None, None] * (1.0 - ground)[None] + below[:, None, None] * ground[None]
-    image = image * (1.0 + stream.uniform(0.05, 0.35) * grain)
-    # Planks, fences, curtains: stripes in a random direction.
-    angle, period = stream.uniform(0.0, np.pi), stream.uniform(8.0, 40.0)
-    phase = period * (jnp.cos(angle) * canvas.x + jnp.sin(angle) * canvas.y + 0.04 * warp)
-    image = image * (1.0 + stream.uniform(0.0, 0.3) * stream.switch(0.4) * jnp.sin(phase))[None]
-    x, y, angle = (
-        stream.uniform(-1.1, 1.1, (clutter,)),
-        stream.uniform(-1.1, 1.1, (clutter,)),
-        stream.uniform(0.0, np.pi, (clutter,)),
-    )
-    rx, ry = jnp.exp(stream.uniform(-3.0, -0.6, (clutter,))), jnp.exp(stream.uniform(-3.0, -0.6, (clutter,)))
-    square, shown = stream.uniform(shape=(clutter, 1, 1)) < 0.4, stream.uniform(shape=(clutter, 1, 1)) < 0.75
-    shape = jnp.where(square, box(canvas, x, y, rx, ry, angle), ellipse(canvas, x, y, rx, ry, angle))
-    edge = canvas.pixel + stream.uniform(0.0, 0.12, (clutter, 1, 1))
-    blobs = cov(shape + 0.03 * warp[None], edge) * shown.astype(jnp.float32)
-    layers = [Layer(blobs[i], shaded(_tone(stream), 1.0 + 0.2 * grain[1])) for i in range(clutter)]
-    return paint(image, layers)
-
-
-def occluders(key: Key[Array, ""], canvas: Canvas, noise: Float[Array, "4 side side"], chance) -> list[Layer]:
-    """Two twigs, wires or bars in front of everything, each there with probability `chance`."""
-    stream = Stream(key, 32)
-    angle, off, width = (
-        stream.uniform(0.0, np.pi, (2,)),
-        stream.uniform(-0.95, 0.95, (2,)),
-        stream.uniform(-4.0, -2.1, (2,)),
-    )
-    px, py, angle, off, width = _fit(canvas, angle, off, jnp.exp(width))
-    wavy = stream.uniform(0.0, 0.06, (2, 1, 1)) * noise[2:3]
-    distance = jnp.abs(jnp.cos(angle) * px + jnp.sin(angle) * py - off + wavy) - width
-    shown = stream.uniform(shape=(2, 1, 1)) < chance
-    bars = cov(distance, canvas.pixel) * shown.astype(jnp.float32)
-    return [Layer(bar, shaded(stream.colour((0.0, 0.6), (0.1, 0.7)), 1.0 + 0.15 * noise[0])) for bar in bars]
-
-
-def finish(
-    key: Key[Array, ""],
-    canvas: Canvas,
-    image: Float[Array, "3 side side"],
-    *,
-    light=0.5,
-    cast=0.04,
-    blur=(0.004, 0.02),
-    grain=0.035,
-) -> UInt8[Array, "side side 3"]:
-    """What light and camera do: uneven light, exposure, colour cast, blur, tone curve, sensor noise, 8 bits.
-
-    light: strength of the fall-off across the picture. cast: spread of the white balance. blur: range of the Gaussian's
-    standard deviation, half-widths. grain: largest amplitude of the sensor's noise.
-    """
-    side = canvas.x.shape[0]
-    draw, noisy = jax.random.split(key)
-    stream = Stream(draw, 16)
-    angle, fall = stream.uniform(0.0, 2.0 * np.pi), light * stream.uniform()
-    lamp = 1.0 + fall * (jnp.cos(angle) * canvas.x + jnp.sin(angle) * canvas.y)
-    balance = stream.uniform(0.7, 1.2) * (1.0 + 1.7 * cast * stream.uniform(-1.0, 1.0, (3,)))
-    image = image * (lamp[None] * balance[:, None, None])
-    sigma = stream.uniform(*blur)
-    apart = canvas.x[0][:, None] - canvas.x[0][None, :]
-    kernel = jnp.exp(-0.5 * (apart / sigma) ** 2)
-    kernel = kernel / jnp.sum(kernel, axis=1, keepdims=True)
-    image = jnp.clip(jnp.einsum("ij,cjk,lk->cil", kernel, image, kernel), 0.0, 1.0)
-    image = image + stream.uniform(-0.35, 0.35) * image * (1.0 - image)
-    # One word a grid point: ten bits for each channel's noise.
-    bits = jax.random.bits(noisy, (GRAIN, GRAIN), jnp.uint32)
-    parts = jnp.stack([bits & 1023, (bits >> 10) & 1023, (bits >> 20) & 1023]).astype(jnp.float32)
-    resample = jnp.asarray(_enlarge(side, GRAIN))
-    speckle = jnp.einsum("ik,ckl,jl->cij", resample, parts * (3.4 / 1023.0) - 1.7, resample)
-    image = image + stream.uniform(0.0, grain) * speckle
-    return (jnp.clip(image, 0.0, 1.0) * 255.0 + 0.5).astype(jnp.uint8).transpose(1, 2, 0)
