@@ -210,7 +210,7 @@ PRESETS: dict[str, Config] = {
         augment=AugmentConfig(enabled=True, rotation=15.0, shift=0.1),
         model=ModelConfig(name="vgg16", width=0.25, dense=512, dropout=0.5),
         optimizer=OptimizerConfig(name="adam", learning_rate=5e-4, schedule="warmup-cosine"),
-        train=TrainConfig(epochs=20, batch_size=32),
+        train=TrainConfig(epochs=12, batch_size=32),
     ),
 }
 

@@ -181,7 +181,12 @@ def _fitted(path: Path, expected: dict[str, Any], arrays: dict[str, np.ndarray])
 
 
 def shipped() -> Network:
-    """The narrow VGG16 that comes with the package, trained on its fourteen procedural classes."""
+    """The narrow VGG16 that comes with the package, trained by it on its fourteen procedural classes.
+
+    Made by `python experiments/train.py vgg16-mini` with seed 0, in 21 minutes on two CPU cores, other work going on:
+    12 epochs of 14,000 pictures; 79.9% of 1,400 validation and 80.4% of 1,400 test pictures are right. `made` tells
+    the rest.
+    """
     file = resources.files("cnnjax") / "weights" / "vgg16-mini.safetensors"
     with resources.as_file(file) as path:
         if not path.is_file():

@@ -128,7 +128,7 @@ def article(
         "stages": [{"title": stages.titles[name], "seconds": seconds} for name, seconds in stages.seconds.items()],
         "commands": [],
     }
-    page = report.article(out, _content(stages, vgg, configs, made))
+    page = report.article(out, _content(stages, vgg, bool(weights), configs, made))
     print(f"{time.perf_counter() - clock:.0f} s; the page is {page.resolve()}")
 
 
@@ -294,7 +294,7 @@ def _abstract(model: Callable[..., nnx.Module]) -> tuple[Any, Any]:
     return models.split(nnx.eval_shape(lambda: model(rngs=nnx.Rngs(0))))
 
 
-def _content(stages: Stages, vgg: pretrained.Network, configs: dict[str, Config], made: Result) -> Result:
+def _content(stages: Stages, vgg: pretrained.Network, own: bool, configs: dict[str, Config], made: Result) -> Result:
     results = stages.results
     runs = {
         name: results[name] | {"config": config.as_dict(configs[name]), "seconds": stages.seconds[name]}
@@ -316,8 +316,8 @@ def _content(stages: Stages, vgg: pretrained.Network, configs: dict[str, Config]
             "width": vgg.model.width,
             "class_names": list(vgg.class_names),
             "digest": vgg.digest,
-            "test_accuracy": vgg.made.get("test_accuracy"),
-            "made": vgg.made.get("command", ""),
+            "test_accuracy": vgg.made.get("test", {}).get("accuracy"),
+            "made": "" if own else "python experiments/train.py vgg16-mini",
         },
         "photo": results["maps"]["photo"],
         "feature_maps": {"layers": results["maps"]["layers"], "alone": results["maps"]["alone"]},

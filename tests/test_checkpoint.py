@@ -1,5 +1,6 @@
 """Checkpoints: what is kept, that it comes back bit for bit, and that damage is noticed."""
 
+import gc
 import json
 from pathlib import Path
 
@@ -13,6 +14,16 @@ from cnnjax.errors import UserError
 from cnnjax.train import metrics, optimizer
 from cnnjax.train.checkpoint import Checkpoints
 from cnnjax.train.step import TrainState, create_state
+
+
+# Orbax leaves unretrieved tasks behind when it meets a missing file; Python reports them when it collects garbage.
+pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+
+
+@pytest.fixture(autouse=True)
+def collected():
+    yield
+    gc.collect()
 
 
 def state(step: int, name: str = "adam", shape: tuple[int, ...] = (64, 64)) -> TrainState:
@@ -38,7 +49,7 @@ def same(a: TrainState, b: TrainState) -> bool:
     )
 
 
-ROWS = [row(1, 0.5, 1.0), row(2, 0.7, 0.6), row(3, 0.7, 0.5), row(4, 0.7, 0.9), row(5, 0.6, 0.1)]
+ROWS = [row(1, 0.5, 1.0), row(2, 0.6, 0.4), row(3, 0.7, 0.4), row(4, 0.5, 0.4), row(5, 0.9, 0.8)]
 
 
 @pytest.fixture
@@ -48,7 +59,7 @@ def saved(tmp_path):
 
 
 def test_latest_and_best_are_kept_and_come_back_bit_for_bit(saved):
-    """Best is the highest validation accuracy; of epochs 2, 3 and 4, which share it, the one with the lowest loss."""
+    """Best is the lowest validation loss; of epochs 2, 3 and 4, which share it, the one with the highest accuracy."""
     assert sorted(path.name for path in saved.iterdir()) == ["30", "50"]
     with Checkpoints(saved) as checkpoints:
         assert checkpoints.latest == 50

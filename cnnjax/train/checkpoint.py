@@ -21,8 +21,8 @@ from cnnjax.train.step import TrainState
 class Checkpoints:
     """The checkpoints in a folder; a context that waits for what is still being written.
 
-    Two are kept: the latest epoch and the best one, which is that of the highest validation accuracy, among equals of
-    the lowest validation loss.
+    Two are kept: the latest epoch and the best one, which is that of the lowest validation loss, among equals of
+    the highest accuracy.
     """
 
     def __init__(self, folder: Path):

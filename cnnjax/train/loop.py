@@ -5,6 +5,7 @@ import math
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -90,7 +91,8 @@ def fit(
     split = dataset.load_test()
     sums = evaluate(*parallel.replicate(way, (best, cleaning, split)))
     test = metrics.means(sums) | {"count": len(split.labels), "epoch": metrics.best(history)["epoch"]}
-    made = {"config": as_dict(config), "best": metrics.best(history), "test": test}
+    made = {"config": as_dict(replace(config, run="")), "best": metrics.best(history), "test": test}
+    made["seconds"] = sum(row["seconds"] for row in history)
     network = pretrained.network(graph, best, config.model, config.data.side, dataset.class_names, cleaning, made)
     pretrained.save(folder / "weights.safetensors", network)
     (folder / "test.json").write_text(json.dumps(test, indent=2) + "\n")

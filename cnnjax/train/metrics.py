@@ -54,9 +54,9 @@ def means(sums: dict[str, Any]) -> dict[str, float]:
 
 
 def rank(row: Row) -> tuple[float, float, int]:
-    """What "best" means, ascending: validation accuracy, then the lower validation loss, then the later epoch."""
+    """What "best" means, ascending: the lower validation loss, then validation accuracy, then the later epoch."""
     loss = row["valid_loss"]
-    return (row["valid_accuracy"], -loss if math.isfinite(loss) else -math.inf, row["epoch"])
+    return (-loss if math.isfinite(loss) else -math.inf, row["valid_accuracy"], row["epoch"])
 
 
 def best(history: list[Row]) -> Row:
