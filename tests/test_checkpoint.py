@@ -16,7 +16,6 @@ from cnnjax.train import metrics, optimizer
 from cnnjax.train.checkpoint import Checkpoints
 from cnnjax.train.step import TrainState, create_state
 
-
 # Orbax leaves unretrieved tasks behind when it meets a missing file; Python reports them when it collects garbage.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 
