@@ -23,16 +23,23 @@ def loss(graph, labels, params, images):
     return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
 
 
-def value_and_gradients(graph, labels, params, images):
-    value, (params, images) = jax.jit(jax.value_and_grad(partial(loss, graph, labels), (0, 1)))(params, images)
-    return value, params, images
+def results(graph, labels, params, images):
+    """Logits, loss, and its gradients with respect to the parameters and the images."""
+
+    @jax.jit
+    def run(params, images):
+        logits, _ = models.apply(graph, params, images)
+        return logits, *jax.value_and_grad(partial(loss, graph, labels), (0, 1))(params, images)
+
+    return run(params, images)
 
 
-def torch_value_and_gradients(net, labels, images):
+def torch_results(net, labels, images):
     images = torch.tensor(np.asarray(images), requires_grad=True)
-    value = torch_nets.loss(net(images), labels)
+    logits = net(images)
+    value = torch_nets.loss(logits, labels)
     value.backward()
-    return value.item(), net.arrays(lambda p: p.grad), images.grad.numpy()
+    return logits.detach().numpy(), value.item(), (net.arrays(lambda p: p.grad), images.grad.numpy())
 
 
 def close(ours, theirs, rtol=1e-4):

@@ -39,14 +39,8 @@ def test_the_articles_network():
 def test_logits_loss_and_gradients_against_torch(small):
     graph, params = small
     images = networks.images(SIDE)
-    logits, activations = models.apply(graph, params, images)
     net = torch_nets.small_cnn(params)
-    networks.close(logits, net(torch.tensor(np.asarray(images))).detach().numpy())
-    assert list(activations)[-1] == "output" and activations["output"] is logits
-    networks.close(
-        networks.value_and_gradients(graph, LABELS, params, images),
-        networks.torch_value_and_gradients(net, LABELS, images),
-    )
+    networks.close(networks.results(graph, LABELS, params, images), networks.torch_results(net, LABELS, images))
 
 
 def test_five_adam_steps_against_torch(small):
@@ -134,8 +128,9 @@ def test_initial_weights_are_keras():
 
 def test_classes_and_outputs():
     for classes, outputs in {2: 1, 3: 3, 14: 14}.items():
-        model = models.create(ModelConfig(width=0.1), side=16, num_classes=classes, seed=0)
-        assert model(networks.images(16))[0].shape == (4, outputs)
+        model = nnx.eval_shape(lambda: models.create(ModelConfig(), side=16, num_classes=classes, seed=0))  # noqa: B023
+        shapes = models.layer_shapes(*models.split(model), (16, 16, 3))
+        assert shapes["output"] == (outputs,) and list(shapes)[-1] == "output"
     with pytest.raises(UserError, match="two classes or more, not 1"):
         models.create(ModelConfig(), side=16, num_classes=1, seed=0)
 
