@@ -49,9 +49,9 @@ def article(
     augmented_epochs: int = 30,
     weights: str = "",
     image: str = "",
-    filters_recipe: str = "article-filters",
+    filters_recipe: str = "filters",
     filters_side: int = 96,
-    classes_recipe: str = "article-classes",
+    classes_recipe: str = "classes",
     seed: int = 0,
     fresh: bool = False,
 ) -> None:

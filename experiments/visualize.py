@@ -56,7 +56,7 @@ def draw_filters(
     layer: str,
     weights: str = "",
     channels: tuple[int, ...] = (),
-    recipe: str = "article-filters",
+    recipe: str = "filters",
     side: int = 0,
     seed: int = 0,
     out: Path = Path("runs/filters"),
@@ -88,7 +88,7 @@ def draw_classes(
     *,
     names: tuple[str, ...] = (),
     weights: str = "",
-    recipe: str = "article-classes",
+    recipe: str = "classes",
     seed: int = 0,
     out: Path = Path("runs/classes"),
 ) -> None:

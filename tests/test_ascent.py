@@ -144,6 +144,17 @@ def test_the_second_pass_starts_from_the_first_ones_saved_picture():
     assert not np.array_equal(both.image, first.image)
 
 
+def test_a_share_of_smoothing_serves_activations_of_any_size():
+    def draw(scale, relative):
+        p = keras_vis.parameters(SIDE)
+        network = tiny.network(kernel_2=p["kernel_2"] * scale, bias_2=p["bias_2"] * scale)
+        passes = Pass(9, jitter=0, lp=0.0), Pass(6, jitter=0, tv=3.0 if relative else 0.003, lp=0.0, relative=relative)
+        return np.asarray(ascent.filters(network, "conv_2", [3], Recipe("two", passes))[0].image, int)
+
+    assert np.abs(draw(1.0, True) - draw(1024.0, True)).max() <= 2
+    assert np.abs(draw(1.0, False) - draw(1024.0, False)).max() > 10
+
+
 def test_one_program_for_all_channels_passes_step_counts_and_weights_of_a_layer():
     network = tiny.network()
     before = ascent._advance._cache_size()

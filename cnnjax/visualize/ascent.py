@@ -71,16 +71,20 @@ def step(score: Score, state: State) -> State:
 
 
 def scorer(network: Any, objective: Callable[[Any], Objective], targets: Array, tv: Any, lp: Any) -> Score:
-    """The score of images in display units: objective(target) minus the weighted total variation and L6 norm."""
-    penalty = objectives.total_variation(2.0) * tv + objectives.lp_norm(6.0) * lp
+    """The score of images in display units: objective(target) minus the weighted total variation and L6 norm.
 
-    def one(target: jax.Array, *inputs: Any) -> tuple[jax.Array, jax.Array]:
+    The weights are numbers, or one for each image.
+    """
+
+    def one(target: jax.Array, tv: jax.Array, lp: jax.Array, *inputs: Any) -> tuple[jax.Array, jax.Array]:
         goal = objective(target)(*inputs)
+        penalty = objectives.total_variation(2.0) * tv + objectives.lp_norm(6.0) * lp
         return goal - penalty(*inputs), goal
 
     def score(images: jax.Array) -> tuple[jax.Array, jax.Array]:
         logits, activations = network.forward(network.params, images / 255)
-        return jax.vmap(one)(targets, logits, activations, images)
+        weights = (jnp.broadcast_to(jnp.asarray(w, images.dtype), len(images)) for w in (tv, lp))
+        return jax.vmap(one)(targets, *weights, logits, activations, images)
 
     return score
 
@@ -149,7 +153,7 @@ def filters(
     network: Any,
     layer: str,
     channels: int | Sequence[int] = 8,
-    recipe: Recipe = RECIPES["article-filters"],
+    recipe: Recipe = RECIPES["filters"],
     seed: int = 0,
     side: int | None = None,
     on_progress: Progress | None = None,
@@ -170,7 +174,7 @@ def filters(
 def classes(
     network: Any,
     names: Sequence[str] = (),
-    recipe: Recipe = RECIPES["article-classes"],
+    recipe: Recipe = RECIPES["classes"],
     seed: int = 0,
     on_progress: Progress | None = None,
     batch: int = 16,
@@ -253,7 +257,12 @@ def _run(
     on_progress: Progress | None,
 ) -> State:
     """One pass. With someone watching, in calls of about a second; the results are the same."""
-    settings = jnp.float32(one.tv), jnp.float32(one.lp), jnp.int32(transforms.pixels(one.jitter, images.shape[1]))
+    tv = jnp.full(len(images), one.tv, jnp.float32)
+    if one.relative:
+        goals = _measure(arrays, rest, objective, targets, images.astype(jnp.uint8))[0]
+        roughness = jax.vmap(lambda image: objectives.total_variation(2.0)(jnp.zeros(0), {}, image))(images)
+        tv *= jnp.maximum(goals, 0) / (roughness + EPSILON)
+    settings = tv, jnp.float32(one.lp), jnp.int32(transforms.pixels(one.jitter, images.shape[1]))
     state, done, span = start(images), 0, one.steps if on_progress is None else 4
     while done < one.steps:
         began, last = time.perf_counter(), min(done + span, one.steps)

@@ -16,6 +16,9 @@ class Pass:
     """Weight of the total variation (β = 2)."""
     lp: float = 10.0
     """Weight of the L6 norm."""
+    relative: bool = False
+    """`tv` is not a weight but a share: the total variation of the picture that the pass starts from counts as so many
+    times the activation that it reaches. So one recipe serves networks whose activations are of any size."""
 
 
 @dataclass(frozen=True)
@@ -35,8 +38,18 @@ RECIPES: dict[str, Recipe] = {
         # The article's notebook on keras-vis 0.4.1: sharp but noisy first, then smoothed by total variation.
         Recipe("article-filters", (Pass(300, jitter=0.05), Pass(200, jitter=0.05, tv=10.0))),
         Recipe("article-classes", (Pass(300, jitter=16), Pass(300, jitter=16, tv=10.0))),
+        # The article's two passes for any network. Its own weights suit activations in the hundreds, as VGG16 has on
+        # raw pixels; where activations are near 1 they leave nothing but smooth colour.
+        Recipe(
+            "filters",
+            (Pass(300, jitter=0.05, lp=0.01), Pass(200, jitter=0.05, tv=6.0, lp=0.01, relative=True)),
+        ),
+        Recipe(
+            "classes",
+            (Pass(300, jitter=16, lp=0.01), Pass(300, jitter=16, tv=10.0, lp=0.01, relative=True)),
+        ),
         # A look within seconds.
-        Recipe("quick", (Pass(60, jitter=0.05), Pass(20, jitter=0.05, tv=10.0))),
+        Recipe("quick", (Pass(60, jitter=0.05, lp=0.01), Pass(20, jitter=0.05, tv=6.0, lp=0.01, relative=True))),
     )
 }
 
