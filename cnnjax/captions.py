@@ -21,7 +21,9 @@ ARTICLE = {
 }
 """What the article states and the page sets beside this run's numbers."""
 
-_TURNED = 1.05
+# Overfitting: validation loss so far above its lowest, and training loss so far below it. The second condition keeps the
+# noise of a constant learning rate from passing for it.
+_TURNED, _MEMORISED = 1.05, 0.75
 
 
 def percent(share: float, digits: int = 1) -> str:
@@ -51,13 +53,14 @@ def outcome(run: Mapping[str, Any]) -> dict[str, Any]:
     best, last = min(history, key=lambda epoch: epoch["valid_loss"]), history[-1]
     # The mean of the last three epochs, since a single one may be an accident.
     tail = statistics.fmean(epoch["valid_loss"] for epoch in history[-3:])
+    fitted = statistics.fmean(epoch["train_loss"] for epoch in history[-3:])
     after = last["epoch"] - best["epoch"]
     return {
         "epochs": len(history),
         "best": best,
         "last": last,
         "first": history[0],
-        "turned": after > 0 and tail > _TURNED * best["valid_loss"],
+        "turned": after > 0 and tail > _TURNED * best["valid_loss"] and fitted < _MEMORISED * tail,
         "rise": tail / best["valid_loss"] - 1,
         "gap": last["train_accuracy"] - last["valid_accuracy"],
         "test": run["test"],

@@ -18,6 +18,11 @@ from cnnjax.visualize import recipes
 
 ROOT = Path(__file__).parents[1]
 STAGES = 7
+# A shell that starts tests in the background has them ignore Ctrl-C, and so every process below them.
+HEED_INTERRUPT = (
+    "import runpy, signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "
+    "sys.argv = sys.argv[1:]; runpy.run_path(sys.argv[0], run_name='__main__')"
+)
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +62,12 @@ def small(weights, tmp_path_factory) -> list[str]:
 def test_interrupted_resumed_and_found_finished(small):
     out = Path(small[1])
     job = subprocess.Popen(
-        command(*small), env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, bufsize=1
+        [sys.executable, "-c", HEED_INTERRUPT, *command(*small)[1:]],
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        bufsize=1,
     )
     seen = []
     for line in job.stdout:

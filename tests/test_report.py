@@ -358,3 +358,13 @@ def test_map_statistics_count_zeros_and_blank_maps():
     (row,) = captions.map_statistics({"layer": maps}, shown=2)
     assert row["zero_share"] == pytest.approx(17 / 48)
     assert (row["blank"], row["shown_blank"], row["shape"]) == (1, [1], [4, 4, 3])
+
+
+def test_noise_of_the_validation_loss_is_not_overfitting():
+    rows = history(30, False, 0.82)
+    for row in rows[-3:]:
+        row["valid_loss"] *= 1.1
+    noisy = [row | {"train_loss": 0.95 * row["valid_loss"]} for row in rows]
+    memorised = [row | {"train_loss": 0.1 * row["valid_loss"]} for row in rows]
+    outcomes = [captions.outcome({"history": h, "test": {}})["turned"] for h in (noisy, memorised)]
+    assert outcomes == [False, True]
