@@ -21,8 +21,8 @@ ARTICLE = {
 }
 """What the article states and the page sets beside this run's numbers."""
 
-# Overfitting: validation loss so far above its lowest, and training loss so far below it. The second condition keeps the
-# noise of a constant learning rate from passing for it.
+# Overfitting: validation loss so far above its lowest, and training loss so far below it. The second condition keeps
+# the noise of a constant learning rate from passing for it.
 _TURNED, _MEMORISED = 1.05, 0.75
 
 
