@@ -1,13 +1,14 @@
 """Look into one trained network: feature maps of a picture, filters and classes by gradient ascent on the input.
 
-    python experiments/visualize.py feature-maps --layers block1_conv1 block3_conv1 --channels 0 1 2 3
+    python experiments/visualize.py feature-maps --layer block1_conv1 block3_conv1 --channels 0 1 2 3
     python experiments/visualize.py filters --layer block3_conv3 --channels 4 8 15 --recipe quick
     python experiments/visualize.py classes --names hammer "tennis ball" --weights runs/vgg16-mini/weights.safetensors
 
 Without --weights it is the small VGG16 that is part of the package, without --image its cat photograph. Every drawn
 picture is saved as PNG with its provenance inside and as JSON beside it, and all of them on one sheet.
 
-LAB-NOTE
+Two CPU cores with other work going on, the package's VGG16: 8 filters of block5_conv3 at 96², 500 steps, take 46 s; the
+article's 12 classes at 64², 600 steps, 42 s.
 """
 
 from collections.abc import Callable
@@ -17,6 +18,7 @@ from tqdm import tqdm
 
 from cnnjax import cli, figures, pretrained
 from cnnjax.data import photograph
+from cnnjax.stages import make_folder
 from cnnjax.visualize import ascent, feature_maps, layers, pictures, recipes
 
 
@@ -24,7 +26,7 @@ def show_feature_maps(
     *,
     weights: str = "",
     image: str = "",
-    layers: tuple[str, ...] = (),
+    layer: tuple[str, ...] = (),
     channels: tuple[int, ...] = (),
     side: int = 150,
     out: Path = Path("runs/feature-maps"),
@@ -34,20 +36,20 @@ def show_feature_maps(
     Args:
         weights: Weights file; empty takes the VGG16 that is part of the package.
         image: A picture file; empty takes the cat photograph.
-        layers: Which layers; empty takes the first convolution of each block, or all of a small network.
+        layer: Which layers; empty takes the first convolution of each block, or all of a small network.
         channels: Which channels of each layer; empty takes the first eight.
         side: Side of the picture that a VGG's convolutions see; other networks take their own.
         out: Folder to write.
     """
+    make_folder(out)
     network = _network(weights)
     if network.model.name == "small-cnn":
         side = network.side
     shown = photograph.load_picture(Path(image), side) if image else photograph.chelsea_face(side)
-    maps = feature_maps.compute(network, shown, layers or _default_layers(network), channels or 8)
-    for layer, found in maps.items():
+    maps = feature_maps.compute(network, shown, layer or _default_layers(network), channels or 8)
+    for name, found in maps.items():
         dead = [channel for channel, d in zip(found.channels, found.dead, strict=True) if d]
-        print(f"{layer}: {found.maps.shape[1]}×{found.maps.shape[2]}, dead channels: {dead or 'none'}")
-    out.mkdir(parents=True, exist_ok=True)
+        print(f"{name}: {found.maps.shape[1]}×{found.maps.shape[2]}, dead channels: {dead or 'none'}")
     print(f"wrote {figures.feature_map_grid(maps, out / 'feature-maps.png')}")
 
 
@@ -101,6 +103,7 @@ def draw_classes(
         seed: Of the noise that the ascent starts from.
         out: Folder to write.
     """
+    make_folder(out)
     network = _network(weights)
     how = recipes.at_side(recipes.recipe(recipe), network.side)
     steps = (len(names) or len(network.class_names)) * how.steps
