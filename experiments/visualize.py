@@ -74,6 +74,7 @@ def draw_filters(
         seed: Of the noise that the ascent starts from.
         out: Folder to write.
     """
+    make_folder(out)
     network, how = _network(weights), recipes.recipe(recipe)
     base = layers.at_side(network, side or None)
     known = layers.shapes(base)
