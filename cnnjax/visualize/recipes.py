@@ -46,7 +46,7 @@ RECIPES: dict[str, Recipe] = {
         ),
         Recipe(
             "classes",
-            (Pass(300, jitter=16, lp=0.01), Pass(300, jitter=16, tv=10.0, lp=0.01, relative=True)),
+            (Pass(300, jitter=16, lp=0.01), Pass(300, jitter=16, tv=4.0, lp=0.01, relative=True)),
         ),
         # A look within seconds.
         Recipe("quick", (Pass(60, jitter=0.05, lp=0.01), Pass(20, jitter=0.05, tv=6.0, lp=0.01, relative=True))),
