@@ -25,7 +25,7 @@ def rendering(
     *,
     classes: tuple[str, ...] = procedural.CLASSES,
     side: int = 150,
-    batch: int = 50,
+    batch: int = 200,
     rounds: int = 5,
     out: Path = Path("benchmarks/results/rendering.json"),
 ) -> None:
