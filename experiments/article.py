@@ -13,6 +13,7 @@ import datetime
 import functools
 import importlib.metadata
 import json
+import os
 import platform
 import shlex
 import sys
@@ -335,8 +336,6 @@ def _paths(folder: Path, made: dict[str, Path]) -> dict[str, str]:
 
 
 def _cores() -> int:
-    import os
-
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
