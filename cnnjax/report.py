@@ -15,7 +15,7 @@ plain JSON-able data and paths relative to `run_folder`.
     data        {source, class_names, train, valid, test: pictures in each split, side, skipped: [names]}
     runs        plain, augmented -> {history: [per-epoch dicts], test: {loss, accuracy}, config: config.as_dict(…),
                 seconds, digest}
-    vgg         {side, width, class_names, test_accuracy or None, digest, made: the command that made it, or ""}
+    vgg         {side, width, class_names, test_accuracy or None, digest, made: how it was trained, or ""}
     photo       {credit, truth: "cat", or "" if unknown, prediction: [{name, probability}]: every class of the VGG}
     feature_maps  {layers: captions.map_statistics(…), alone: {layer, channel}}
     filters     layer -> [provenance of every picture], as `visualize.ascent.filters` gives it

@@ -12,30 +12,21 @@ without and 86.2% with augmentation, test accuracy 81.7% and 86.6%.
 import datetime
 import functools
 import importlib.metadata
-import json
 import os
 import platform
 import shlex
 import sys
 import time
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import jax
-import jax.numpy as jnp
-import numpy as np
-from flax import nnx
-from tqdm import tqdm
 
-from cnnjax import analysis, captions, cli, config, data, figures, lessons, models, pretrained, report
+from cnnjax import cli, config, data, models, pretrained, report, sections
 from cnnjax.config import Config
 from cnnjax.data import photograph
-from cnnjax.data.augment import augment
-from cnnjax.stages import Result, Stages
-from cnnjax.train import loop
-from cnnjax.visualize import ascent, feature_maps, layers, pictures, recipes
+from cnnjax.stages import Result, Stages, duration
+from cnnjax.visualize import recipes
 
 # Seconds on two cores, for the estimate of the time left.
 PLAN = {"lessons": 15, "plain": 120, "augmented": 330, "small": 40, "maps": 10, "filters": 180, "classes": 45}
@@ -94,30 +85,35 @@ def article(
     dataset = functools.cache(lambda: data.load(configs["plain"].data))
 
     stages.run(
-        "lessons", "Section 2, worked out by the library", {"side": side}, lambda folder: _lessons(folder, photo)
+        "lessons",
+        "Section 2, worked out by the library",
+        {"side": side},
+        lambda folder: sections.lessons(folder, photo),
     )
     for name, title in (("plain", "Train without augmentation"), ("augmented", "Train with augmentation")):
         chosen = configs[name]
-        stages.run(name, title, config.as_dict(chosen), lambda folder, c=chosen: _train(folder, c, dataset()))
+        stages.run(name, title, config.as_dict(chosen), lambda folder, c=chosen: sections.train(folder, c, dataset()))
     stages.run(
         "small",
         "Look at the small network",
         {"recipe": classes_recipe},
-        lambda folder: _small(folder, stages, configs["augmented"], dataset(), classes_recipe_, seed),
+        lambda folder: sections.small(folder, stages, configs["augmented"], dataset(), classes_recipe_, seed),
     )
     looked = {"weights": vgg.digest, "image": image}
-    stages.run("maps", "Feature maps of the photograph", looked, lambda folder: _maps(folder, vgg, photo, bool(image)))
+    stages.run(
+        "maps", "Feature maps of the photograph", looked, lambda folder: sections.maps(folder, vgg, photo, bool(image))
+    )
     stages.run(
         "filters",
         "Convnet filters, by gradient ascent",
         {"recipe": filters_recipe, "side": filters_side, "seed": seed},
-        lambda folder: _filters(folder, vgg, filters_recipe_, filters_side, seed),
+        lambda folder: sections.filters(folder, vgg, filters_recipe_, filters_side, seed),
     )
     stages.run(
         "classes",
         "Class outputs, by gradient ascent",
         {"recipe": classes_recipe, "seed": seed},
-        lambda folder: _classes(folder, vgg, classes_recipe_, seed),
+        lambda folder: sections.classes(folder, vgg, classes_recipe_, seed),
     )
     print("Writing the page", flush=True)
     made = {
@@ -130,173 +126,11 @@ def article(
         "stages": [{"title": stages.titles[name], "seconds": seconds} for name, seconds in stages.seconds.items()],
         "commands": [],
     }
-    page = report.article(out, _content(stages, vgg, bool(weights), configs, made))
+    page = report.article(out, _content(stages, vgg, configs, made))
     print(f"{time.perf_counter() - clock:.0f} s; the page is {page.resolve()}")
 
 
-def _lessons(folder: Path, photo: Callable[[int], np.ndarray]) -> Result:
-    worked = lessons.every(photo(32))
-    graph, params = _abstract(models.SmallCNN)
-    shapes = models.layer_shapes(graph, params, (150, 150, 3))
-    made = figures.lessons(worked, folder)
-    made["overview"] = figures.architecture(shapes, folder / "overview.png", (150, 150, 3))
-    return {"numbers": lessons.numbers(worked), "figures": _paths(folder, made)}
-
-
-def _train(folder: Path, chosen: Config, dataset: data.Dataset) -> Result:
-    result = loop.fit(chosen, dataset, folder / "run", resume=True)
-    return {"history": result.history, "test": result.test, "digest": result.network.digest}
-
-
-def _small(
-    folder: Path, stages: Stages, chosen: Config, dataset: data.Dataset, recipe: recipes.Recipe, seed: int
-) -> Result:
-    """The data, augmented samples, the curves, the network's table, and what it takes for a cat and for a dog."""
-    network = pretrained.load(folder.parent / "augmented" / "run" / "weights.safetensors")
-    names, train = network.class_names, dataset.train
-    few = np.concatenate([np.flatnonzero(train.labels == c)[:8] for c in range(len(names))])
-    original = train.images[few[0]]
-    keys = jax.random.split(jax.random.key(seed), 8)
-    samples = augment(keys, jnp.asarray(np.repeat(original[None], 8, 0), jnp.float32) / 255, chosen.augment)
-    plain, augmented = stages.results["plain"]["history"], stages.results["augmented"]["history"]
-    draw = functools.partial(ascent.classes, network, names, recipes.at_side(recipe, network.side), seed)
-    drawn = _draw(folder, "cat and dog", 2 * recipe.steps, draw)
-    shapes = models.layer_shapes(network.graph, network.params, (network.side, network.side, 3))
-    made = {
-        "dataset": figures.picture_grid(
-            train.images[few], [names[train.labels[i]] for i in few], folder / "dataset.png", columns=8
-        ),
-        "augmented": figures.augmented_samples(original, samples, folder / "augmented.png"),
-        "curves-plain": figures.curves({"without augmentation": plain}, folder / "curves-plain.png"),
-        "curves": figures.curves(
-            {"without augmentation": plain, "with augmentation": augmented}, folder / "curves.png"
-        ),
-        "small-network": figures.architecture(shapes, folder / "network.png", (network.side, network.side, 3)),
-        "cat-dog": figures.picture_grid([p.image for p in drawn], names, folder / "classes.png", columns=2, width=500),
-    }
-    return {
-        "figures": _paths(folder, made),
-        "cat_dog": _with_choice(network, drawn),
-        "network": _table(network.graph, network.params, network.side),
-        "data": {
-            "source": chosen.data.source,
-            "class_names": list(names),
-            "train": len(train.labels),
-            "valid": len(dataset.valid.labels),
-            "test": stages.results["augmented"]["test"]["count"],
-            "side": chosen.data.side,
-            "skipped": list(dataset.skipped),
-        },
-    }
-
-
-def _maps(folder: Path, vgg: pretrained.Network, photo: Callable[[int], np.ndarray], own: bool) -> Result:
-    """The article shows a 150² photograph to the convolutions alone; the whole network judges it at its own side."""
-    shown = photo(150)
-    layer, channel = recipes.FEATURE_MAP_ALONE
-    channel = min(channel, layers.shapes(vgg)[layer][-1] - 1)
-    maps = feature_maps.compute(vgg, shown, recipes.FEATURE_MAPS)
-    alone = feature_maps.compute(vgg, shown, [layer], [channel])
-    base = layers.at_side(vgg, 150)
-    raw = jax.jit(lambda params, x: {n: base.forward(params, x)[1][n][0] for n in recipes.FEATURE_MAPS})(
-        vgg.params, shown[None]
-    )
-    chances = _probabilities(vgg, photo(vgg.side)[None])[0]
-    ranked = sorted(zip(vgg.class_names, chances, strict=True), key=lambda pair: -pair[1])
-    shapes = models.layer_shapes(vgg.graph, vgg.params, (vgg.side, vgg.side, 3))
-    made = {
-        "photo": figures.picture_grid([shown], [""], folder / "photo.png", columns=1, width=380),
-        "map-alone": figures.feature_map_grid(alone, folder / "alone.png"),
-        "feature-maps": figures.feature_map_grid(maps, folder / "maps.png"),
-        "maps-in-a-row": figures.maps_in_a_row(maps, folder / "row.png", shown),
-        "prediction": figures.probabilities(*zip(*ranked, strict=True), folder / "prediction.png"),
-        "vgg-network": figures.architecture(
-            shapes, folder / "network.png", (vgg.side, vgg.side, 3), marked=recipes.FEATURE_MAPS
-        ),
-    }
-    return {
-        "figures": _paths(folder, made),
-        "layers": captions.map_statistics(jax.device_get(raw)),
-        "alone": {"layer": layer, "channel": channel},
-        "photo": {
-            "credit": "A picture of the user's own." if own else photograph.CREDIT,
-            "truth": "" if own else "cat",
-            "prediction": [{"name": name, "probability": float(p)} for name, p in ranked],
-        },
-        "network": _table(vgg.graph, vgg.params, vgg.side),
-    }
-
-
-def _filters(folder: Path, vgg: pretrained.Network, recipe: recipes.Recipe, side: int, seed: int) -> Result:
-    result: Result = {"figures": {}, "provenance": {}}
-    known = layers.shapes(vgg)
-    for layer in (name for name in recipes.FILTERS if name in known):
-        kept = folder / f"{layer}.json"
-        if not kept.exists():
-            chosen = recipes.filters_of(layer, known[layer][-1])
-            scaled = recipes.at_side(recipe, side)
-            draw = functools.partial(ascent.filters, vgg, layer, chosen, scaled, seed, side)
-            drawn = _draw(folder, layer, len(chosen) * recipe.steps, draw)
-            figures.picture_grid(
-                [p.image for p in drawn],
-                [f"filter {p.provenance['channel']}" for p in drawn],
-                folder / f"{layer}.png",
-                dead=[p.provenance["dead"] for p in drawn],
-            )
-            kept.write_text(json.dumps([p.provenance for p in drawn]))
-        result["provenance"][layer] = json.loads(kept.read_text())
-        result["figures"] |= _paths(folder, {f"filters/{layer}": folder / f"{layer}.png"})
-    return result
-
-
-def _classes(folder: Path, vgg: pretrained.Network, recipe: recipes.Recipe, seed: int) -> Result:
-    names = [name for name in recipes.CLASSES if name in vgg.class_names] or list(vgg.class_names)[:12]
-    draw = functools.partial(ascent.classes, vgg, names, recipes.at_side(recipe, vgg.side), seed)
-    drawn = _draw(folder, "classes", len(names) * recipe.steps, draw)
-    grid = figures.picture_grid([p.image for p in drawn], names, folder / "classes.png")
-    return {"figures": _paths(folder, {"classes": grid}), "provenance": _with_choice(vgg, drawn)}
-
-
-def _draw(folder: Path, what: str, steps: int, draw: Callable[..., list[pictures.Picture]]) -> list[pictures.Picture]:
-    """Pictures drawn under a progress bar, each saved with its provenance."""
-    with tqdm(total=steps, desc=f"  {what}", unit=" steps") as bar:
-        drawn = draw(on_progress=bar.update)
-    for picture in drawn:
-        pictures.save(picture, folder / "pictures" / pictures.file_name(picture))
-    return drawn
-
-
-def _probabilities(network: pretrained.Network, images: np.ndarray) -> np.ndarray:
-    """Class probabilities (n, classes) of pictures in [0, 1]."""
-    logits, _ = jax.jit(network.forward)(network.params, jnp.asarray(images, jnp.float32))
-    if logits.shape[1] == 1:
-        logits = jnp.concatenate([jnp.zeros_like(logits), logits], axis=1)
-    return np.asarray(jax.nn.softmax(logits))
-
-
-def _with_choice(network: pretrained.Network, drawn: list[pictures.Picture]) -> list[dict[str, Any]]:
-    """Each picture's provenance and the class that the network chooses for it as it is saved."""
-    chances = _probabilities(network, np.stack([p.image for p in drawn]) / 255)
-    chosen = [network.class_names[i] for i in chances.argmax(axis=1)]
-    return [p.provenance | {"top1": name} for p, name in zip(drawn, chosen, strict=True)]
-
-
-def _table(graph: Any, params: Any, side: int) -> Result:
-    """A network's summary as the page wants it."""
-    found = analysis.summary(nnx.merge(graph, params), (side, side, 3))
-    rows = [
-        {"layer": r.layer, "shape": list(r.shape), "parameters": r.parameters, "flops": r.flops, "field": r.field}
-        for r in found.rows
-    ]
-    return {"side": side, "parameters": found.parameters, "rows": rows}
-
-
-def _abstract(model: Callable[..., nnx.Module]) -> tuple[Any, Any]:
-    """A network of the article's size without its parameters, which nobody needs for its shapes."""
-    return models.split(nnx.eval_shape(lambda: model(rngs=nnx.Rngs(0))))
-
-
-def _content(stages: Stages, vgg: pretrained.Network, own: bool, configs: dict[str, Config], made: Result) -> Result:
+def _content(stages: Stages, vgg: pretrained.Network, configs: dict[str, Config], made: Result) -> Result:
     results = stages.results
     runs = {
         name: results[name] | {"config": config.as_dict(configs[name]), "seconds": stages.seconds[name]}
@@ -307,9 +141,9 @@ def _content(stages: Stages, vgg: pretrained.Network, own: bool, configs: dict[s
         "lessons": results["lessons"]["numbers"],
         "networks": {
             "small": results["small"]["network"],
-            "article_small": _table(*_abstract(models.SmallCNN), 150),
+            "article_small": sections.table(*sections.abstract(models.SmallCNN), 150),
             "vgg": results["maps"]["network"],
-            "article_vgg": _table(*_abstract(models.VGG16), 224),
+            "article_vgg": sections.table(*sections.abstract(models.VGG16), 224),
         },
         "data": results["small"]["data"],
         "runs": runs,
@@ -319,7 +153,7 @@ def _content(stages: Stages, vgg: pretrained.Network, own: bool, configs: dict[s
             "class_names": list(vgg.class_names),
             "digest": vgg.digest,
             "test_accuracy": vgg.made.get("test", {}).get("accuracy"),
-            "made": "" if own else "python experiments/train.py vgg16-mini",
+            "made": _origin(vgg),
         },
         "photo": results["maps"]["photo"],
         "feature_maps": {"layers": results["maps"]["layers"], "alone": results["maps"]["alone"]},
@@ -330,9 +164,17 @@ def _content(stages: Stages, vgg: pretrained.Network, own: bool, configs: dict[s
     }
 
 
-def _paths(folder: Path, made: dict[str, Path]) -> dict[str, str]:
-    """Figures' paths relative to the run's folder."""
-    return {slot: str(Path(path).relative_to(folder.parent)) for slot, path in made.items()}
+def _origin(network: pretrained.Network) -> str:
+    """How its file says that a network was trained; empty if it does not."""
+    if "config" not in network.made:
+        return ""
+    made = network.made["config"]
+    pictures, train = made["data"], made["train"]
+    return (
+        f"{train['epochs']} epochs of {made['optimizer']['name']} with batches of {train['batch_size']} on the source "
+        f"{pictures['source']}, {pictures['per_class']} pictures a class, seed {train['seed']}, in "
+        f"{duration(network.made['seconds'])}"
+    )
 
 
 def _cores() -> int:

@@ -174,7 +174,7 @@ def fake_results(folder: Path) -> dict:
                  "side": 64, "skipped": []},
         "runs": runs,
         "vgg": {"side": 64, "width": 0.25, "class_names": list(CLASSES), "test_accuracy": 0.934, "digest": "cd" * 32,
-                "made": "python experiments/train.py vgg16-mini"},
+                "made": "12 epochs of adam"},
         "photo": {"credit": "Chelsea, by Stéfan van der Walt (CC0).", "truth": "cat",
                   "prediction": [{"name": "cat", "probability": 0.6}, {"name": "dog", "probability": 0.3}]},
         "feature_maps": {"layers": captions.map_statistics(raw), "alone": {"layer": LAYERS[0], "channel": 19}},
@@ -299,7 +299,7 @@ def test_weights_of_the_users_own_may_come_without_a_record(results):
     networks = results[1]["networks"] | {"vgg": network(64, 77, ("block1_conv1", "predictions"))}
     text = changed(results, vgg=vgg, networks=networks).text
     assert "not recorded" in text
-    assert "were made by" not in text
+    assert "weights come from" not in text
     assert "The network that this page looks into" in text
 
 

@@ -4,6 +4,8 @@ Cats and dogs are hard on purpose: a thousand a class are few enough to be learn
 small, turned, shifted and mirrored, which is what augmentation teaches (article, section 4).
 """
 
+import os
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache, partial
 
 import jax
@@ -28,7 +30,7 @@ CLASSES = (
 )  # fmt: skip
 
 CHUNK = 20
-VERSION = 2  # of the pictures: part of the cache's key
+VERSION = 3  # of the pictures: part of the cache's key
 
 
 def _scene(key, draw, side: int):
@@ -48,7 +50,7 @@ def _animals(side: int):
     def scene(key, kind):
         return _scene(key, lambda stream, view, noise, image: animals.animal(stream, view, noise, kind, image), side)
 
-    return jax.jit(lambda keys, kind: jax.lax.map(lambda key: scene(key, kind), keys))
+    return _compiled(scene, kind(0))
 
 
 @cache
@@ -56,12 +58,20 @@ def _things(name: str, side: int):
     def scene(key):
         return _scene(key, lambda stream, view, noise, image: paint(image, THINGS[name](stream, view, noise)), side)
 
-    return jax.jit(lambda keys: jax.lax.map(scene, keys))
+    return _compiled(scene)
+
+
+def _compiled(scene, *arguments):
+    """A program that draws CHUNK pictures: compiled here, once, since many threads call it."""
+    keys = jax.random.key_data(jax.random.split(jax.random.key(0), CHUNK))
+    pictures = jax.jit(lambda data, *rest: jax.lax.map(lambda d: scene(jax.random.wrap_key_data(d), *rest), data))
+    return pictures.lower(keys, *arguments).compile()
 
 
 def _renderer(name: str, side: int):
     if name in ANIMALS:
-        return partial(_animals(side), kind=kind(ANIMALS.index(name)))
+        program, traits = _animals(side), kind(ANIMALS.index(name))
+        return lambda data: program(data, traits)
     if name in THINGS:
         return _things(name, side)
     raise unknown("procedural class", name, CLASSES)
@@ -70,14 +80,24 @@ def _renderer(name: str, side: int):
 def render(name: str, keys: Key[Array, " batch"], side: int) -> UInt8[Array, "batch side side 3"]:
     """Pictures of class `name`, one a key: a key gives the same picture in any batch and the same scene at any side.
 
-    Compiles once a side for the animals, once a side for each other class. Raises UserError for an unknown name.
+    Compiles once a side for the animals, once a side for each other class; on a CPU, every core draws. Raises UserError
+    for an unknown name.
     """
     draw, count = _renderer(name, side), keys.shape[0]
     # Always CHUNK pictures a call: one compilation whatever the batch, and not one bit of difference between batches.
     data = np.asarray(jax.random.key_data(keys))
     data = np.concatenate([data, np.repeat(data[:1], -count % CHUNK, axis=0)])
-    calls = [draw(jax.random.wrap_key_data(data[i : i + CHUNK])) for i in range(0, len(data), CHUNK)]
+    chunks = [data[i : i + CHUNK] for i in range(0, len(data), CHUNK)]
+    with ThreadPoolExecutor(_threads()) as pool:
+        calls = list(pool.map(lambda chunk: np.asarray(draw(chunk)), chunks))
     return jnp.asarray(np.concatenate(calls)[:count])
+
+
+def _threads() -> int:
+    """On a CPU, one a core: a picture's operations are too small for XLA to share out by itself."""
+    if jax.default_backend() != "cpu":
+        return 1
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def load(config: DataConfig) -> Dataset:
