@@ -61,12 +61,14 @@ def test_schedules():
     np.testing.assert_allclose(rates("constant"), 0.1)
     cosine = rates("cosine")
     np.testing.assert_allclose(cosine[[0, 50, 100]], [0.1, 0.05, 0], atol=1e-8)
-    warm = rates("warmup-cosine", warmup=0.2)
+    warm = rates("warmup-cosine", warmup=20)
     np.testing.assert_allclose(warm[[0, 10, 20, 60, 100]], [0, 0.05, 0.1, 0.05, 0], atol=1e-8)
+    np.testing.assert_allclose(rates("warmup", warmup=20)[[0, 10, 20, 60, 100]], [0, 0.05, 0.1, 0.1, 0.1], atol=1e-8)
+    np.testing.assert_allclose(rates("warmup", warmup=0)[1:], 0.1)
 
 
 def test_warm_up_of_a_run_of_one_step():
-    config = OptimizerConfig(schedule="warmup-cosine", warmup=0.9)
+    config = OptimizerConfig(schedule="warmup-cosine", warmup=9)
     assert np.isfinite(optimizer.create_schedule(config, 1)(0))
 
 

@@ -14,17 +14,20 @@ EPSILON = 1e-7  # Keras' default for Adam and RMSprop; optax's own is 1e-8
 def create_schedule(config: OptimizerConfig, total_steps: int) -> optax.Schedule:
     """The learning rate at each of `total_steps` steps (counted from 0).
 
-    "constant"; "cosine", from the learning rate to 0 (Loshchilov & Hutter, 2017, without restarts); "warmup-cosine",
-    linear from 0 over the fraction `config.warmup` of the steps, then cosine. Raises UserError for another name.
+    "constant"; "warmup", linear from 0 over `config.warmup` steps, then constant; "cosine", from the learning rate to 0
+    (Loshchilov & Hutter, 2017, without restarts); "warmup-cosine", both, with a warm-up no longer than the training.
+    Raises UserError for another name.
     """
     if config.schedule == "constant":
         return optax.constant_schedule(config.learning_rate)
+    if config.schedule == "warmup":
+        return optax.linear_schedule(0.0, config.learning_rate, max(config.warmup, 1))
     if config.schedule == "cosine":
         return optax.cosine_decay_schedule(config.learning_rate, max(total_steps, 1))
     if config.schedule == "warmup-cosine":
-        warmup = min(round(config.warmup * total_steps), max(total_steps - 1, 0))
+        warmup = min(config.warmup, max(total_steps - 1, 0))
         return optax.warmup_cosine_decay_schedule(0.0, config.learning_rate, warmup, max(total_steps, 1))
-    raise unknown("schedule", config.schedule, ("constant", "cosine", "warmup-cosine"))
+    raise unknown("schedule", config.schedule, ("constant", "warmup", "cosine", "warmup-cosine"))
 
 
 def create(config: OptimizerConfig, total_steps: int) -> optax.GradientTransformation:

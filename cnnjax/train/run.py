@@ -85,7 +85,7 @@ def _compare(saved: dict[str, Any], wanted: dict[str, Any], folder: Path) -> Non
         if before == after or name in FREE:
             continue
         # A schedule stretches over all epochs, so more of them would change the steps already made.
-        constant = new.get("optimizer.schedule") == "constant"
+        constant = new.get("optimizer.schedule") in ("constant", "warmup")
         if name == "train.epochs" and constant and isinstance(before, int) and after > before:
             continue
         flag = "--" + name.replace("_", "-")
