@@ -191,8 +191,8 @@ PRESETS: dict[str, Config] = {
         augment=AugmentConfig(enabled=True),
         train=TrainConfig(epochs=2, batch_size=8),
     ),
-    # Article, section 4.2: no augmentation, batch 20, 100 steps an epoch, 20 epochs. Without the warm-up, which is not the
-    # article's, Adam's first steps silence conv_4 for good at side 150: they add up over the 10,368 inputs of dense_1.
+    # Article, section 4.2: no augmentation, batch 20, 100 steps an epoch, 20 epochs. The warm-up is ours: without it
+    # Adam's first steps, which all agree and add up over the 10,368 inputs of dense_1, silence conv_4 at side 150.
     "cnn": Config(optimizer=_GENTLE, train=TrainConfig(epochs=20, batch_size=20, steps_per_epoch=100)),
     # Article, section 4.4: augmentation, batch 32, 100 steps an epoch, 60 epochs.
     "cnn-augmented": Config(
