@@ -14,6 +14,7 @@ from cnnjax.figures.grids import feature_map_grid as feature_map_grid
 from cnnjax.figures.grids import maps_in_a_row as maps_in_a_row
 from cnnjax.figures.grids import picture_grid as picture_grid
 from cnnjax.figures.networks import receptive_fields as receptive_fields
+from cnnjax.figures.speed import contest as contest
 from cnnjax.figures.training import best_epoch as best_epoch
 from cnnjax.figures.training import curves as curves
 from cnnjax.figures.training import probabilities as probabilities

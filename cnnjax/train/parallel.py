@@ -84,17 +84,17 @@ def trainer(
 
     Everything passed in lies on the devices (`replicate`); `indices` is int32 (steps, batch) in NumPy. `run` takes over
     the memory of the state and the sums that it is given. Wait for a result before the next call: all-reduces of two
-    calls in flight can block each other on CPU devices.
+    calls in flight can block each other on CPU devices. `run` takes another `split` of the same size as well.
     """
     positions = np.broadcast_to(np.arange(batch_size, dtype=np.int32), (steps, batch_size))
-    fixed = (key, cleaning, split)
-    example = (state, replicate(parallel, metrics.zeros())), fixed, _share(parallel, (positions, positions))
-    program = _program(parallel, partial(_train, task), donate=(0,)).lower(*example).compile()
+    example = (state, replicate(parallel, metrics.zeros())), (key, cleaning, split)
+    program = _program(parallel, partial(_train, task), donate=(0,))
+    program = program.lower(*example, _share(parallel, (positions, positions))).compile()
 
     def run(
-        state: TrainState, sums: dict[str, Array], indices: Int32[np.ndarray, "steps batch"]
+        state: TrainState, sums: dict[str, Array], indices: Int32[np.ndarray, "steps batch"], split: Split = split
     ) -> tuple[TrainState, dict[str, Array]]:
-        return program((state, sums), fixed, _share(parallel, (indices, positions)))
+        return program((state, sums), (key, cleaning, split), _share(parallel, (indices, positions)))
 
     return run
 

@@ -1,0 +1,48 @@
+"""From the start of the interpreter to the first finished training step of the small network: cold and warm.
+
+    python benchmarks/compile_time.py
+
+Cold: an empty compilation cache, as on a new machine. Warm: the cache that the cold start left. Needs the extra
+`peers`. Writes benchmarks/results/compile_time.json and the plot beside it.
+"""
+
+import os
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+
+import contest
+import jax
+
+from cnnjax import cli, figures
+
+WORK = {"model": "small-cnn", "batch": 32, "side": 150, "task": "train"}
+WHO = tuple(who for who in contest.EVERYONE if who != contest.TORCH_COMPILED.who)
+
+
+def compile_time(
+    *, who: tuple[str, ...] = WHO, rounds: int = 5, out: Path = Path("benchmarks/results/compile_time.json")
+) -> None:
+    """Time cold and warm starts.
+
+    Args:
+        who: Which contenders; cnnjax is the one that ratios refer to.
+        rounds: Warm starts of each.
+        out: Where the results go.
+    """
+    found = {}
+    with tempfile.TemporaryDirectory() as folder:
+        caches = (("CNNJAX_CACHE", folder), ("TORCHINDUCTOR_CACHE_DIR", folder))
+        contenders = [replace(c, environment=c.environment + caches) for c in contest.chosen(who)]
+        os.environ.pop("JAX_COMPILATION_CACHE_DIR", None)
+        found["cold start"] = contest.starts(WORK | {"name": "cold start"}, contenders, rounds=1)
+        found["warm start"] = contest.starts(WORK | {"name": "warm start"}, contenders, rounds=rounds)
+    rows = [row for some in found.values() for row in some]
+    print(contest.table(rows))
+    contest.write(out, rows, jax.devices()[0].device_kind, {"rounds": rounds})
+    plot = figures.contest(found, out.with_suffix(".png"))
+    print(f"wrote {out} and {plot}")
+
+
+if __name__ == "__main__":
+    cli.main(compile_time)

@@ -1,0 +1,226 @@
+"""Contenders side by side: each in a process of its own, taking turns in random order, on one table and one plot.
+
+A contender is a file of `contenders/` with `prepare(work: dict) -> Callable[[], None]`: the callable does the work once
+and returns when it is done. Processes keep the libraries' thread pools and flags apart; only one works at a time. The
+first call of each, which compiles, is timed apart.
+"""
+
+import dataclasses
+import importlib.metadata
+import json
+import os
+import platform
+import random
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from cnnjax.errors import UserError
+
+WORKER = Path(__file__).with_name("contender.py")
+PACKAGES = ("cnnjax", "jax", "flax", "torch", "keras", "tensorflow-cpu", "tensorflow", "tf-keras-vis")
+
+
+@dataclasses.dataclass(frozen=True)
+class Contender:
+    """Who takes part: a name for the table, the file of `contenders/`, options for it, and environment variables."""
+
+    who: str
+    file: str
+    options: tuple[tuple[str, Any], ...] = ()
+    environment: tuple[tuple[str, str], ...] = ()
+
+
+OURS = Contender("cnnjax", "ours")
+FLAX = Contender("plain Flax", "plain_flax", environment=(("CNNJAX_RUNTIME", "off"),))
+KERAS = Contender("Keras (TensorFlow)", "keras_tensorflow", (("jit_compile", False),))
+KERAS_XLA = Contender("Keras (TensorFlow, XLA)", "keras_tensorflow", (("jit_compile", True),))
+TORCH = Contender("PyTorch eager", "pytorch", (("compile", False),))
+TORCH_COMPILED = Contender("PyTorch compiled", "pytorch", (("compile", True),))
+EVERYONE = {c.who: c for c in (OURS, FLAX, KERAS, KERAS_XLA, TORCH, TORCH_COMPILED)}
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One contender at one workload; `ratio` is its median over ours: above 1, ours is faster."""
+
+    workload: str
+    who: str
+    median: float
+    low: float
+    high: float
+    first: float
+    ratio: float | None
+    images_per_second: float | None
+
+
+class Process:
+    """A contender at work: prepared, and called once, when the constructor returns; then `seconds()` per call.
+
+    `first`: seconds from the start of its interpreter to the end of the first call.
+    """
+
+    def __init__(self, contender: Contender, work: dict[str, Any]) -> None:
+        self.who = contender.who
+        command = [sys.executable, str(WORKER), contender.file, json.dumps(work | dict(contender.options))]
+        environment = os.environ | dict(contender.environment)
+        begun = time.perf_counter()
+        self.process = subprocess.Popen(
+            command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+        self._answer()
+        self.first = time.perf_counter() - begun
+
+    def seconds(self, calls: int) -> list[float]:
+        """Seconds of each of so many calls."""
+        self.process.stdin.write(f"{calls}\n")
+        self.process.stdin.flush()
+        return self._answer()["seconds"]
+
+    def _answer(self) -> dict[str, Any]:
+        for line in self.process.stdout:
+            if line.startswith("{"):
+                return json.loads(line)
+        _, said = self.process.communicate()
+        reason = (said.strip().splitlines() or ["it said nothing"])[-1]
+        raise UserError(f"{self.who} cannot take part ({reason}): install its package with pip install -e '.[peers]'")
+
+    def close(self) -> None:
+        """End the process."""
+        self.process.stdin.close()
+        self.process.stdout.close()
+        self.process.stderr.close()
+        self.process.wait()
+
+
+def contest(
+    work: dict[str, Any], contenders: Sequence[Contender], *, rounds: int = 7, calls: int = 2, seed: int = 0
+) -> list[Row]:
+    """Every contender `rounds` times `calls` calls of `work`, in an order drawn anew for each round.
+
+    `work` has a "name" and, for images a second, a "batch". A contender that cannot take part is named and left out;
+    raises UserError when that is ours.
+    """
+    order = random.Random(seed)
+    running: list[Process] = []
+    try:
+        for contender in tqdm(contenders, desc=f"{work['name']}: preparing", unit=" contender", leave=False):
+            try:
+                running.append(Process(contender, work))
+            except UserError as error:
+                if contender.who == OURS.who:
+                    raise
+                tqdm.write(str(error))
+        seconds: dict[str, list[float]] = {process.who: [] for process in running}
+        with tqdm(total=rounds * len(running), desc=work["name"], unit=" turns", leave=False) as bar:
+            for _ in range(rounds):
+                for process in order.sample(running, len(running)):
+                    seconds[process.who] += process.seconds(calls)
+                    bar.update()
+        first = {process.who: process.first for process in running}
+    finally:
+        for process in running:
+            process.close()
+    return rows(work, seconds, first)
+
+
+def starts(work: dict[str, Any], contenders: Sequence[Contender], *, rounds: int = 5, seed: int = 0) -> list[Row]:
+    """Interpreter start to the first call's end, `rounds` fresh processes of each contender, in random order."""
+    order = random.Random(seed)
+    seconds: dict[str, list[float]] = {contender.who: [] for contender in contenders}
+    with tqdm(total=rounds * len(contenders), desc=work["name"], unit=" starts", leave=False) as bar:
+        for _ in range(rounds):
+            for contender in order.sample(contenders, len(contenders)):
+                process = Process(contender, work)
+                process.close()
+                seconds[contender.who].append(process.first)
+                bar.update()
+    return rows(work, seconds, {who: values[0] for who, values in seconds.items()})
+
+
+def rows(work: dict[str, Any], seconds: dict[str, list[float]], first: dict[str, float]) -> list[Row]:
+    """The table's rows from every contender's seconds a call."""
+    medians = {who: statistics.median(values) for who, values in seconds.items()}
+    ours = medians.get(OURS.who)
+    batch = work.get("batch")
+    return [
+        Row(
+            workload=work["name"],
+            who=who,
+            median=medians[who],
+            low=min(values),
+            high=max(values),
+            first=first[who],
+            ratio=medians[who] / ours if ours else None,
+            images_per_second=batch / medians[who] if batch else None,
+        )
+        for who, values in seconds.items()
+    ]
+
+
+def table(found: Sequence[Row]) -> str:
+    """Aligned columns for people."""
+    head = ("workload", "who", "median", "fastest", "slowest", "images/s", "first call", "cnnjax is faster by")
+    lines = [
+        (
+            row.workload,
+            row.who,
+            f"{row.median:.3f} s",
+            f"{row.low:.3f}",
+            f"{row.high:.3f}",
+            f"{row.images_per_second:.1f}" if row.images_per_second else "",
+            f"{row.first:.1f} s",
+            f"{row.ratio:.2f}×" if row.ratio else "",
+        )
+        for row in found
+    ]
+    widths = [max(map(len, column)) for column in zip(head, *lines, strict=True)]
+    return "\n".join(
+        "  ".join(
+            cell.ljust(width) if place < 2 else cell.rjust(width)
+            for place, (cell, width) in enumerate(zip(line, widths, strict=True))
+        ).rstrip()
+        for line in (head, *lines)
+    )
+
+
+def write(path: Path, found: Sequence[Row], device: str, more: dict[str, Any] | None = None) -> None:
+    """The rows with device, versions and time, as JSON. Raises UserError where it can't be written."""
+    about = {
+        "device": device,
+        "cores": os.cpu_count(),
+        "machine": platform.machine(),
+        "date": time.strftime("%Y-%m-%d"),
+        "versions": versions(),
+        "rows": [dataclasses.asdict(row) for row in found],
+    }
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(about | (more or {}), indent=1) + "\n")
+    except OSError as error:
+        raise UserError(f"cannot write {path} ({error.strerror}): give another --out") from error
+
+
+def versions() -> dict[str, str]:
+    """Of the packages that take part, as far as they are installed."""
+    found = {}
+    for package in PACKAGES:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def chosen(names: Sequence[str]) -> list[Contender]:
+    """Contenders by name. Raises UserError for one that there is not."""
+    for name in names:
+        if name not in EVERYONE:
+            raise UserError(f"there is no contender {name!r}: choose among {', '.join(EVERYONE)}")
+    return [EVERYONE[name] for name in names]

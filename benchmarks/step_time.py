@@ -1,0 +1,65 @@
+"""One step of the article's networks: this package, plain Flax, Keras on TensorFlow and PyTorch, side by side.
+
+    python benchmarks/step_time.py
+    python benchmarks/step_time.py --workloads small-train --who cnnjax "PyTorch eager" --rounds 15
+
+Needs the extra `peers`. Writes benchmarks/results/step_time.json and the plot beside it.
+"""
+
+from pathlib import Path
+
+import contest
+import jax
+
+from cnnjax import cli, figures
+from cnnjax.errors import unknown
+
+SMALL, VGG = {"model": "small-cnn", "batch": 32, "side": 150}, {"model": "vgg16", "batch": 8, "side": 224}
+WORKLOADS = {
+    "small-train": SMALL | {"task": "train"},
+    "small-forward": SMALL | {"task": "forward"},
+    "vgg16-train": VGG | {"task": "train"},
+    "vgg16-forward": VGG | {"task": "forward"},
+    "vgg16-input-gradient": VGG | {"task": "input-gradient", "layer": "block5_conv3"},
+}
+
+
+def step_time(
+    *,
+    workloads: tuple[str, ...] = tuple(WORKLOADS),
+    who: tuple[str, ...] = tuple(contest.EVERYONE),
+    batch: int = 0,
+    side: int = 0,
+    rounds: int = 7,
+    calls: int = 3,
+    out: Path = Path("benchmarks/results/step_time.json"),
+) -> None:
+    """Time steps side by side.
+
+    Args:
+        workloads: Which of small-train, small-forward, vgg16-train, vgg16-forward, vgg16-input-gradient.
+        who: Which contenders; cnnjax is the one that ratios refer to.
+        batch: Pictures a step; 0 takes the workload's own.
+        side: Pixels a side; 0 takes the workload's own.
+        rounds: Turns of each contender.
+        calls: Steps a turn.
+        out: Where the results go.
+    """
+    contenders = contest.chosen(who)
+    found: list[contest.Row] = []
+    for name in workloads:
+        if name not in WORKLOADS:
+            raise unknown("workload", name, WORKLOADS)
+        work = WORKLOADS[name] | {"name": name}
+        work |= {key: value for key, value in (("batch", batch), ("side", side)) if value}
+        found += contest.contest(work, contenders, rounds=rounds, calls=calls)
+        print(contest.table([row for row in found if row.workload == name]), flush=True)
+    contest.write(out, found, jax.devices()[0].device_kind, {"rounds": rounds, "calls": calls})
+    plot = figures.contest(
+        {name: [r for r in found if r.workload == name] for name in workloads}, out.with_suffix(".png")
+    )
+    print(f"wrote {out} and {plot}")
+
+
+if __name__ == "__main__":
+    cli.main(step_time)
