@@ -29,7 +29,7 @@ from cnnjax.stages import Result, Stages, duration
 from cnnjax.visualize import recipes
 
 # Seconds on two cores, for the estimate of the time left.
-PLAN = {"lessons": 15, "plain": 120, "augmented": 330, "small": 40, "maps": 10, "filters": 180, "classes": 45}
+PLAN = {"lessons": 15, "plain": 110, "augmented": 380, "small": 40, "maps": 10, "filters": 180, "classes": 45}
 
 
 def article(
@@ -39,7 +39,7 @@ def article(
     per_class: int = 1000,
     eval_per_class: int = 500,
     plain_epochs: int = 20,
-    augmented_epochs: int = 30,
+    augmented_epochs: int = 40,
     weights: str = "",
     image: str = "",
     filters_recipe: str = "filters",

@@ -1,7 +1,7 @@
 """Train one preset, with any of its values changed by flags.
 
     python experiments/train.py cnn
-    python experiments/train.py cnn-augmented --data.side 64 --train.epochs 30 --seeds 0 1 2
+    python experiments/train.py cnn-augmented --data.side 64 --train.epochs 40 --seeds 0 1 2
     python experiments/train.py cnn --run runs/mine --resume
 
 A run is a folder (runs/PRESET, or --run) with config.json, metrics.jsonl, checkpoints/, weights.safetensors (the best
