@@ -20,7 +20,7 @@ from cnnjax import lessons as worked_examples
 from cnnjax.config import Config
 from cnnjax.data import photograph
 from cnnjax.data.augment import augment
-from cnnjax.stages import Result
+from cnnjax.stages import Result, Stages
 from cnnjax.train import loop
 from cnnjax.visualize import ascent, feature_maps, layers, pictures, recipes
 
