@@ -47,7 +47,8 @@ def test_things_and_animals_are_the_fourteen_classes():
 @pytest.mark.parametrize("name", CLASSES)
 def test_every_class_can_be_rendered(name):
     # Traced, not compiled: this says that every class is there and fits together.
-    pictures = jax.eval_shape(procedural._renderer(name, SIDE), keys(CHUNK))
+    program, example = procedural._program(name, SIDE)
+    pictures = jax.eval_shape(program, jax.random.key_data(keys(CHUNK)), *example)
     assert pictures.shape == (CHUNK, SIDE, SIDE, 3)
     assert pictures.dtype == jnp.uint8
 

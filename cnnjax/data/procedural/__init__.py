@@ -45,35 +45,34 @@ def _scene(key, draw, side: int):
     return finish(camera, view, paint(image, occluders(front, view, noise, 0.3)))
 
 
+def _program(name: str, side: int):
+    """(key data of some pictures, a kind of animal or nothing) -> pictures, and an example of its second argument."""
+
+    def scene(data, *rest):
+        def draw(stream, view, noise, image):
+            if rest:
+                return animals.animal(stream, view, noise, *rest, image)
+            return paint(image, THINGS[name](stream, view, noise))
+
+        return _scene(jax.random.wrap_key_data(data), draw, side)
+
+    example = (kind(0),) if name in ANIMALS else ()
+    return jax.jit(lambda data, *rest: jax.lax.map(lambda one: scene(one, *rest), data)), example
+
+
 @cache
-def _animals(side: int):
-    def scene(key, kind):
-        return _scene(key, lambda stream, view, noise, image: animals.animal(stream, view, noise, kind, image), side)
-
-    return _compiled(scene, kind(0))
-
-
-@cache
-def _things(name: str, side: int):
-    def scene(key):
-        return _scene(key, lambda stream, view, noise, image: paint(image, THINGS[name](stream, view, noise)), side)
-
-    return _compiled(scene)
-
-
-def _compiled(scene, *arguments):
-    """A program that draws CHUNK pictures: compiled here, once, since many threads call it."""
-    keys = jax.random.key_data(jax.random.split(jax.random.key(0), CHUNK))
-    pictures = jax.jit(lambda data, *rest: jax.lax.map(lambda d: scene(jax.random.wrap_key_data(d), *rest), data))
-    return pictures.lower(keys, *arguments).compile()
+def _compiled(name: str, side: int):
+    """The program for CHUNK pictures, compiled once, here, since many threads call it."""
+    program, example = _program(name, side)
+    return program.lower(jax.random.key_data(jax.random.split(jax.random.key(0), CHUNK)), *example).compile()
 
 
 def _renderer(name: str, side: int):
     if name in ANIMALS:
-        program, traits = _animals(side), kind(ANIMALS.index(name))
+        program, traits = _compiled(ANIMALS[0], side), kind(ANIMALS.index(name))
         return lambda data: program(data, traits)
     if name in THINGS:
-        return _things(name, side)
+        return _compiled(name, side)
     raise unknown("procedural class", name, CLASSES)
 
 
