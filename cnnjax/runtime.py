@@ -23,6 +23,11 @@ def cache_dir() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cnnjax"
 
 
+def cores() -> int:
+    """The CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def jaxlib_knows(flag: str) -> bool:
     """Whether the installed jaxlib has this XLA flag. XLA aborts the process on a flag that it does not know."""
     spec = find_spec("jaxlib")

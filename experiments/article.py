@@ -12,7 +12,6 @@ loss 84.6% without and 91.2% with augmentation, test accuracy 86.5% and 91.5%.
 import datetime
 import functools
 import importlib.metadata
-import os
 import platform
 import shlex
 import sys
@@ -22,7 +21,7 @@ from pathlib import Path
 
 import jax
 
-from cnnjax import cli, config, data, models, pretrained, report, sections
+from cnnjax import cli, config, data, models, pretrained, report, runtime, sections
 from cnnjax.config import Config
 from cnnjax.data import photograph
 from cnnjax.stages import Result, Stages, duration
@@ -118,7 +117,8 @@ def article(
     print("Writing the page", flush=True)
     made = {
         "command": shlex.join(["python", *sys.argv]),
-        "device": f"{jax.device_count()} × {jax.devices()[0].device_kind} ({platform.machine()}, {_cores()} cores)",
+        "device": f"{jax.device_count()} × {jax.devices()[0].device_kind} "
+        f"({platform.machine()}, {runtime.cores()} cores)",
         "seconds": sum(stages.seconds.values()),
         "started": f"{started:%Y-%m-%d %H:%M} UTC",
         "seeds": {"data": seed, "training": seed, "pictures": seed},
@@ -175,10 +175,6 @@ def _origin(network: pretrained.Network) -> str:
         f"{pictures['source']}, {pictures['per_class']} pictures a class, seed {train['seed']}, in "
         f"{duration(network.made['seconds'])}"
     )
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 if __name__ == "__main__":

@@ -128,7 +128,7 @@ def test_initial_weights_are_keras():
 
 def test_classes_and_outputs():
     for classes, outputs in {2: 1, 3: 3, 14: 14}.items():
-        model = nnx.eval_shape(lambda: models.create(ModelConfig(), side=16, num_classes=classes, seed=0))  # noqa: B023
+        model = nnx.eval_shape(partial(models.create, ModelConfig(), side=16, num_classes=classes, seed=0))
         shapes = models.layer_shapes(*models.split(model), (16, 16, 3))
         assert shapes["output"] == (outputs,) and list(shapes)[-1] == "output"
     with pytest.raises(UserError, match="two classes or more, not 1"):

@@ -4,7 +4,6 @@ Cats and dogs are hard on purpose: a thousand a class are few enough to be learn
 small, turned, shifted and mirrored, which is what augmentation teaches (article, section 4).
 """
 
-import os
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache, partial
 
@@ -14,6 +13,7 @@ import numpy as np
 from jaxtyping import Array, Key, UInt8
 from tqdm import tqdm
 
+from cnnjax import runtime
 from cnnjax.config import DataConfig
 from cnnjax.data.cache import cached
 from cnnjax.data.procedural import animals
@@ -94,9 +94,7 @@ def render(name: str, keys: Key[Array, " batch"], side: int) -> UInt8[Array, "ba
 
 def _threads() -> int:
     """On a CPU, one a core: a picture's operations are too small for XLA to share out by itself."""
-    if jax.default_backend() != "cpu":
-        return 1
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return runtime.cores() if jax.default_backend() == "cpu" else 1
 
 
 def load(config: DataConfig) -> Dataset:
