@@ -1,3 +1,4 @@
+import re
 from functools import partial
 
 import jax
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 from jax import lax
 
 from cnnjax.errors import UserError
-from cnnjax.ops import conv, max_pool
+from cnnjax.ops import conv, max_pool, winograd
 
 few = settings(max_examples=8, deadline=None)
 
@@ -64,7 +65,82 @@ def test_conv_and_its_gradients_against_torch(side, window, stride, padding):
     np.testing.assert_allclose(gk, tk.grad.permute(2, 3, 1, 0).numpy(), rtol=1e-4, atol=1e-4)
 
 
-def test_conv_gradients_are_in_the_order_that_loops_need():
+NETWORK_SHAPES = [
+    (150, 3, 32), (75, 32, 64), (37, 64, 128), (18, 128, 128),
+    (224, 3, 64), (224, 64, 64), (112, 64, 128), (112, 128, 128), (56, 128, 256), (56, 256, 256), (28, 256, 512),
+    (28, 512, 512), (14, 512, 512),
+]  # fmt: skip
+"""(side, inputs, outputs) of the convolutions of SmallCNN and VGG16."""
+
+
+def error(found, expected):
+    return float(np.linalg.norm(found - expected) / np.linalg.norm(expected))
+
+
+@pytest.mark.parametrize(("side", "inputs", "outputs"), NETWORK_SHAPES)
+def test_conv_of_the_networks_shapes_against_float64(side, inputs, outputs):
+    """Winograd's filtering rounds differently: 1e-5 forwards and 1e-4 backwards are what it may cost."""
+    against_float64((side, side), (3, 3), inputs, outputs, "SAME", batch=2 if side < 40 else 1)
+
+
+@few
+@given(
+    st.tuples(st.integers(5, 13), st.integers(5, 13)), st.integers(1, 4), st.integers(0, 3), st.integers(1, 3),
+    st.sampled_from([(16, 17), (64, 64), (5, 70)]),
+)  # fmt: skip
+def test_conv_three_columns_wide_against_float64(sides, rows, padding, batch, channels):
+    against_float64(sides, (rows, 3), *channels, padding, batch)
+
+
+def against_float64(sides, window, inputs, outputs, padding, batch):
+    random = np.random.default_rng(0)
+    x = random.normal(size=(batch, *sides, inputs)).astype(np.float32)
+    kernel = (random.normal(size=(*window, inputs, outputs)) / (9 * inputs) ** 0.5).astype(np.float32)
+    tx, tk = to_torch(x).double().requires_grad_(), torch.tensor(kernel).permute(3, 2, 0, 1).double().requires_grad_()
+    expected = F.conv2d(tx, tk, padding=1 if padding == "SAME" else padding)
+    g = random.normal(size=(batch, *expected.shape[2:], outputs)).astype(np.float32)
+    expected.backward(to_torch(g).double())
+
+    @jax.jit
+    def found(x, kernel, g):
+        y, vjp = jax.vjp(lambda x, kernel: conv(x, kernel, padding=padding), x, kernel)
+        return y, *vjp(g)
+
+    y, gx, gk = found(x, kernel, g)
+    assert error(y, from_torch(expected.detach())) < 1e-5
+    assert error(gx, from_torch(tx.grad)) < 1e-4
+    assert error(gk, tk.grad.permute(2, 3, 1, 0).numpy()) < 1e-4
+
+
+def test_winograd_transforms_filter():
+    """outputs = output · ((taps · kernel) × (input · inputs)): six products for four outputs of a three-tap filter."""
+    t = winograd.transforms()
+    inputs, kernel = np.random.default_rng(0).normal(size=6), np.random.default_rng(1).normal(size=3)
+    expected = np.correlate(inputs, kernel, "valid")
+    np.testing.assert_allclose(t.output @ ((t.taps @ kernel) * (t.input @ inputs)), expected, atol=1e-12)
+
+
+@pytest.mark.parametrize("platform", ["cuda", "tpu"])
+def test_accelerators_get_one_convolution(platform):
+    """Their libraries choose the algorithm: the program holds XLA's own operation and nothing around it."""
+
+    def lowered(function):
+        x, kernel = jnp.zeros((2, 16, 16, 64)), jnp.zeros((3, 3, 64, 64))
+        text = jax.jit(function).trace(x, kernel).lower(lowering_platforms=(platform,)).as_text()
+        return re.findall(r"stablehlo\.(\w+)", text)
+
+    def gradients(x, kernel):
+        return jax.vjp(conv, x, kernel)[1](jnp.ones((2, 16, 16, 64)))
+
+    operations = lowered(conv)
+    assert operations.count("convolution") == 1
+    assert set(operations) <= {"convolution", "case", "constant", "return"}
+    assert lowered(gradients).count("convolution") == 2
+    assert not {"slice", "concatenate", "pad", "dot_general"} & set(lowered(gradients))
+
+
+@pytest.mark.parametrize("channels", [4, 64])
+def test_conv_gradients_are_in_the_order_that_loops_need(channels):
     """Inside a loop XLA:CPU is some hundred times slower unless every convolution is batch, rows, columns, channels."""
 
     def step(kernel, x):
@@ -72,18 +148,19 @@ def test_conv_gradients_are_in_the_order_that_loops_need():
         return kernel - gradients[0] - gradients[1].sum(), value
 
     x, kernel = (
-        jax.random.normal(jax.random.key(0), (2, 2, 8, 8, 3)),
-        jax.random.normal(jax.random.key(1), (3, 3, 3, 4)),
+        jax.random.normal(jax.random.key(0), (2, 2, 8, 8, channels)),
+        jax.random.normal(jax.random.key(1), (3, 3, channels, channels)),
     )
     text = jax.jit(lambda kernel, x: lax.scan(step, kernel, x)).lower(kernel, x).compile().as_text()
     orders = {word for word in text.replace(",", " ").split() if word.startswith("dim_labels=")}
     assert orders == {"dim_labels=b01f_01io->b01f"}
 
 
-def test_conv_second_derivative_and_vmap():
+@pytest.mark.parametrize("channels", [2, 64])
+def test_conv_second_derivative_and_vmap(channels):
     x, kernel = (
-        jax.random.normal(jax.random.key(0), (3, 1, 5, 5, 2)),
-        jax.random.normal(jax.random.key(1), (3, 3, 2, 2)),
+        jax.random.normal(jax.random.key(0), (3, 1, 5, 5, channels)),
+        jax.random.normal(jax.random.key(1), (3, 3, channels, channels)) / channels,
     )
 
     def xla(x, kernel):
@@ -94,7 +171,7 @@ def test_conv_second_derivative_and_vmap():
             gx, gk = jax.grad(lambda x, kernel: jnp.sin(convolution(x, kernel)).sum(), (0, 1))(x, kernel)
             return (gx**2).sum() + (gk**2).sum()
 
-        return jax.grad(slope, (0, 1))(x[0], kernel)
+        return jax.jit(jax.grad(slope, (0, 1)))(x[0], kernel)
 
     for ours, expected in zip(second(conv), second(xla), strict=True):
         np.testing.assert_allclose(ours, expected, rtol=1e-4, atol=1e-4 * np.abs(expected).max())

@@ -1,8 +1,11 @@
 """The runtime's settings, each in a fresh process."""
 
 import os
+import platform
 import subprocess
 import sys
+
+import pytest
 
 FLAG = "--xla_cpu_experimental_ynn_fusion_type="
 
@@ -37,6 +40,21 @@ def test_other_flags_are_kept(tmp_path):
 
 def test_it_can_be_switched_off():
     assert _run(SHOW, CNNJAX_RUNTIME="off") == "None None"
+
+
+FAULTS = """
+import cnnjax, resource, numpy
+for _ in range(4):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    numpy.ones(16 * 2**20)
+print((resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before) < 1000, "malloc" in cnnjax.runtime.changes[-1])
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries keep to their own ways")
+def test_freed_memory_is_kept():
+    assert _run(FAULTS) == "True True"
+    assert _run(FAULTS.replace("print(", "print(len(cnnjax.runtime.changes),"), MALLOC_ARENA_MAX="2").endswith("False")
 
 
 def test_an_unknown_flag_is_not_found():

@@ -14,7 +14,8 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-Edges = tuple[tuple[int, int], tuple[int, int]]
+from cnnjax.ops import winograd
+from cnnjax.ops.winograd import Edges
 
 
 def conv(
@@ -32,23 +33,26 @@ def conv(
         edges = ((padding, padding),) * 2
     else:
         edges = tuple(lax.padtype_to_pads(x.shape[1:3], kernel.shape[:2], (stride, stride), padding))
-    return _conv(x, kernel, stride, edges) if stride == 1 else _xla(x, kernel, stride, edges)
+    return _conv(x, kernel, edges) if stride == 1 else _xla(x, kernel, stride, edges)
 
 
 def _xla(x: Array, kernel: Array, stride: int, edges: Edges) -> Array:
     return lax.conv_general_dilated(x, kernel, (stride, stride), edges, dimension_numbers=("NHWC", "HWIO", "NHWC"))
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(2, 3))
-def _conv(x: Array, kernel: Array, stride: int, edges: Edges) -> Array:
-    return _xla(x, kernel, stride, edges)
+@partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _conv(x: Array, kernel: Array, edges: Edges) -> Array:
+    own = partial(_xla, stride=1, edges=edges)
+    if not _pays(x, kernel):
+        return own(x, kernel)
+    return lax.platform_dependent(x, kernel, cpu=partial(winograd.conv, edges=edges), default=own)
 
 
-def _forward(x: Array, kernel: Array, stride: int, edges: Edges) -> tuple[Array, tuple[Array, Array]]:
-    return _xla(x, kernel, stride, edges), (x, kernel)
+def _forward(x: Array, kernel: Array, edges: Edges) -> tuple[Array, tuple[Array, Array]]:
+    return _conv(x, kernel, edges), (x, kernel)
 
 
-def _backward(stride: int, edges: Edges, residuals: tuple[Array, Array], g: Array) -> tuple[Array, Array]:
+def _backward(edges: Edges, residuals: tuple[Array, Array], g: Array) -> tuple[Array, Array]:
     x, kernel = residuals
 
     def own(x: Array, kernel: Array, g: Array) -> tuple[Array, Array]:
@@ -67,9 +71,45 @@ def _input_gradient(kernel: Array, g: Array, edges: Edges) -> Array:
     """The output's gradient, convolved with the kernel turned half around."""
     rows, columns = kernel.shape[:2]
     opposite = tuple((n - 1 - low, n - 1 - high) for n, (low, high) in zip((rows, columns), edges, strict=True))
-    return _conv(g, jnp.flip(kernel, (0, 1)).swapaxes(2, 3), 1, opposite)
+    return _conv(g, jnp.flip(kernel, (0, 1)).swapaxes(2, 3), opposite)
 
 
+@partial(jax.custom_vjp, nondiff_argnums=(2,))
 def _kernel_gradient(x: Array, g: Array, edges: Edges) -> Array:
     """The input, convolved with the output's gradient: channels take the place of the batch and the batch theirs."""
-    return _conv(x.transpose(3, 1, 2, 0), g.transpose(1, 2, 0, 3), 1, edges).transpose(1, 2, 0, 3)
+    if _pays_backward(x, g, edges):
+        return winograd.kernel_gradient(x, g, edges)
+    return _xla(x.transpose(3, 1, 2, 0), g.transpose(1, 2, 0, 3), 1, edges).transpose(1, 2, 0, 3)
+
+
+def _kernel_forward(x: Array, g: Array, edges: Edges) -> tuple[Array, tuple[Array, Array]]:
+    return _kernel_gradient(x, g, edges), (x, g)
+
+
+def _kernel_backward(edges: Edges, residuals: tuple[Array, Array], kernel: Array) -> tuple[Array, Array]:
+    """It is linear in both, so its gradients are the two other operations."""
+    x, g = residuals
+    return _input_gradient(kernel, g, edges), _conv(x, kernel, edges)
+
+
+_kernel_gradient.defvjp(_kernel_forward, _kernel_backward)
+
+
+def _pays(x: Array, kernel: Array) -> bool:
+    """Whether Winograd's filtering is faster on a CPU: three columns, a row of some tiles, and channels to multiply."""
+    return (
+        kernel.shape[1] == winograd.TAPS
+        and x.dtype in (jnp.float32, jnp.float64)
+        and x.shape[2] > winograd.TILE
+        and min(kernel.shape[2:]) >= 16
+    )
+
+
+def _pays_backward(x: Array, g: Array, edges: Edges) -> bool:
+    columns = x.shape[2] + sum(edges[1]) - g.shape[2] + 1
+    return (
+        columns == winograd.TAPS
+        and x.dtype in (jnp.float32, jnp.float64)
+        and x.shape[2] > winograd.TILE
+        and min(x.shape[3], g.shape[3]) >= 64
+    )
