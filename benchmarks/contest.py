@@ -15,7 +15,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ from cnnjax.errors import UserError
 os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
 
 WORKER = Path(__file__).with_name("contender.py")
-PACKAGES = ("cnnjax", "jax", "flax", "torch", "keras", "tensorflow-cpu", "tensorflow", "tf-keras-vis")
+PACKAGES = ("cnnjax", "jax", "flax", "torch", "torchvision", "keras", "tensorflow-cpu", "tensorflow", "tf-keras-vis")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -243,9 +243,9 @@ def versions() -> dict[str, str]:
     return found
 
 
-def chosen(names: Sequence[str]) -> list[Contender]:
+def chosen(names: Sequence[str], among: Mapping[str, Contender] = EVERYONE) -> list[Contender]:
     """Contenders by name. Raises UserError for one that there is not."""
     for name in names:
-        if name not in EVERYONE:
-            raise UserError(f"there is no contender {name!r}: choose among {', '.join(EVERYONE)}")
-    return [EVERYONE[name] for name in names]
+        if name not in among:
+            raise UserError(f"there is no contender {name!r}: choose among {', '.join(among)}")
+    return [among[name] for name in names]

@@ -57,6 +57,24 @@ def on_devices(count: int, batch: int) -> contest.Contender:
     return contest.Contender(f"{count} device{'s' * (count > 1)}", "ours_devices", options, tuple(environment))
 
 
+def by_devices(
+    devices: tuple[int, ...], base: dict, weak: bool, turns: dict[str, int], limit: peak.Peak
+) -> list[Point]:
+    """cnnjax on each number of devices, taking turns; `weak`: each device has the whole batch of `base`."""
+    works = {n: base | {"batch": base["batch"] * (n if weak else 1)} for n in devices}
+    parts = {n: on_devices(n, work["batch"]) for n, work in works.items()}
+    common = base | {"name": f"{base['model']} on {', '.join(map(str, devices))} devices"}
+    rows = {row.who: row for row in contest.contest(common, list(parts.values()), **turns)}
+    points = []
+    for n, part in parts.items():
+        if part.who in rows:
+            # Forced CPU devices are the same cores, counted again.
+            many = limit.flops_per_second * (1 if limit.device == "cpu" else n)
+            points.append(point("devices", n, contest.OURS.who, works[n], rows[part.who], many))
+            print(f"{part.who}, batch {points[-1].batch}: {points[-1].median:.1f} images/s", flush=True)
+    return points
+
+
 def growth(
     *,
     model: Literal["small-cnn", "vgg16"] = "small-cnn",
@@ -112,16 +130,7 @@ def growth(
                 measured[place] = contest.contest(work, contenders, **turns, peak=limit.flops_per_second)
                 print(contest.table(measured[place]), flush=True)
             points += [point(axis, value, row.who, work, row, limit.flops_per_second) for row in measured[place]]
-    works = {n: base | {"batch": base["batch"] * (n if scaling == "weak" else 1)} for n in devices}
-    parts = {n: on_devices(n, work["batch"]) for n, work in works.items()}
-    common = base | {"name": f"{model}, devices, {scaling} scaling", "mode": mode}
-    rows = {row.who: row for row in contest.contest(common, list(parts.values()), **turns)} if devices else {}
-    for n, part in parts.items():
-        if part.who in rows:
-            # Forced CPU devices are the same cores, counted again.
-            many = limit.flops_per_second * (1 if limit.device == "cpu" else n)
-            points.append(point("devices", n, contest.OURS.who, works[n], rows[part.who], many))
-            print(f"{part.who}, batch {points[-1].batch}: {points[-1].median:.1f} images/s")
+    points += by_devices(devices, base | {"mode": mode}, scaling == "weak", turns, limit) if devices else []
     more = {"model": model, "scaling": scaling, "mode": mode, **turns, "peak": asdict(limit)}
     contest.write(out, points, limit.device, more)
     labels = {

@@ -33,7 +33,7 @@ def contest(workloads: Mapping[str, Sequence[Any]], path: Path) -> Path:
 
     workloads: title -> rows with who, median, low, high (seconds) and ratio, the median over ours.
     """
-    left, right, bar, head = 170, 90, 22, 44
+    left, right, bar, head = 190, 112, 22, 44
     heights = [head + bar * len(rows) + 14 for rows in workloads.values()]
     figure, board = sheet(WIDTH, sum(heights) + 10)
     top = 6
