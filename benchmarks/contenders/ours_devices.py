@@ -19,7 +19,8 @@ def prepare(work: dict) -> Callable[[], None]:
     small, batch, side = work["model"] == "small-cnn", work["batch"], work["side"]
     devices = jax.devices()[: work["devices"]]
     if len(devices) < work["devices"]:
-        raise UserError(f"this machine has {len(devices)} devices, not {work['devices']}: give lower --devices")
+        found = "1 device" if len(devices) == 1 else f"{len(devices)} devices"
+        raise UserError(f"this machine has {found}, not {work['devices']}: give lower --devices")
     way = parallel.choose(work["mode"], batch, devices)
     classes = 2 if small else 1000
     network = models.create(ModelConfig(name=work["model"]), side=side, num_classes=classes, seed=0)
