@@ -15,7 +15,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +23,11 @@ from tqdm import tqdm
 
 from cnnjax.errors import UserError
 
+# The contenders are alive together: none may take an accelerator's whole memory.
+os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+
 WORKER = Path(__file__).with_name("contender.py")
-PACKAGES = ("cnnjax", "jax", "flax", "torch", "keras", "tensorflow-cpu", "tensorflow", "tf-keras-vis")
+PACKAGES = ("cnnjax", "jax", "flax", "torch", "torchvision", "keras", "tensorflow-cpu", "tensorflow", "tf-keras-vis")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,7 +51,10 @@ EVERYONE = {c.who: c for c in (OURS, FLAX, KERAS, KERAS_XLA, TORCH, TORCH_COMPIL
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """One contender at one workload; `ratio` is its median over ours: above 1, ours is faster."""
+    """One contender at one workload; `ratio` is its median over ours: above 1, ours is faster.
+
+    median, low, high, first: seconds. `peak_share`: of the device's FLOP/s, see `peak.py`. None: does not apply.
+    """
 
     workload: str
     who: str
@@ -58,6 +64,8 @@ class Row:
     first: float
     ratio: float | None
     images_per_second: float | None
+    flops_per_second: float | None = None
+    peak_share: float | None = None
 
 
 class Process:
@@ -89,6 +97,9 @@ class Process:
                 return json.loads(line)
         _, said = self.process.communicate()
         reason = (said.strip().splitlines() or ["it said nothing"])[-1]
+        kind, _, sentence = reason.partition(": ")
+        if kind.endswith(".UserError"):
+            raise UserError(f"{self.who} cannot take part: {sentence}")
         raise UserError(f"{self.who} cannot take part ({reason}): install its package with pip install -e '.[peers]'")
 
     def close(self) -> None:
@@ -100,11 +111,18 @@ class Process:
 
 
 def contest(
-    work: dict[str, Any], contenders: Sequence[Contender], *, rounds: int = 7, calls: int = 2, seed: int = 0
+    work: dict[str, Any],
+    contenders: Sequence[Contender],
+    *,
+    rounds: int = 7,
+    calls: int = 2,
+    seed: int = 0,
+    peak: float | None = None,
 ) -> list[Row]:
     """Every contender `rounds` times `calls` calls of `work`, in an order drawn anew for each round.
 
-    `work` has a "name" and, for images a second, a "batch". A contender that cannot take part is named and left out;
+    `work` has a "name" and, for images a second, a "batch", for FLOP/s, "flops" (of a call); `peak` is the device's, in
+    FLOP/s. A contender that cannot take part is named and left out;
     raises UserError when that is ours.
     """
     order = random.Random(seed)
@@ -127,7 +145,7 @@ def contest(
     finally:
         for process in running:
             process.close()
-    return rows(work, seconds, first)
+    return rows(work, seconds, first, peak)
 
 
 def starts(work: dict[str, Any], contenders: Sequence[Contender], *, rounds: int = 5, seed: int = 0) -> list[Row]:
@@ -144,11 +162,13 @@ def starts(work: dict[str, Any], contenders: Sequence[Contender], *, rounds: int
     return rows(work, seconds, {who: values[0] for who, values in seconds.items()})
 
 
-def rows(work: dict[str, Any], seconds: dict[str, list[float]], first: dict[str, float]) -> list[Row]:
-    """The table's rows from every contender's seconds a call."""
+def rows(
+    work: dict[str, Any], seconds: dict[str, list[float]], first: dict[str, float], peak: float | None = None
+) -> list[Row]:
+    """The table's rows from every contender's seconds a call. `peak`: the device's FLOP/s."""
     medians = {who: statistics.median(values) for who, values in seconds.items()}
     ours = medians.get(OURS.who)
-    batch = work.get("batch")
+    batch, flops = work.get("batch"), work.get("flops")
     return [
         Row(
             workload=work["name"],
@@ -159,6 +179,8 @@ def rows(work: dict[str, Any], seconds: dict[str, list[float]], first: dict[str,
             first=first[who],
             ratio=medians[who] / ours if ours else None,
             images_per_second=batch / medians[who] if batch else None,
+            flops_per_second=flops / medians[who] if flops else None,
+            peak_share=flops / medians[who] / peak if flops and peak else None,
         )
         for who, values in seconds.items()
     ]
@@ -166,7 +188,8 @@ def rows(work: dict[str, Any], seconds: dict[str, list[float]], first: dict[str,
 
 def table(found: Sequence[Row]) -> str:
     """Aligned columns for people."""
-    head = ("workload", "who", "median", "fastest", "slowest", "images/s", "first call", "cnnjax is faster by")
+    head = ("workload", "who", "median", "fastest", "slowest", "images/s", "GFLOP/s", "of peak", "first call",
+            "cnnjax is faster by")  # fmt: skip
     lines = [
         (
             row.workload,
@@ -175,6 +198,8 @@ def table(found: Sequence[Row]) -> str:
             f"{row.low:.3f}",
             f"{row.high:.3f}",
             f"{row.images_per_second:.1f}" if row.images_per_second else "",
+            f"{row.flops_per_second / 1e9:.1f}" if row.flops_per_second else "",
+            f"{row.peak_share:.0%}" if row.peak_share else "",
             f"{row.first:.1f} s",
             f"{row.ratio:.2f}×" if row.ratio else "",
         )
@@ -190,8 +215,8 @@ def table(found: Sequence[Row]) -> str:
     )
 
 
-def write(path: Path, found: Sequence[Row], device: str, more: dict[str, Any] | None = None) -> None:
-    """The rows with device, versions and time, as JSON. Raises UserError where it can't be written."""
+def write(path: Path, found: Sequence[Any], device: str, more: dict[str, Any] | None = None) -> None:
+    """The rows (dataclasses) with device, versions and time, as JSON. Raises UserError where it can't be written."""
     about = {
         "device": device,
         "cores": os.cpu_count(),
@@ -218,9 +243,9 @@ def versions() -> dict[str, str]:
     return found
 
 
-def chosen(names: Sequence[str]) -> list[Contender]:
+def chosen(names: Sequence[str], among: Mapping[str, Contender] = EVERYONE) -> list[Contender]:
     """Contenders by name. Raises UserError for one that there is not."""
     for name in names:
-        if name not in EVERYONE:
-            raise UserError(f"there is no contender {name!r}: choose among {', '.join(EVERYONE)}")
-    return [EVERYONE[name] for name in names]
+        if name not in among:
+            raise UserError(f"there is no contender {name!r}: choose among {', '.join(among)}")
+    return [among[name] for name in names]

@@ -10,12 +10,9 @@ from pathlib import Path
 
 import contest
 import jax
-import numpy as np
-from PIL import Image
-from tqdm import tqdm
+import jpegs
 
-from cnnjax import cli, figures, runtime
-from cnnjax.data import procedural
+from cnnjax import cli, figures
 
 OURS = contest.Contender(contest.OURS.who, "ours_epoch")
 WHO = (
@@ -23,22 +20,6 @@ WHO = (
     contest.Contender("Keras ImageDataGenerator", "keras_epoch", (("pipeline", "generator"),)),
     contest.Contender("Keras tf.data", "keras_epoch", (("pipeline", "tf.data"),)),
 )
-
-
-def files(folder: Path, per_class: int) -> Path:
-    """A folder per class with so many JPEG files in each, made if they are not there."""
-    for name in ("cat", "dog"):
-        place = folder / name
-        place.mkdir(parents=True, exist_ok=True)
-        missing = [i for i in range(per_class) if not (place / f"{i}.jpg").exists()]
-        with tqdm(total=len(missing), desc=f"drawing JPEG files of {name}s", unit=" file", leave=False) as bar:
-            for first in range(0, len(missing), 100):
-                some = missing[first : first + 100]
-                keys = jax.vmap(lambda i: jax.random.fold_in(jax.random.key(0), i))(np.asarray(some, np.uint32))
-                for i, pixels in zip(some, np.asarray(procedural.render(name, keys, 256)), strict=True):
-                    Image.fromarray(pixels).resize((500, 375), Image.Resampling.BICUBIC).save(place / f"{i}.jpg")
-                bar.update(len(some))
-    return folder
 
 
 def end_to_end(
@@ -58,7 +39,7 @@ def end_to_end(
         rounds: Epochs of each contender.
         out: Where the results go.
     """
-    folder = files(runtime.cache_dir() / "benchmark-jpeg" / str(per_class), per_class)
+    folder = jpegs.files(per_class)
     pictures = 2 * per_class // batch * batch
     work = {"name": "epoch from JPEG files", "folder": str(folder), "side": side, "size": batch, "batch": pictures}
     found = contest.contest(work, WHO, rounds=rounds, calls=1)

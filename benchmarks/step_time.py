@@ -3,13 +3,16 @@
     python benchmarks/step_time.py
     python benchmarks/step_time.py --workloads small-train --who cnnjax "PyTorch eager" --rounds 15
 
-Needs the extra `peers`. Writes benchmarks/results/step_time.json and the plot beside it.
+Needs the extra `peers`. The device's peak FLOP/s are measured first. Writes benchmarks/results/step_time.json and the
+plot beside it.
 """
 
+from dataclasses import asdict
 from pathlib import Path
 
 import contest
-import jax
+import flops
+import peak
 
 from cnnjax import cli, figures
 from cnnjax.errors import unknown
@@ -46,15 +49,19 @@ def step_time(
         out: Where the results go.
     """
     contenders = contest.chosen(who)
-    found: list[contest.Row] = []
     for name in workloads:
         if name not in WORKLOADS:
             raise unknown("workload", name, WORKLOADS)
+    limit = peak.measure()
+    found: list[contest.Row] = []
+    for name in workloads:
         work = WORKLOADS[name] | {"name": name}
         work |= {key: value for key, value in (("batch", batch), ("side", side)) if value}
-        found += contest.contest(work, contenders, rounds=rounds, calls=calls)
+        work["flops"] = flops.count(work)
+        found += contest.contest(work, contenders, rounds=rounds, calls=calls, peak=limit.flops_per_second)
         print(contest.table([row for row in found if row.workload == name]), flush=True)
-    contest.write(out, found, jax.devices()[0].device_kind, {"rounds": rounds, "calls": calls})
+    more = {"rounds": rounds, "calls": calls, "peak": asdict(limit)}
+    contest.write(out, found, limit.device, more)
     plot = figures.contest(
         {name: [r for r in found if r.workload == name] for name in workloads}, out.with_suffix(".png")
     )

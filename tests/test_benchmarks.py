@@ -6,10 +6,16 @@ import sys
 from pathlib import Path
 
 import contest
+import flops
+import jax
+import jax.numpy as jnp
 import numpy as np
+import peak
 import pytest
+from flax import nnx
 
 from cnnjax.errors import UserError
+from cnnjax.tracing import Value, Walk
 
 ROOT = Path(__file__).parents[1]
 
@@ -21,6 +27,54 @@ def test_rows_are_medians_and_ratios():
     assert [r.ratio for r in found] == [1.0, 2.5]
     assert [r.images_per_second for r in found] == [50.0, 20.0]
     assert "2.50×" in contest.table(found)
+
+
+def test_rows_have_flops_and_their_share_of_the_peak():
+    seconds, first = {"cnnjax": [0.2], "other": [0.5]}, {"cnnjax": 1.0, "other": 2.0}
+    found = contest.rows({"name": "work", "flops": 4 * 10**9}, seconds, first, peak=40e9)
+    assert [r.flops_per_second for r in found] == [20e9, 8e9]
+    assert [r.peak_share for r in found] == [0.5, 0.2]
+    assert contest.table(found).splitlines()[2].split()[-5:] == ["8.0", "20%", "2.0", "s", "2.50×"]
+    (row, _) = contest.rows({"name": "work"}, seconds, first, peak=40e9)
+    assert row.flops_per_second is None and row.peak_share is None
+    assert "GFLOP/s" in contest.table([row]) and "%" not in contest.table([row])
+
+
+@pytest.mark.parametrize(
+    ("model", "side", "task"),
+    [("small-cnn", 32, "train"), ("small-cnn", 33, "forward"), ("vgg16", 32, "train"), ("vgg16", 48, "input-gradient")],
+)
+def test_flops_are_those_of_the_traced_step(model, side, task, monkeypatch):
+    """Oracle: every convolution and dot in the jaxpr of the plain Flax contender's own gradient."""
+    monkeypatch.syspath_prepend(ROOT / "benchmarks" / "contenders")
+    import plain_flax
+
+    work = {"model": model, "side": side, "task": task, "batch": 2, "layer": "block4_conv2"}
+    graph, params, rest = nnx.split(nnx.eval_shape(lambda: plain_flax.build(model, side, nnx.Rngs(0))), nnx.Param, ...)
+
+    def value(params, rest, images):
+        network = nnx.merge(graph, params, rest)
+        network.eval()
+        return (network.convolve(images, (4, 2)) if task == "input-gradient" else network(images)).sum()
+
+    step = {"train": jax.grad(value), "forward": value, "input-gradient": jax.grad(value, argnums=2)}[task]
+    with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
+        traced = jax.make_jaxpr(step)(params, rest, jax.ShapeDtypeStruct((2, side, side, 3), jnp.float32)).jaxpr
+    walk = Walk()
+    walk.run(traced, [Value() for _ in traced.invars])
+    assert flops.count(work) == sum(walk.flops.values())
+
+
+def test_the_peak_is_measured_in_a_process_of_its_own():
+    found = peak.measure()
+    assert np.isfinite(found.measured) and found.measured > 1e8
+    assert (found.device, found.published, found.flops_per_second) == ("cpu", None, found.measured)
+
+
+def test_an_accelerators_peak_is_the_published_one():
+    assert peak.published("NVIDIA H100 80GB HBM3", "bfloat16") == 989e12
+    assert peak.published("TPU v5 lite", "float32") == peak.published("TPU v5 lite", "bfloat16") == 197e12
+    assert peak.Peak("TPU v4", "float32", 2e14, 275e12).flops_per_second == 275e12
 
 
 def test_an_unknown_contender_is_named():
@@ -48,4 +102,8 @@ def test_step_time_as_a_user_runs_it(tmp_path):
     assert {row["who"] for row in results["rows"]} == {"cnnjax", "plain Flax", "PyTorch eager"}
     assert all(np.isfinite(row["median"]) and row["median"] > 0 for row in results["rows"])
     assert "jax" in results["versions"]
+    work = {"model": "small-cnn", "task": "train", "batch": 2, "side": 16}
+    for row in results["rows"]:
+        assert row["flops_per_second"] == pytest.approx(flops.count(work) / row["median"])
+        assert row["peak_share"] == pytest.approx(row["flops_per_second"] / results["peak"]["measured"])
     assert out.with_suffix(".png").stat().st_size > 5000

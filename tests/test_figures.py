@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -123,6 +124,19 @@ def test_architecture(count, marked, tmp_path):
     shapes = {f"block{i + 1}_conv1": (32 >> i // 4, 32 >> i // 4, 8 * (1 + i // 4)) for i in range(count)}
     shapes |= {"block9_pool": (2, 2, 32), "flatten": (128,), "dropout": (128,), "predictions": (10,)}
     check(figures.architecture(shapes, tmp_path / "net.png", (32, 32, 3), marked))
+
+
+@pytest.mark.parametrize("slowest_rate", [30.0, 2.0], ids=["linear", "logarithmic"])
+def test_growth_has_a_panel_an_axis(slowest_rate, tmp_path):
+    def points(who: str, values: tuple[int, ...], rate: float) -> list[SimpleNamespace]:
+        rates = {"median": rate, "slowest": 0.9 * rate, "fastest": 1.1 * rate}
+        return [SimpleNamespace(who=who, value=value, **rates) for value in values]
+
+    both = points("cnnjax", (8, 16, 32), 100.0) + points("somebody", (8, 16, 32), slowest_rate)
+    path = figures.growth({"pictures a step": both, "devices": points("cnnjax", (1,), 90.0)}, tmp_path / "growth.png")
+    check(path)
+    red = (np.abs(pixels(path) - (0xC8, 0x55, 0x3D)).max(axis=2) < 12).any(axis=0)
+    assert red[: red.size // 2].any() and not red[int(0.55 * red.size) :].any()  # the other is in the first panel only
 
 
 def test_matplotlib_is_imported_only_by_figures():

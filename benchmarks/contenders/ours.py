@@ -32,7 +32,7 @@ def prepare(work: dict) -> Callable[[], None]:
         forward = jax.jit(lambda params, images: models.apply(graph, params, clean(NONE, images))[0])
         return lambda: forward(params, images).block_until_ready()
     rule = OptimizerConfig(name="adam") if small else OptimizerConfig(name="sgd", learning_rate=1e-3)
-    task = Task(graph, optimizer.create(rule, 1000), AugmentConfig(enabled=False))
+    task = Task(graph, optimizer.create(rule, 1000), AugmentConfig(enabled=work.get("augment", False)))
     labels = jnp.arange(batch, dtype=jnp.int32) % classes
     data = Batch(jnp.asarray(pictures), labels, jnp.arange(batch, dtype=jnp.int32))
     step = jax.jit(partial(train_step, task), donate_argnums=0)

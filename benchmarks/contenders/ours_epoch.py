@@ -23,16 +23,16 @@ def prepare(work: dict) -> Callable[[], None]:
     way = parallel.choose("jit", batch)
     key, order_key = jax.random.split(jax.random.key(0))
     state = parallel.replicate(way, create_state(params, task.optimizer))
-    programs: dict[int, Callable] = {}
+    program = None
 
     def call() -> None:
-        nonlocal state
+        nonlocal state, program
         split = data.load(pictures).train
         split_, cleaning, step_key = parallel.replicate(way, (split, clean.fit(pictures.cleaning, split.images), key))
-        if not programs:
-            programs[0] = parallel.trainer(way, task, state, step_key, cleaning, split_, steps, batch)
+        if program is None:
+            program = parallel.trainer(way, task, state, step_key, cleaning, split_, steps, batch)
         indices = np.asarray(feed.order(order_key, 0, steps * batch, len(split.labels))).reshape(steps, batch)
-        state, sums = programs[0](state, parallel.replicate(way, metrics.zeros()), indices, split_)
+        state, sums = program(state, parallel.replicate(way, metrics.zeros()), indices, split_)
         jax.block_until_ready((state, sums))
 
     return call

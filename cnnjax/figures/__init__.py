@@ -15,6 +15,7 @@ from cnnjax.figures.grids import maps_in_a_row as maps_in_a_row
 from cnnjax.figures.grids import picture_grid as picture_grid
 from cnnjax.figures.networks import receptive_fields as receptive_fields
 from cnnjax.figures.speed import contest as contest
+from cnnjax.figures.speed import growth as growth
 from cnnjax.figures.training import best_epoch as best_epoch
 from cnnjax.figures.training import curves as curves
 from cnnjax.figures.training import probabilities as probabilities

@@ -1,10 +1,31 @@
-"""Who is how fast: medians with their spread, one panel a workload."""
+"""Who is how fast: medians with their spread, one panel a workload or an axis of growth."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from cnnjax.figures.canvas import BLUE, BODY, HEAD, INK, MUTED, RULE, SMALL, WIDTH, plot, save, sheet, text
+from matplotlib.ticker import NullLocator
+
+from cnnjax.figures.canvas import (
+    BLUE,
+    BODY,
+    GOLD,
+    GREEN,
+    HEAD,
+    INK,
+    MUTED,
+    PLUM,
+    RED,
+    RULE,
+    SMALL,
+    WIDTH,
+    plot,
+    save,
+    sheet,
+    text,
+)
+
+COLORS = (BLUE, RED, GREEN, GOLD, PLUM, MUTED)
 
 
 def contest(workloads: Mapping[str, Sequence[Any]], path: Path) -> Path:
@@ -12,7 +33,7 @@ def contest(workloads: Mapping[str, Sequence[Any]], path: Path) -> Path:
 
     workloads: title -> rows with who, median, low, high (seconds) and ratio, the median over ours.
     """
-    left, right, bar, head = 170, 90, 22, 44
+    left, right, bar, head = 190, 112, 22, 44
     heights = [head + bar * len(rows) + 14 for rows in workloads.values()]
     figure, board = sheet(WIDTH, sum(heights) + 10)
     top = 6
@@ -35,4 +56,60 @@ def contest(workloads: Mapping[str, Sequence[Any]], path: Path) -> Path:
             words = f"{row.median * 1e3:.0f}" + (f"   {row.ratio:.2f}×" if row.ratio and not ours else "")
             text(board, WIDTH - right + 8, y, words, BODY, BLUE if ours else INK, ha="left")
         top += height
+    return save(figure, path)
+
+
+def growth(axes: Mapping[str, Sequence[Any]], path: Path) -> Path:
+    """Images a second along each axis (higher is better): medians as lines, slowest to fastest as bands.
+
+    axes: an axis's label -> points with who, value (its place, drawn on a logarithmic scale), median, slowest, fastest.
+    Panels share a scale that starts at 0 where the rates are within a factor of 20, else a logarithmic one.
+    """
+    names = list(dict.fromkeys(point.who for points in axes.values() for point in points))
+    colors = {name: COLORS[i % len(COLORS)] for i, name in enumerate(names)}
+    places, x, y = {}, 56.0, 42  # of the legend's entries, in as many lines as they need
+    for name in names:
+        length = 44 + 6.3 * len(name)
+        if places and x + length > WIDTH:
+            x, y = 56.0, y + 18
+        places[name] = (x, y)
+        x += length
+    left, top, height, gap = 56, y + 20, 230, 28
+    wide = (WIDTH - left - 12 - gap * (len(axes) - 1)) / len(axes)
+    figure, board = sheet(WIDTH, top + height + 50)
+    text(board, 10, 16, "images per second, higher is better", HEAD, INK, ha="left", weight="bold")
+    for name, (x, y) in places.items():
+        board.plot((x, x + 20), (y, y), color=colors[name], linewidth=2)
+        text(board, x + 26, y, name, SMALL, MUTED, ha="left")
+    rates = [rate for points in axes.values() for p in points for rate in (p.slowest, p.fastest)]
+    wide_range = max(rates) > 20 * min(rates)
+    for place, (label, points) in enumerate(axes.items()):
+        panel = plot(figure, left + place * (wide + gap), top, wide, height)
+        for name in dict.fromkeys(point.who for point in points):
+            line = sorted((p for p in points if p.who == name), key=lambda p: p.value)
+            values = [p.value for p in line]
+            panel.fill_between(
+                values,
+                [p.slowest for p in line],
+                [p.fastest for p in line],
+                color=colors[name],
+                alpha=0.18,
+                linewidth=0,
+            )
+            panel.plot(values, [p.median for p in line], "o-", color=colors[name], linewidth=1.8, markersize=4)
+        ticks = sorted({point.value for point in points})
+        panel.set_xscale("log", base=2)
+        panel.set_xticks(ticks, [str(tick) for tick in ticks])
+        panel.xaxis.set_minor_locator(NullLocator())
+        panel.set_xlim(ticks[0] / 1.15, ticks[-1] * 1.15)
+        panel.set_xlabel(label, fontsize=BODY, color=MUTED)
+        if wide_range:
+            panel.set_yscale("log")
+            panel.yaxis.set_major_formatter("{x:g}")
+            panel.yaxis.set_minor_locator(NullLocator())
+            panel.set_ylim(min(rates) / 1.3, max(rates) * 1.3)
+        else:
+            panel.set_ylim(0, 1.05 * max(rates))
+        if place:
+            panel.tick_params(labelleft=False)
     return save(figure, path)
