@@ -51,7 +51,10 @@ class Result(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Row(contest.Row):
-    """One contender at one layer. Seconds are for all `filters` together."""
+    """One contender at one layer and target. Seconds are for all `filters` together.
+
+    Where ours reached fewer than there are, its seconds are of all the steps that it may take; mind the ratio then.
+    """
 
     target: str
     filters: int

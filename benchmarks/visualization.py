@@ -8,8 +8,8 @@ target (two of them, see `race.py`). This package draws a layer's filters as one
 The activation is the mean of the filter's map for the uint8 picture, without jitter: the picture is what both hand out,
 and all pictures have one contrast, where the floats before could gain by mere size.
 
-Without --weights, the network is VGG16 with random kernels. Needs the extra `peers`, and tf-keras-vis if that is to
-take part. Writes benchmarks/results/visualization.json and the plot beside it.
+Without --weights, the network is VGG16 with random kernels. Needs the extra `peers`; tf-keras-vis takes part where
+it is installed. Writes benchmarks/results/visualization.json and the plot beside it.
 """
 
 import os
@@ -44,7 +44,7 @@ def random_vgg16(seed: int = 0) -> pretrained.Network:
     model = ModelConfig(name="vgg16", dense=1)
     graph, params = models.split(models.create(model, side=32, num_classes=2, seed=seed))
     params["block1_conv1"]["kernel"] *= 255
-    x = (127.5 + 12.75 * jax.random.normal(jax.random.key(seed), (4, 64, 64, 3))) / 255
+    x = (127.5 + 12.75 * jax.random.normal(jax.random.key(seed), (16, 32, 32, 3))) / 255
     names = sorted(name for name in params if "_conv" in name)
     for name, following in zip(names, [*names[1:], ""], strict=True):
         z = conv(x, params[name]["kernel"])
