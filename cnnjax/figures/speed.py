@@ -29,7 +29,7 @@ COLORS = (BLUE, RED, GREEN, GOLD, PLUM, MUTED)
 
 
 def contest(workloads: Mapping[str, Sequence[Any]], path: Path) -> Path:
-    """Bars of milliseconds (shorter is better): median, and a line from fastest to slowest. Ours is coloured.
+    """Bars of milliseconds, or of seconds from 10 on: median, and a line from fastest to slowest. Ours is coloured.
 
     workloads: title -> rows with who, median, low, high (seconds) and ratio, the median over ours.
     """
@@ -39,21 +39,25 @@ def contest(workloads: Mapping[str, Sequence[Any]], path: Path) -> Path:
     top = 6
     for (title, rows), height in zip(workloads.items(), heights, strict=True):
         text(board, 10, top + 16, title, HEAD, INK, ha="left", weight="bold")
-        text(board, WIDTH - 10, top + 16, "milliseconds, shorter is better", SMALL, MUTED, ha="right")
+        highest = max(row.high for row in rows)
+        unit, scale = ("seconds", 1) if highest >= 10 else ("milliseconds", 1e3)
+        text(board, WIDTH - 10, top + 16, f"{unit}, shorter is better", SMALL, MUTED, ha="right")
         axes = plot(figure, left, top + 30, WIDTH - left - right, bar * len(rows))
         axes.grid(visible=False)
         axes.set_yticks([])
         axes.tick_params(labelbottom=False, length=0)
-        highest = max(row.high for row in rows)
-        axes.set_xlim(0, highest * 1e3)
+        axes.set_xlim(0, highest * scale)
         axes.set_ylim(len(rows) - 0.5, -0.5)
         for place, row in enumerate(sorted(rows, key=lambda row: row.median)):
             ours = row.ratio == 1
-            axes.barh(place, row.median * 1e3, height=0.68, color=BLUE if ours else RULE)
-            axes.plot((row.low * 1e3, row.high * 1e3), (place, place), color=INK, linewidth=1.2)
+            axes.barh(place, row.median * scale, height=0.68, color=BLUE if ours else RULE)
+            axes.plot((row.low * scale, row.high * scale), (place, place), color=INK, linewidth=1.2)
             y = top + 30 + bar * (place + 0.5)
             text(board, left - 8, y, row.who, BODY, BLUE if ours else INK, ha="right")
-            words = f"{row.median * 1e3:.0f}" + (f"   {row.ratio:.2f}×" if row.ratio and not ours else "")
+            median = row.median * scale
+            words = (f"{median:.0f}" if median >= 100 else f"{median:.3g}") + (
+                f"   {row.ratio:.2f}×" if row.ratio and not ours else ""
+            )
             text(board, WIDTH - right + 8, y, words, BODY, BLUE if ours else INK, ha="left")
         top += height
     return save(figure, path)
