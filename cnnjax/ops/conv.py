@@ -6,6 +6,7 @@ hundred times slower (jaxlib 0.10.2). So on the CPU the gradients are written as
 platforms keep JAX's own gradients, which their libraries recognise.
 """
 
+from collections.abc import Callable
 from functools import partial
 from typing import Literal
 
@@ -16,6 +17,9 @@ from jaxtyping import Array, Float
 
 from cnnjax.ops import winograd
 from cnnjax.ops.winograd import Edges
+
+IMAGES, PIXELS = 8, 25_000
+"""How many are taken together for a kernel's gradient on a CPU: with channels in the batch's place, and by Winograd."""
 
 
 def conv(
@@ -78,8 +82,32 @@ def _input_gradient(kernel: Array, g: Array, edges: Edges) -> Array:
 def _kernel_gradient(x: Array, g: Array, edges: Edges) -> Array:
     """The input, convolved with the output's gradient: channels take the place of the batch and the batch theirs."""
     if _pays_backward(x, g, edges):
-        return winograd.kernel_gradient(x, g, edges)
+        return _in_blocks(winograd.kernel_gradient, x, g, edges, PIXELS // (g.shape[1] * g.shape[2]))
+    return _in_blocks(_transposed_kernel_gradient, x, g, edges, IMAGES)
+
+
+def _transposed_kernel_gradient(x: Array, g: Array, edges: Edges) -> Array:
     return _xla(x.transpose(3, 1, 2, 0), g.transpose(1, 2, 0, 3), 1, edges).transpose(1, 2, 0, 3)
+
+
+def _in_blocks(gradient: Callable[..., Array], x: Array, g: Array, edges: Edges, largest: int) -> Array:
+    """The sum over blocks of images that the cache holds.
+
+    XLA fuses a transposition with whatever made its input, into a loop that jumps through all of memory once for each
+    channel; it fuses nothing into a loop of blocks.
+    """
+    count = -(-len(x) // max(1, largest))
+    if count <= 1:
+        return gradient(x, g, edges)
+    block = -(-len(x) // count)
+    rest = ((0, count * block - len(x)), (0, 0), (0, 0), (0, 0))
+    x, g = (jnp.pad(a, rest).reshape(count, block, *a.shape[1:]) for a in (x, g))
+
+    def add(total: Array, images: tuple[Array, Array]) -> tuple[Array, None]:
+        return total + gradient(*images, edges), None
+
+    shape = jax.eval_shape(partial(gradient, edges=edges), x[0], g[0])
+    return lax.scan(add, jnp.zeros(shape.shape, shape.dtype), (x, g))[0]
 
 
 def _kernel_forward(x: Array, g: Array, edges: Edges) -> tuple[Array, tuple[Array, Array]]:
@@ -111,5 +139,5 @@ def _pays_backward(x: Array, g: Array, edges: Edges) -> bool:
         columns == winograd.TAPS
         and x.dtype in (jnp.float32, jnp.float64)
         and x.shape[2] > winograd.TILE
-        and min(x.shape[3], g.shape[3]) >= 64
+        and min(x.shape[3], g.shape[3]) >= 32
     )
