@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Annotated, Any, NoReturn
 
 from cnnjax import config as configs
+from cnnjax import runtime
 from cnnjax.errors import UserError, unknown
 
 Command = Callable[..., Any]
@@ -30,6 +31,7 @@ def parse(function: Command, arguments: Sequence[str], prog: str | None = None) 
                 return tyro.cli(f, args=list(arguments), prog=prog, **options)
         except SystemExit as stop:
             if stop.code == 0:
+                print(f"runtime: {runtime.told()}")
                 raise
             raise UserError(_sentence(said.getvalue())) from None
 

@@ -23,6 +23,11 @@ changes: list[str] = []
 """What `configure` set, one line each."""
 
 
+def told() -> str:
+    """What was set, and how to switch it off, in one line for people."""
+    return f"{'; '.join(changes)}; CNNJAX_RUNTIME=off leaves all as it was" if changes else "left as it was found"
+
+
 def cache_dir() -> Path:
     """The folder for decoded pictures and compiled programs: $CNNJAX_CACHE, else the user's cache folder / cnnjax."""
     if folder := os.environ.get("CNNJAX_CACHE"):
@@ -67,7 +72,7 @@ def configure() -> None:
             changes.append(f"compiled programs are kept in {folder}")
     if _keep_memory():
         changes.append("freed memory is kept for the next step (glibc's malloc)")
-    logging.getLogger(__name__).info("; ".join(changes))
+    logging.getLogger(__name__).info(told())
 
 
 def _keep_memory() -> bool:

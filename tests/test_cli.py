@@ -45,6 +45,16 @@ def test_overrides_reach_the_config(capsys):
     assert capsys.readouterr().out == "cnn 7 True\n"
 
 
+def test_help_tells_what_the_runtime_set(capsys, monkeypatch):
+    monkeypatch.setattr("cnnjax.runtime.changes", ["one flag", "one cache"])
+    with pytest.raises(SystemExit) as stop:
+        cli.main_with_preset(_train, ["cnn", "--help"])
+    assert stop.value.code == 0
+    said = capsys.readouterr().out
+    assert "--train.epochs" in said
+    assert said.endswith("runtime: one flag; one cache; CNNJAX_RUNTIME=off leaves all as it was\n")
+
+
 def test_an_error_of_the_run_is_one_sentence(capsys):
     def fail(*, where: str = "here") -> None:
         """Fail."""
