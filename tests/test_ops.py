@@ -86,7 +86,7 @@ def test_conv_of_the_networks_shapes_against_float64(side, inputs, outputs):
 @few
 @given(
     st.tuples(st.integers(5, 13), st.integers(5, 13)), st.integers(1, 4), st.integers(0, 3), st.integers(1, 3),
-    st.sampled_from([(16, 17), (64, 64), (5, 70)]),
+    st.sampled_from([(32, 64), (64, 96), (256, 257), (5, 70)]),
 )  # fmt: skip
 def test_conv_three_columns_wide_against_float64(sides, rows, padding, batch, channels):
     against_float64(sides, (rows, 3), *channels, padding, batch)
