@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from jax import lax
 
 from cnnjax.errors import UserError
-from cnnjax.ops import conv, max_pool, winograd
+from cnnjax.ops import conv, max_pool, spread, winograd
 
 few = settings(max_examples=8, deadline=None)
 
@@ -230,6 +230,25 @@ def test_max_pool_derivatives_both_modes():
     ):
         assert jnp.abs(derivative(max_pool)).max() > 0.1
         np.testing.assert_allclose(derivative(max_pool), derivative(own), rtol=1e-6)
+
+
+def test_spread_and_its_derivatives():
+    bias, z = jnp.arange(3.0), jax.random.normal(jax.random.key(0), (2, 4, 5, 3))
+    np.testing.assert_array_equal(spread(bias, z.shape), np.broadcast_to(bias, z.shape))
+    gradient = jax.grad(lambda b: (z * spread(b, z.shape) ** 2).sum())
+    np.testing.assert_allclose(gradient(bias), 2 * np.asarray(z, np.float64).sum((0, 1, 2)) * bias, rtol=1e-5)
+    tangent = jax.jvp(gradient, (bias,), (jnp.ones(3),))[1]
+    np.testing.assert_allclose(tangent, 2 * np.asarray(z, np.float64).sum((0, 1, 2)), rtol=1e-5)
+
+
+def test_a_spread_bias_is_no_product_forwards():
+    """XLA:CPU takes the product with the column of ones for the broadcast that it is, and sums by a product."""
+
+    def hlo(f):
+        return jax.jit(f).lower(jnp.ones(4), jnp.ones((8, 64, 64, 4))).compile().as_text()
+
+    assert " dot(" not in hlo(lambda b, z: jax.nn.relu(z + spread(b, z.shape)))
+    assert " dot(" in hlo(jax.grad(lambda b, z: jax.nn.relu(z + spread(b, z.shape)).sum()))
 
 
 def test_max_pool_window_too_large():

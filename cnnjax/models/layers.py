@@ -9,7 +9,7 @@ from jax.nn.initializers import Initializer
 from jaxtyping import Array, Float, Key
 
 from cnnjax.errors import UserError
-from cnnjax.ops import conv, max_pool
+from cnnjax.ops import conv, max_pool, spread
 
 
 class Conv(nnx.Module):
@@ -24,7 +24,7 @@ class Conv(nnx.Module):
 
     def relu(self, z: Float[Array, "batch height width outputs"]) -> Float[Array, "batch height width outputs"]:
         """relu(z + bias)."""
-        return jax.nn.relu(z + self.bias[None, None, None, :])
+        return jax.nn.relu(z + spread(self.bias[...], z.shape))
 
 
 class Dense(nnx.Module):

@@ -1,6 +1,7 @@
 """The operations that plain JAX is slow at, one function each."""
 
+from cnnjax.ops.bias import spread
 from cnnjax.ops.conv import conv
 from cnnjax.ops.pool import max_pool
 
-__all__ = ["conv", "max_pool"]
+__all__ = ["conv", "max_pool", "spread"]

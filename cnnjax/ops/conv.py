@@ -100,14 +100,13 @@ def _in_blocks(gradient: Callable[..., Array], x: Array, g: Array, edges: Edges,
     if count <= 1:
         return gradient(x, g, edges)
     block = -(-len(x) // count)
-    rest = ((0, count * block - len(x)), (0, 0), (0, 0), (0, 0))
-    x, g = (jnp.pad(a, rest).reshape(count, block, *a.shape[1:]) for a in (x, g))
+    # Not scanned: that copies them in blocks first.
+    x, g = (jnp.pad(a, ((0, count * block - len(a)), (0, 0), (0, 0), (0, 0))) for a in (x, g))
 
-    def add(total: Array, images: tuple[Array, Array]) -> tuple[Array, None]:
-        return total + gradient(*images, edges), None
+    def part(i: Array | int) -> Array:
+        return gradient(*(lax.dynamic_slice_in_dim(a, i * block, block) for a in (x, g)), edges)
 
-    shape = jax.eval_shape(partial(gradient, edges=edges), x[0], g[0])
-    return lax.scan(add, jnp.zeros(shape.shape, shape.dtype), (x, g))[0]
+    return lax.fori_loop(1, count, lambda i, total: total + part(i), part(0))
 
 
 def _kernel_forward(x: Array, g: Array, edges: Edges) -> tuple[Array, tuple[Array, Array]]:
