@@ -31,11 +31,11 @@ def run(script: str, out: Path, *flags: str) -> dict:
 
 
 def test_growth_as_a_user_runs_it(tmp_path):
-    flags = ["--who", "cnnjax", "--batches", "2", "--sides", "16", "--devices", "1", "2"]
+    flags = ["--who", "cnnjax", "--batches", "2", "--sides", "16", "--devices", "2"]
     results = run("growth.py", tmp_path / "growth.json", *flags, "--batch", "2", "--side", "16")
     points = results["rows"]
     assert [(p["axis"], p["value"]) for p in points] == [
-        ("batch", 2), ("side", 16), ("devices", 1), ("devices", 2)
+        ("batch", 2), ("side", 16), ("devices", 2)
     ]  # fmt: skip
     assert points[1] == points[0] | {"axis": "side", "value": 16}  # measured once
     for p in points:
@@ -85,15 +85,15 @@ def test_jpeg_files_are_made_once(folder):
 
 
 def test_the_input_pipeline_as_a_user_runs_it(folder, tmp_path):
-    who = ["cnnjax", "cnnjax, from its cache", "cnnjax, resident", "Keras ImageDataGenerator"]
+    who = ["cnnjax", "cnnjax, from its cache"]
     flags = ["--per-class", "3", "--side", "16", "--batch", "2"]
     results = run("input_pipeline.py", tmp_path / "pipeline.json", "--who", *who, *flags)
     rows = results["rows"]
     assert [row["who"] for row in rows] == [*who, "cnnjax", "cnnjax, augmenting"]
-    for row in rows[:4]:
+    for row in rows[:2]:
         assert row["workload"] == "an epoch of 6 pictures" and row["flops_per_second"] is None
         assert row["images_per_second"] == pytest.approx(6 / row["median"])
-    without, augmenting = rows[4:]
+    without, augmenting = rows[2:]
     assert results["augmentation_share"] == pytest.approx(1 - without["median"] / augmenting["median"])
     assert without["peak_share"] > 0
 

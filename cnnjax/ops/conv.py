@@ -96,15 +96,22 @@ def _in_blocks(gradient: Callable[..., Array], x: Array, g: Array, edges: Edges,
     XLA fuses a transposition with whatever made its input, into a loop that jumps through all of memory once for each
     channel; it fuses nothing into a loop of blocks.
     """
-    count = -(-len(x) // max(1, largest))
-    if count <= 1:
+    batch = len(x)
+    least = -(-batch // largest)
+    count = next((n for n in range(least, 2 * least) if batch % n == 0), least)
+    if count == 1:
         return gradient(x, g, edges)
-    block = -(-len(x) // count)
-    # Not scanned: that copies them in blocks first.
-    x, g = (jnp.pad(a, ((0, count * block - len(a)), (0, 0), (0, 0), (0, 0))) for a in (x, g))
+    block = -(-batch // count)
+
+    def strided(a: Array) -> Array:
+        """(block, count, …): a batch that is sharded over devices stays so, and each block with it."""
+        a = jnp.pad(a, ((0, block * count - batch), (0, 0), (0, 0), (0, 0)))
+        return a.reshape(block, count, *a.shape[1:])
+
+    x, g = strided(x), strided(g)
 
     def part(i: Array | int) -> Array:
-        return gradient(*(lax.dynamic_slice_in_dim(a, i * block, block) for a in (x, g)), edges)
+        return gradient(*(lax.dynamic_index_in_dim(a, i, 1, keepdims=False) for a in (x, g)), edges)
 
     return lax.fori_loop(1, count, lambda i, total: total + part(i), part(0))
 
