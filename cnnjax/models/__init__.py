@@ -28,7 +28,9 @@ def create(config: ModelConfig, *, side: int, num_classes: int, seed: int) -> nn
         kind = SmallCNN
     else:
         kind = partial(VGG, STAGES[int(config.name.removeprefix("vgg"))], dense=config.dense or None)
-    return kind(side=side, outputs=outputs, width=config.width, dropout=config.dropout, rngs=nnx.Rngs(seed))
+    make = partial(kind, side=side, outputs=outputs, width=config.width, dropout=config.dropout)
+    # One program for all parameters: drawn one by one, each would be compiled and kept apart.
+    return nnx.jit(lambda rngs: make(rngs=rngs))(nnx.Rngs(seed))
 
 
 def split(model: nnx.Module) -> tuple[nnx.GraphDef, dict[str, Any]]:
