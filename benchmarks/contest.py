@@ -205,12 +205,14 @@ def table(found: Sequence[Row]) -> str:
         )
         for row in found
     ]
+    return aligned(head, lines)
+
+
+def aligned(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    """Columns of text: the first two to the left, the others, numbers, to the right."""
     widths = [max(map(len, column)) for column in zip(head, *lines, strict=True)]
     return "\n".join(
-        "  ".join(
-            cell.ljust(width) if place < 2 else cell.rjust(width)
-            for place, (cell, width) in enumerate(zip(line, widths, strict=True))
-        ).rstrip()
+        "  ".join(f"{cell:{'<' if i < 2 else '>'}{widths[i]}}" for i, cell in enumerate(line)).rstrip()
         for line in (head, *lines)
     )
 

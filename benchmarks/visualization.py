@@ -84,11 +84,7 @@ def table(found: Sequence[race.Row]) -> str:
         )
         for row in found
     ]
-    widths = [max(map(len, column)) for column in zip(head, *lines, strict=True)]
-    return "\n".join(
-        "  ".join(f"{cell:{'<' if i < 2 else '>'}{widths[i]}}" for i, cell in enumerate(line)).rstrip()
-        for line in (head, *lines)
-    )
+    return contest.aligned(head, lines)
 
 
 def visualization(

@@ -50,11 +50,10 @@ def conv(
 ) -> Float[Array, "batch out_height out_width outputs"]:
     """As lax.conv_general_dilated with padding `edges`; relative error about 1e-6 in float32."""
     width = x.shape[2] + sum(edges[1]) - TAPS + 1
+    columns = [kernel[:, i : i + 1] for i in range(TAPS)]
     found = [
         lax.conv_general_dilated(part, taps, (1, 1), (edges[0], (0, 0)), dimension_numbers=("NHWC", "HWIO", "NHWC"))
-        for part, taps in zip(
-            _inputs(x, width, edges[1][0]), _combine(transforms().taps, _columns(kernel)), strict=True
-        )
+        for part, taps in zip(_inputs(x, width, edges[1][0]), _combine(transforms().taps, columns), strict=True)
     ]
     y = jnp.stack(_combine(transforms().output, found), 3)
     return y.reshape(*y.shape[:2], -1, y.shape[-1])[:, :, :width]
@@ -84,10 +83,6 @@ def _inputs(x: Array, width: int, low: int) -> list[Array]:
     x = lax.pad(x, _zero(x), ((0, 0, 0), (0, 0, 0), (low, TILE * tiles + TAPS - 1 - low - x.shape[2], 0), (0, 0, 0)))
     last = TILE * (tiles - 1) + 1
     return _combine(transforms().input, [x[:, :, i : i + last : TILE] for i in range(len(POINTS) + 1)])
-
-
-def _columns(kernel: Array) -> list[Array]:
-    return [kernel[:, i : i + 1] for i in range(TAPS)]
 
 
 def _combine(matrix: np.ndarray, parts: list[Array]) -> list[Array]:
