@@ -9,7 +9,7 @@ from jax.nn.initializers import Initializer
 from jaxtyping import Array, Float, Key
 
 from cnnjax.errors import UserError
-from cnnjax.ops import conv, max_pool, spread
+from cnnjax.ops import conv, dense, max_pool, spread
 
 
 class Conv(nnx.Module):
@@ -35,7 +35,7 @@ class Dense(nnx.Module):
         self.bias = nnx.Param(jnp.zeros(outputs, jnp.float32))
 
     def __call__(self, x: Float[Array, "batch inputs"]) -> Float[Array, "batch outputs"]:
-        return x @ self.kernel[...] + self.bias[None, :]
+        return dense(x, self.kernel[...]) + self.bias[None, :]
 
 
 def block(

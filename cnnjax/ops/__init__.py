@@ -2,6 +2,7 @@
 
 from cnnjax.ops.bias import spread
 from cnnjax.ops.conv import conv
+from cnnjax.ops.dense import dense
 from cnnjax.ops.pool import max_pool
 
-__all__ = ["conv", "max_pool", "spread"]
+__all__ = ["conv", "dense", "max_pool", "spread"]

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-from cnnjax.ops import winograd
+from cnnjax.ops import phases, winograd
 from cnnjax.ops.winograd import Edges
 
 IMAGES = 8
@@ -47,9 +47,10 @@ def _xla(x: Array, kernel: Array, stride: int, edges: Edges) -> Array:
 @partial(jax.custom_vjp, nondiff_argnums=(2,))
 def _conv(x: Array, kernel: Array, edges: Edges) -> Array:
     own = partial(_xla, stride=1, edges=edges)
-    if not _pays(x, kernel):
+    faster = winograd.conv if _pays(x, kernel) else phases.conv if phases.pays(kernel) else None
+    if faster is None:
         return own(x, kernel)
-    return lax.platform_dependent(x, kernel, cpu=partial(winograd.conv, edges=edges), default=own)
+    return lax.platform_dependent(x, kernel, cpu=partial(faster, edges=edges), default=own)
 
 
 def _forward(x: Array, kernel: Array, edges: Edges) -> tuple[Array, tuple[Array, Array]]:
@@ -113,7 +114,8 @@ def _in_blocks(gradient: Callable[..., Array], x: Array, g: Array, edges: Edges,
     def part(i: Array | int) -> Array:
         return gradient(*(lax.dynamic_index_in_dim(a, i, 1, keepdims=False) for a in (x, g)), edges)
 
-    return lax.fori_loop(1, count, lambda i, total: total + part(i), part(0))
+    # Not from part(0) on: outside the loop it would be fused with what made x and g, which is then computed twice.
+    return lax.fori_loop(0, count, lambda i, total: total + part(i), jnp.zeros_like(part(0)))
 
 
 def _kernel_forward(x: Array, g: Array, edges: Edges) -> tuple[Array, tuple[Array, Array]]:
