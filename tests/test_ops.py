@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from jax import lax
 
 from cnnjax.errors import UserError
-from cnnjax.ops import conv, max_pool, spread, winograd
+from cnnjax.ops import conv, dense, max_pool, spread, winograd
 
 few = settings(max_examples=8, deadline=None)
 
@@ -92,6 +92,16 @@ def test_conv_three_columns_wide_against_float64(sides, rows, padding, batch, ch
     against_float64(sides, (rows, 3), *channels, padding, batch)
 
 
+@few
+@given(
+    st.tuples(st.integers(1, 9), st.integers(1, 9)), st.tuples(st.integers(2, 4), st.integers(2, 4)),
+    st.integers(0, 3), st.integers(1, 3), st.sampled_from([(3, 32), (3, 64), (1, 5), (40, 3), (4, 4)]),
+)  # fmt: skip
+def test_conv_with_few_channels_against_float64(sides, window, padding, batch, channels):
+    sides = tuple(max(side, size) for side, size in zip(sides, window, strict=True))
+    against_float64(sides, window, *channels, padding, batch)
+
+
 def against_float64(sides, window, inputs, outputs, padding, batch):
     random = np.random.default_rng(0)
     x = random.normal(size=(batch, *sides, inputs)).astype(np.float32)
@@ -121,11 +131,12 @@ def test_winograd_transforms_filter():
 
 
 @pytest.mark.parametrize("platform", ["cuda", "tpu"])
-def test_accelerators_get_one_convolution(platform):
+@pytest.mark.parametrize("inputs", [3, 64])
+def test_accelerators_get_one_convolution(platform, inputs):
     """Their libraries choose the algorithm: the program holds XLA's own operation and nothing around it."""
 
     def lowered(function):
-        x, kernel = jnp.zeros((2, 16, 16, 64)), jnp.zeros((3, 3, 64, 64))
+        x, kernel = jnp.zeros((2, 16, 16, inputs)), jnp.zeros((3, 3, inputs, 64))
         text = jax.jit(function).trace(x, kernel).lower(lowering_platforms=(platform,)).as_text()
         return re.findall(r"stablehlo\.(\w+)", text)
 
@@ -254,3 +265,37 @@ def test_a_spread_bias_is_no_product_forwards():
 def test_max_pool_window_too_large():
     with pytest.raises(UserError, match="window of 3 does not fit into images of 2×5"):
         max_pool(jnp.zeros((1, 2, 5, 1)), 3)
+
+
+@pytest.mark.parametrize(("batch", "inputs", "outputs"), [(5, 12, 7), (4, 13, 3), (1, 12, 7), (6, 4100, 3)])
+def test_dense_and_its_gradients_against_torch(batch, inputs, outputs):
+    random = np.random.default_rng(0)
+    x, kernel, g, v = (
+        jnp.asarray(random.normal(size=shape), jnp.float32)
+        for shape in ((batch, inputs), (inputs, outputs), (batch, outputs), (batch, inputs))
+    )
+    tx, tk = (torch.tensor(np.asarray(a, np.float64), requires_grad=True) for a in (x, kernel))
+    expected = tx @ tk
+    expected.backward(torch.tensor(np.asarray(g, np.float64)))
+
+    @jax.jit
+    def found(x, kernel, g):
+        y, vjp = jax.vjp(dense, x, kernel)
+        return y, *vjp(g)
+
+    for ours, theirs in zip(found(x, kernel, g), (expected.detach(), tx.grad, tk.grad), strict=True):
+        assert error(ours, theirs.numpy()) < 1e-6
+
+    # The input's gradient, (g · kernelᵀ), against v: its own gradients are v · kernel and vᵀ · g.
+    second = jax.grad(lambda kernel, g: (jax.vjp(dense, x, kernel)[1](g)[0] * v).sum(), (0, 1))(kernel, g)
+    assert error(second[0], np.asarray(v, np.float64).T @ g) < 1e-6
+    assert error(second[1], np.asarray(v, np.float64) @ kernel) < 1e-6
+
+
+def test_dense_on_accelerators_is_a_product():
+    x, kernel = jnp.zeros((8, 4096)), jnp.zeros((4096, 16))
+    traced = jax.jit(lambda x, kernel: jax.vjp(dense, x, kernel)[1](jnp.ones((8, 16)))).trace(x, kernel)
+    operations = re.findall(r"stablehlo\.(\w+)", traced.lower(lowering_platforms=("cuda",)).as_text())
+    assert operations.count("dot_general") == 2
+    assert "while" not in operations
+    assert "while" in traced.lower(lowering_platforms=("cpu",)).as_text()

@@ -4,6 +4,7 @@ import os
 import platform
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -55,6 +56,25 @@ print((resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before) < 1000, "mal
 def test_freed_memory_is_kept():
     assert _run(FAULTS) == "True True"
     assert _run(FAULTS.replace("print(", "print(len(cnnjax.runtime.changes),"), MALLOC_ARENA_MAX="2").endswith("False")
+
+
+HUGE = """
+import cnnjax, numpy, re
+array = numpy.ones(16 * 2**20)
+middle = array.ctypes.data + array.nbytes // 2
+for line in open("/proc/self/smaps"):
+    if mapping := re.match(r"([0-9a-f]+)-([0-9a-f]+) ", line):
+        inside = int(mapping[1], 16) <= middle < int(mapping[2], 16)
+    elif line.startswith("VmFlags") and inside:
+        print("hg" in line.split())
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries keep to their own ways")
+@pytest.mark.skipif(not Path("/sys/kernel/mm/transparent_hugepage").exists(), reason="the system has no huge pages")
+def test_large_arrays_may_lie_in_huge_pages():
+    assert _run(HUGE) == "True"
+    assert _run(HUGE, CNNJAX_RUNTIME="off") == "False"
 
 
 def test_an_unknown_flag_is_not_found():
