@@ -5,6 +5,7 @@ half-written is never offered. Orbax restores flipped bytes without a word: `man
 file, of every array and, in its first line, of itself. What is not as it was written is named and passed over.
 """
 
+import errno
 import hashlib
 import json
 import logging
@@ -130,6 +131,9 @@ class Checkpoints:
             if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(host["state"].params)):
                 raise ValueError("its parameters are not finite: lower --optimizer.learning-rate")
             shutil.rmtree(unfinished, ignore_errors=True)
+            # Orbax would notice too, but with pages of its threads' errors.
+            if shutil.disk_usage(self.folder).free < sum(leaf.nbytes for leaf in jax.tree.leaves(host)):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             ocp.save(unfinished / "orbax", host)  # on several hosts this returns when all have written their part
             files = [path for path in unfinished.rglob("*") if path.is_file()]
             manifest = {
