@@ -19,6 +19,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from orbax.checkpoint import v1 as ocp
 
 from cnnjax.errors import UserError
@@ -92,6 +93,8 @@ class Checkpoints:
         self.step = int(host["state"].step)
         name = str(self.step) if history and history[-1]["step"] == self.step else f"{self.step}-partial"
         self._saving: Future | None = self._thread.submit(self._write, name, host, history)
+        if jax.process_count() > 1:
+            self.wait()  # Orbax lets hosts meet by collectives, which must not mix with those of training
 
     def wait(self) -> None:
         """Wait until the last save is on the disk. Raises UserError, naming the last good checkpoint, if it failed."""
@@ -126,40 +129,36 @@ class Checkpoints:
         return self.load(like, str(row["step"]))[0], row
 
     def _write(self, name: str, host: dict[str, Any], history: list[Row]) -> None:
-        unfinished, target = self.folder / "unfinished", self.folder / name
+        unfinished, target, first = self.folder / "unfinished", self.folder / name, jax.process_index() == 0
         try:
             if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(host["state"].params)):
                 raise ValueError("its parameters are not finite: lower --optimizer.learning-rate")
-            shutil.rmtree(unfinished, ignore_errors=True)
-            # Orbax would notice too, but with pages of its threads' errors.
+            # Orbax would notice a full disk too, but with pages of its threads' errors.
             if shutil.disk_usage(self.folder).free < sum(leaf.nbytes for leaf in jax.tree.leaves(host)):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-            ocp.save(unfinished / "orbax", host)  # on several hosts this returns when all have written their part
-            files = [path for path in unfinished.rglob("*") if path.is_file()]
-            manifest = {
-                "history": history,
-                "arrays": {leaf: _checksum(array) for leaf, array in _leaves(host).items()},
-                "files": {str(path.relative_to(unfinished)): _digest(path) for path in files},
-            }
-            text = json.dumps(manifest, indent=1)
-            (unfinished / MANIFEST).write_text(f"{hashlib.sha256(text.encode()).hexdigest()}\n{text}")
-            _digest(unfinished / MANIFEST)
-            if target.exists():  # a damaged one
-                self._remove(target)
-            unfinished.rename(target)
-            self._manifests[name] = manifest
-            self._sweep(history)
+            if first:
+                shutil.rmtree(unfinished, ignore_errors=True)
+            ocp.save(unfinished / "orbax", host)  # returns when all hosts have written
+            if first:
+                _seal(unfinished, host, history)
+                if target.exists():  # a damaged one
+                    self._remove(target)
+                unfinished.rename(target)
+            multihost_utils.sync_global_devices(f"{target} is whole")
+            self._manifests[name] = _verified(target)
+            self._sweep(history, first)
         except Exception as error:
-            shutil.rmtree(unfinished, ignore_errors=True)
+            if first:
+                shutil.rmtree(unfinished, ignore_errors=True)
             raise UserError(
                 f"{target} could not be saved ({_reason(error)}): {self.told()}; mend that and go on with --resume"
             ) from error
 
-    def _sweep(self, history: list[Row]) -> None:
+    def _sweep(self, history: list[Row], remove: bool) -> None:
         keep = sorted(self._manifests, key=_age)[-2:]
         keep += [str(best(whole)["step"])] if (whole := self._whole(history)) else []
         self._manifests = {name: self._manifests[name] for name in keep}
-        for path in self._folders():
+        for path in self._folders() if remove else ():
             if path.name not in keep:
                 self._remove(path)
 
@@ -177,6 +176,20 @@ class Checkpoints:
 def _age(name: str) -> tuple[int, bool]:
     step, _, partial = name.partition("-")
     return int(step), not partial
+
+
+def _seal(folder: Path, host: dict[str, Any], history: list[Row]) -> None:
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    manifest = {
+        "history": history,
+        "arrays": {leaf: _checksum(array) for leaf, array in _leaves(host).items()},
+        "files": {str(path.relative_to(folder)): _digest(path) for path in files},
+    }
+    text = json.dumps(manifest, indent=1)
+    with (folder / MANIFEST).open("w") as file:
+        file.write(f"{hashlib.sha256(text.encode()).hexdigest()}\n{text}")
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def _verified(path: Path) -> dict[str, Any]:

@@ -108,7 +108,7 @@ def fit(
             raise UserError(f"{error}; {checkpoints.told()}") from None
         except OSError as error:
             raise UserError(
-                f"{folder} cannot be written ({error.strerror}): make room and go on with --resume"
+                f"{folder} cannot be written ({error.strerror or error}): make room and go on with --resume"
             ) from error
         finally:
             display.close()
