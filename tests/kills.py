@@ -23,8 +23,8 @@ from cnnjax import cli
 from cnnjax.errors import UserError
 
 ROOT = Path(__file__).parent.parent
-TRAIN = ["experiments/train.py", "debug", "--data.side", "32", "--train.epochs", "5", "--train.parallel", "jit",
-         "--train.calls-per-epoch", "5", "--train.checkpoint-steps", "2"]  # fmt: skip
+TRAIN = ["experiments/train.py", "debug", "--data.side", "32", "--model.width", "0.25", "--train.epochs", "5",
+         "--train.parallel", "jit", "--train.calls-per-epoch", "5", "--train.checkpoint-steps", "2"]  # fmt: skip
 CLOCKS = ("seconds", "images_per_second")
 
 

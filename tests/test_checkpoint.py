@@ -112,13 +112,12 @@ def test_saving_goes_on_while_the_state_is_donated(tmp_path):
 def damages(data: bytes) -> dict[str, bytes | None]:
     """What can happen to a file; None: it is gone."""
     found: dict[str, bytes | None] = {"deleted": None, "longer": data + b"\n"}
-    if data:
+    if data:  # one of Orbax's files is empty
         found |= {"empty": b"", "truncated": data[: len(data) // 2], "one byte short": data[:-1]}
         for place in (0, len(data) // 2, len(data) - 1):
-            for bit in (1, 128):
-                flipped = bytearray(data)
-                flipped[place] ^= bit
-                found[f"byte {place} ^ {bit}"] = bytes(flipped)
+            flipped = bytearray(data)
+            flipped[place] ^= 1
+            found[f"byte {place} flipped"] = bytes(flipped)
     return found
 
 

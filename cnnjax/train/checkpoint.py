@@ -43,7 +43,8 @@ class Checkpoints:
     def __init__(self, folder: Path):
         self.folder = folder.absolute()
         self._manifests: dict[str, dict[str, Any]] = {}  # of the whole ones, by name
-        self._thread, self._saving = ThreadPoolExecutor(1), None
+        self._thread = ThreadPoolExecutor(1)
+        self._saving: Future | None = None
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             for name in ("unfinished", "removed"):
@@ -92,7 +93,7 @@ class Checkpoints:
         host = jax.device_get({"state": state, "sums": sums})
         self.step = int(host["state"].step)
         name = str(self.step) if history and history[-1]["step"] == self.step else f"{self.step}-partial"
-        self._saving: Future | None = self._thread.submit(self._write, name, host, history)
+        self._saving = self._thread.submit(self._write, name, host, history)
         if jax.process_count() > 1:
             self.wait()  # Orbax lets hosts meet by collectives, which must not mix with those of training
 
