@@ -2,8 +2,8 @@
 
     python tests/kills.py --kills 20
 
-A moment is drawn from the whole life of a process, its start included. When a run gets to its end before that, it is
-compared and another one begins.
+Every other moment is drawn from the whole life of a process, its start included, the rest from what comes after the
+start. When a run gets to its end before its moment, it is compared and another one begins.
 """
 
 import json
@@ -44,19 +44,22 @@ def torment(folder: Path, kills: int, seed: int) -> Iterator[str]:
     """Kill a run so many times. Gives what happens, a line each; UserError where a run ends another way."""
     moments = random.Random(seed)
     _train(folder / "first", folder)  # fills the caches
-    started = time.perf_counter()
+    clock = time.time()
     _train(folder / "whole", folder)
-    life, expected = time.perf_counter() - started, _end(folder / "whole")
+    life, training = (time.time() - since for since in (clock, (folder / "whole" / "config.json").stat().st_mtime))
+    expected = _end(folder / "whole")
     if _end(folder / "first") != expected:
         raise UserError("two undisturbed runs differ: there is nothing to compare with")
     number, step, done, killed = 0, 0, 0, False
     while done < kills or killed:
         run = folder / f"run-{number}"
-        moment = moments.uniform(0, life) if done < kills else None
-        killed = not _train(run, folder, moment)
+        started = done % 2 == 0
+        moment = moments.uniform(0, training if started else life) if done < kills else None
+        killed = not _train(run, folder, moment, started)
         if killed:
             before, step, done = step, _latest(run), done + 1
-            yield f"kill {done} after {moment:.2f} of {life:.2f} s: {run.name} has {step} steps"
+            since = "beginning to train" if started else "start"
+            yield f"kill {done}, {moment:.2f} s after its {since}: {run.name} has {step} steps"
             if step < before:
                 raise UserError(f"{run} had {before} steps and was set back")
         elif _end(run) != expected:
@@ -66,12 +69,15 @@ def torment(folder: Path, kills: int, seed: int) -> Iterator[str]:
             number, step = number + 1, 0
 
 
-def _train(run: Path, folder: Path, moment: float | None = None) -> bool:
-    """Whether the run came to its end before the moment at which it is killed."""
+def _train(run: Path, folder: Path, moment: float | None = None, started: bool = False) -> bool:
+    """Whether the run came to its end before the moment, counted from its start or when it has `started` to train."""
     command = [sys.executable, *TRAIN, "--run", str(run), *(["--resume"] if run.exists() else [])]
     environment = os.environ | {"CNNJAX_CACHE": str(folder / "cache"), "JAX_PLATFORMS": "cpu"}
     with tempfile.TemporaryFile("w+") as said:
+        before = _written(run)
         process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=said, stderr=said)
+        while started and _written(run) == before and process.poll() is None:
+            time.sleep(0.01)
         try:
             code = process.wait(moment)
         except subprocess.TimeoutExpired:
@@ -83,6 +89,12 @@ def _train(run: Path, folder: Path, moment: float | None = None) -> bool:
     if code or "damaged" in text:
         raise UserError(f"{run} went wrong, exit code {code}: {text}")
     return code is not None
+
+
+def _written(run: Path) -> int:
+    """When the history was written last, which a run does as it starts to train; 0 for never."""
+    path = run / "metrics.jsonl"
+    return path.stat().st_mtime_ns if path.exists() else 0
 
 
 def _latest(run: Path) -> int:
