@@ -11,7 +11,7 @@ from typing import Annotated, Any, NoReturn
 
 from cnnjax import config as configs
 from cnnjax import runtime
-from cnnjax.errors import UserError, unknown
+from cnnjax.errors import Preempted, UserError, unknown
 
 Command = Callable[..., Any]
 
@@ -46,7 +46,7 @@ def parse(function: Command, arguments: Sequence[str], prog: str | None = None) 
 
 
 def main(commands: Command | dict[str, Command], arguments: Sequence[str] | None = None) -> NoReturn:
-    """Run a script: one function, or sub-commands by name. Exits 0, 2 (bad input) or 130 (interrupted)."""
+    """Run a script: one function, or sub-commands by name. Exits 0 (done, preempted), 2 (bad input), 130 (Ctrl-C)."""
     _exit(lambda argv: _run(commands, argv), arguments)
 
 
@@ -88,6 +88,8 @@ def _exit(run: Callable[[Sequence[str]], None], arguments: Sequence[str] | None)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from None
+    except Preempted as stop:
+        print(f"\n{stop}", file=sys.stderr)
     except KeyboardInterrupt:
         print("\ninterrupted: what is finished is kept, run the same command again to go on", file=sys.stderr)
         raise SystemExit(130) from None

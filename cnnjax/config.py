@@ -132,6 +132,9 @@ class TrainConfig:
     calls_per_epoch: int = 0
     """How many compiled calls make an epoch (each is one lax.scan); 0 chooses 1 on accelerators, more on a CPU so that
     progress is seen. Results do not depend on it."""
+    checkpoint_steps: int = 1000
+    """Save within an epoch too, after the first call that ends so many steps from the last checkpoint; 0 saves at the
+    ends of epochs only. Counted in steps, on which several hosts agree. Results do not depend on it."""
     early_stopping: int = 0
     """Stop after this many epochs without a lower validation loss; 0 never stops early."""
     tensorboard: bool = False
@@ -139,7 +142,7 @@ class TrainConfig:
     def __post_init__(self) -> None:
         _require(self.epochs >= 1, f"--train.epochs {self.epochs} must be at least 1")
         _require(self.batch_size >= 1, f"--train.batch-size {self.batch_size} must be at least 1")
-        for name in ("steps_per_epoch", "calls_per_epoch", "early_stopping"):
+        for name in ("steps_per_epoch", "calls_per_epoch", "checkpoint_steps", "early_stopping"):
             _require(getattr(self, name) >= 0, f"--train.{name.replace('_', '-')} must not be negative")
 
 

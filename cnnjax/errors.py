@@ -1,4 +1,4 @@
-"""The one exception a user may see: a single sentence that names the thing and the remedy."""
+"""The exceptions a user may see: a single sentence that names the thing and the remedy."""
 
 import difflib
 from collections.abc import Iterable
@@ -6,6 +6,10 @@ from collections.abc import Iterable
 
 class UserError(ValueError):
     """Bad input. Scripts print the sentence and exit with code 2; nothing already computed is lost."""
+
+
+class Preempted(Exception):
+    """SIGTERM came and all is saved. Scripts print the sentence, which tells how to go on, and exit with code 0."""
 
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> UserError:

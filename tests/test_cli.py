@@ -4,7 +4,7 @@ import pytest
 
 from cnnjax import cli
 from cnnjax.config import PRESETS, Config, as_dict, from_dict
-from cnnjax.errors import UserError
+from cnnjax.errors import Preempted, UserError
 
 
 def _train(preset: str, config: Config, *, resume: bool = False) -> None:
@@ -79,6 +79,17 @@ def test_interrupt_exits_130(capsys):
         cli.main(interrupted, [])
     assert stop.value.code == 130
     assert "run the same command again" in capsys.readouterr().err
+
+
+def test_preempted_exits_0(capsys):
+    def stopped() -> None:
+        """Be preempted."""
+        raise Preempted("stopped by SIGTERM: go on with --resume")
+
+    with pytest.raises(SystemExit) as stop:
+        cli.main(stopped, [])
+    assert stop.value.code == 0
+    assert capsys.readouterr().err == "\nstopped by SIGTERM: go on with --resume\n"
 
 
 @pytest.mark.parametrize("name", PRESETS)

@@ -2,7 +2,11 @@
 
 import dataclasses
 import json
+import os
+import re
 import shutil
+import signal
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -11,9 +15,9 @@ import pytest
 from cnnjax import pretrained
 from cnnjax.config import AugmentConfig, Config, DataConfig, ModelConfig, TrainConfig
 from cnnjax.data.split import Dataset, Split
-from cnnjax.errors import UserError
+from cnnjax.errors import Preempted, UserError
 from cnnjax.train import run
-from cnnjax.train.loop import fit
+from cnnjax.train.loop import Progress, fit
 
 SIDE, SIZE, EPOCHS = 16, 36, 3
 COLUMNS = {
@@ -64,17 +68,24 @@ def whole(tmp_path_factory):
     return folder, fit(CONFIG, DATA, folder, on_progress=lambda *told: seen.append(told)), seen
 
 
+def interrupt_after(steps: int) -> Progress:
+    def stop(done: int, total: int, latest: dict) -> None:
+        if done >= steps:
+            raise KeyboardInterrupt
+
+    return stop
+
+
+def follow(seen: list[int]) -> Progress:
+    return lambda done, total, latest: seen.append(done)
+
+
 @pytest.fixture(scope="module")
 def interrupted(tmp_path_factory):
     """The same run stopped by Ctrl-C within its second epoch."""
     folder = tmp_path_factory.mktemp("interrupted") / "run"
-
-    def stop(done: int, total: int, latest: dict) -> None:
-        if done > 6:
-            raise KeyboardInterrupt
-
     with pytest.raises(KeyboardInterrupt):
-        fit(CONFIG, DATA, folder, on_progress=stop)
+        fit(CONFIG, DATA, folder, on_progress=interrupt_after(7))
     return folder
 
 
@@ -120,6 +131,72 @@ def test_interrupted_and_resumed_is_the_uninterrupted_run_bit_for_bit(whole, int
     assert numbers([json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]) == numbers(
         whole[1].history
     )
+
+
+WITHIN = change(CONFIG, "train", calls_per_epoch=3, checkpoint_steps=2)
+
+
+def checkpoints(folder: Path) -> set[str]:
+    return {path.name for path in (folder / "checkpoints").iterdir()}
+
+
+def test_a_run_stopped_within_an_epoch_goes_on_there_bit_for_bit(whole, tmp_path):
+    """With calls of two steps, later of three: none may reach over the end of the epoch."""
+    folder = tmp_path / "run"
+    with pytest.raises(KeyboardInterrupt):
+        fit(WITHIN, DATA, folder, on_progress=interrupt_after(10))
+    assert checkpoints(folder) == {"6", "8-partial"}
+    seen = []
+    resumed = fit(change(WITHIN, "train", calls_per_epoch=2), DATA, folder, resume=True, on_progress=follow(seen))
+    assert seen[0] == 9 and same(resumed, whole[1])
+
+
+@pytest.mark.parametrize(
+    ("when", "kept"), [(8, {"6", "8-partial"}), (12, {"6", "12-partial"}), (18, {"12", "18-partial"})]
+)
+def test_sigterm_saves_after_the_running_call(whole, tmp_path, when, kept):
+    """Within an epoch, at the end of one before it is judged, at the end of the run."""
+    folder, config, before = (
+        tmp_path / "run",
+        change(WITHIN, "train", checkpoint_steps=0),
+        signal.getsignal(signal.SIGTERM),
+    )
+
+    def terminate(done: int, total: int, latest: dict) -> None:
+        if done == when:
+            os.kill(os.getpid(), signal.SIGTERM)
+            assert signal.getsignal(signal.SIGTERM) == before  # a second one would end the process at once
+
+    sentence = f"stopped by SIGTERM: {folder} keeps all {when} steps; run the same command again to go on .*--resume"
+    with pytest.raises(Preempted, match=sentence):
+        fit(config, DATA, folder, on_progress=terminate)
+    assert signal.getsignal(signal.SIGTERM) == before
+    assert kept <= checkpoints(folder) and same(fit(config, DATA, folder, resume=True), whole[1])
+
+
+def test_sigterm_in_a_run_that_can_finish(whole, tmp_path):
+    """What comes while the test split is judged is obeyed when all is written."""
+
+    def terminate() -> Split:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return DATA.load_test()
+
+    with pytest.raises(Preempted):
+        fit(CONFIG, dataclasses.replace(DATA, load_test=terminate), tmp_path / "run")
+    assert run.finished(tmp_path / "run", CONFIG) is not None
+    assert same(fit(CONFIG, DATA, tmp_path / "run", resume=True), whole[1])
+
+
+def test_a_longer_run_killed_at_its_end_is_not_taken_for_finished(whole, tmp_path):
+    """The shorter run's weights and test.json are there, and all rows of the longer one."""
+
+    def stop() -> Split:
+        raise KeyboardInterrupt
+
+    fit(change(CONFIG, "train", epochs=1), DATA, tmp_path / "run")
+    with pytest.raises(KeyboardInterrupt):
+        fit(CONFIG, dataclasses.replace(DATA, load_test=stop), tmp_path / "run", resume=True)
+    assert same(fit(CONFIG, DATA, tmp_path / "run", resume=True), whole[1])
 
 
 def test_neither_the_cut_into_calls_nor_more_epochs_later_change_a_run(whole, tmp_path):
@@ -181,14 +258,53 @@ def test_epochs_of_a_schedule_cannot_grow(tmp_path):
         run.prepare(tmp_path, change(config, "train", epochs=4), resume=True)
 
 
-def test_a_damaged_checkpoint_is_one_sentence(interrupted, tmp_path):
-    folder = shutil.copytree(interrupted, tmp_path / "run")
-    path = max((folder / "checkpoints").rglob("*"), key=lambda path: path.stat().st_size if path.is_file() else 0)
+def flip_a_byte(checkpoint: Path) -> None:
+    path = max(checkpoint.rglob("*"), key=lambda path: path.stat().st_size if path.is_file() else 0)
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1
     path.write_bytes(data)
-    with pytest.raises(UserError, match=f"{folder / 'checkpoints'}"):
+
+
+def test_a_damaged_checkpoint_is_passed_over_and_the_run_ends_the_same(whole, tmp_path, caplog):
+    folder = tmp_path / "run"
+    with pytest.raises(KeyboardInterrupt):
+        fit(CONFIG, DATA, folder, on_progress=interrupt_after(13))
+    flip_a_byte(folder / "checkpoints" / "12")
+    seen = []
+    assert same(fit(CONFIG, DATA, folder, resume=True, on_progress=follow(seen)), whole[1]) and seen[0] == 9
+    assert f"the checkpoint {folder / 'checkpoints' / '12'} is damaged" in caplog.text
+
+
+def test_when_the_only_checkpoint_is_damaged_it_is_one_sentence(interrupted, tmp_path):
+    folder = shutil.copytree(interrupted, tmp_path / "run")
+    flip_a_byte(folder / "checkpoints" / "6")
+    with pytest.raises(UserError, match=f"no checkpoint in {folder / 'checkpoints'} is whole: start over with --fresh"):
         fit(CONFIG, DATA, folder, resume=True)
+
+
+def test_a_full_disk_stops_the_run_with_one_sentence(whole, tmp_path, monkeypatch):
+    folder, usage = tmp_path / "run", shutil.disk_usage
+
+    def almost_full(path: Path):
+        return usage(path)._replace(free=1000) if (folder / "checkpoints" / "6").exists() else usage(path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("shutil.disk_usage", almost_full)
+        sentence = (
+            rf"12 could not be saved \(No space left on device\): the last good .* is {folder / 'checkpoints' / '6'};"
+        )
+        with pytest.raises(UserError, match=sentence):
+            fit(CONFIG, DATA, folder)
+    assert checkpoints(folder) == {"6"} and same(fit(CONFIG, DATA, folder, resume=True), whole[1])
+
+
+def test_a_history_that_cannot_be_written_is_one_sentence(tmp_path, monkeypatch):
+    def full(path: Path, row: dict) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("cnnjax.train.metrics.append", full)
+    with pytest.raises(UserError, match=rf"{tmp_path} cannot be written \(No space left on device\): make room"):
+        fit(CONFIG, DATA, tmp_path)
 
 
 def test_bad_input_is_one_sentence(tmp_path, monkeypatch):
@@ -226,10 +342,21 @@ def test_early_stopping_and_tensorboard(tmp_path):
     assert [path for path in (tmp_path / "run" / "tensorboard").iterdir() if "tfevents" in path.name]
 
 
-def test_a_loss_that_blows_up_is_one_sentence(tmp_path):
-    config = change(change(CONFIG, "augment", enabled=False), "optimizer", name="sgd", learning_rate=1e30)
-    with pytest.raises(UserError, match=r"the training loss is (nan|inf) in epoch 1: lower --optimizer.learning-rate"):
-        fit(config, DATA, tmp_path / "run")
+def test_a_loss_that_blows_up_names_the_step_however_an_epoch_is_cut(tmp_path):
+    config = change(change(CONFIG, "augment", enabled=False), "train", steps_per_epoch=4)
+    config = change(config, "optimizer", name="sgd", learning_rate=1e3, schedule="warmup", warmup=40)
+    seen = []
+    for calls in (4, 2, 1):
+        folder = tmp_path / str(calls)
+        with pytest.raises(UserError) as stop:
+            fit(change(config, "train", calls_per_epoch=calls), DATA, folder, on_progress=follow(seen))
+        bad = max(seen) + 1  # with calls of one step, which come first, the first bad step is the one not reported
+        assert re.fullmatch(
+            rf"the training loss is no longer finite in step {bad} \(epoch 2\): lower --optimizer.learning-rate "
+            rf"\(it is 1000.0\); the last good checkpoint is {folder / 'checkpoints' / '4'}",
+            str(stop.value),
+        )
+        assert checkpoints(folder) == {"4"}
 
 
 def test_fresh_deletes_the_run_and_nothing_else(interrupted, tmp_path):

@@ -52,7 +52,7 @@ def test_losses_and_metrics_agree_with_numpy(outputs):
     sums = metrics.measure(ours, jnp.asarray(logits, jnp.float32), jnp.asarray(labels, jnp.int32), jnp.asarray(mask))
     assert sums["count"] == 7 and sums["correct"] == (answers == labels)[:7].sum()
     np.testing.assert_allclose(sums["loss"], losses[:7].sum(), rtol=1e-5)
-    means = metrics.means(metrics.add(sums, sums))
+    means = metrics.means(metrics.add(metrics.add(metrics.zeros(), sums), sums))
     np.testing.assert_allclose(means["loss"], losses[:7].mean(), rtol=1e-5)
     np.testing.assert_allclose(means["accuracy"], (answers == labels)[:7].mean())
 

@@ -1,104 +1,214 @@
-"""Checkpoints of a run by Orbax: the latest and the best, saved in the background, verified when read.
+"""Checkpoints of a run: written by Orbax in the background, sealed with a manifest, verified when a run is opened.
 
-Orbax notices truncated and missing files but restores flipped bytes without a word, so each leaf's CRC32 goes into the
-checkpoint's metadata, with the history, and is compared on loading.
+A checkpoint is written under the name `unfinished` and renamed when all of it is on the disk, so what a kill leaves
+half-written is never offered. Orbax restores flipped bytes without a word: `manifest.json` holds a checksum of every
+file, of every array and, in its first line, of itself. What is not as it was written is named and passed over.
 """
 
+import errno
+import hashlib
 import json
+import logging
+import os
+import re
+import shutil
 import zlib
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from orbax.checkpoint import v1 as ocp
 
 from cnnjax.errors import UserError
-from cnnjax.train.metrics import Row, best, rank
+from cnnjax.train import metrics
+from cnnjax.train.metrics import Row, best
 from cnnjax.train.step import TrainState
+
+MANIFEST = "manifest.json"
 
 
 class Checkpoints:
-    """The checkpoints in a folder; a context that waits for what is still being written.
+    """The whole checkpoints in a folder; a context that waits for what is still being written.
 
-    Two are kept: the latest epoch and the best one, which is that of the lowest validation loss, among equals of
-    the highest accuracy.
+    `30` is the state after an epoch that ended with step 30, `34-partial` one within an epoch. The two latest are
+    kept, and the best epoch's: that of the lowest validation loss, among equals of the highest accuracy.
+
+    Opening reads every file. A damaged checkpoint is logged as a warning and the one before it takes its place; raises
+    UserError when none is left, or the folder cannot be written.
     """
 
     def __init__(self, folder: Path):
         self.folder = folder.absolute()
-        policies = ocp.training.preservation_policies
-        keep = [policies.LatestN(1), policies.BestN(get_metric_fn=rank, n=1)]
+        self._manifests: dict[str, dict[str, Any]] = {}  # of the whole ones, by name
+        self._thread = ThreadPoolExecutor(1)
+        self._saving: Future | None = None
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            self._orbax = ocp.training.Checkpointer(
-                self.folder,
-                # Orbax' default leaves out a save while the one before is still being written.
-                save_decision_policy=ocp.training.save_decision_policies.FixedIntervalPolicy(1),
-                preservation_policy=policies.AnyPreservationPolicy(keep),
-                cleanup_tmp_directories=True,
-            )
-        except Exception as error:
-            raise UserError(f"{self.folder} cannot hold checkpoints ({_first_line(error)}): use --fresh") from error
+            for name in ("unfinished", "removed"):
+                shutil.rmtree(self.folder / name, ignore_errors=True)
+            found = self._folders()
+        except OSError as error:
+            raise UserError(f"{self.folder} cannot hold checkpoints ({_reason(error)}): use --fresh") from error
+        for path in found:
+            try:
+                self._manifests[path.name] = _verified(path)
+            except (OSError, ValueError) as error:
+                logging.getLogger(__name__).warning(f"the checkpoint {path} is damaged ({_reason(error)}): passed over")
+        if found and not self._manifests:
+            raise UserError(f"no checkpoint in {self.folder} is whole: start over with --fresh")
+        self.step = max((_age(name)[0] for name in self._manifests), default=0)
+        """The step of the latest checkpoint, be it still in the making."""
 
     def __enter__(self) -> "Checkpoints":
         return self
 
-    def __exit__(self, *_: Any) -> None:
-        self._orbax.close()
+    def __exit__(self, kind: Any, raised: BaseException | None, trace: Any) -> None:
+        self._thread.shutdown()
+        try:
+            self.wait()
+        except UserError as error:
+            if raised is None:
+                raise
+            if error is not raised:
+                logging.getLogger(__name__).warning(error)
 
     @property
-    def latest(self) -> int | None:
-        """The step of the latest checkpoint."""
-        found = self._orbax.latest
-        return None if found is None else found.step
+    def latest(self) -> str | None:
+        """The name of the latest whole checkpoint."""
+        return max(self._manifests, key=_age, default=None)
 
-    def save(self, state: TrainState, history: list[Row]) -> None:
-        """Start to save the state after the last epoch of `history`; the state may be donated at once."""
-        host = jax.device_get(state)
-        crc = {name: _checksum(leaf) for name, leaf in _leaves(host).items()}
-        crc["history"] = _checksum(json.dumps(history).encode())
-        self._orbax.save_checkpointables_async(
-            history[-1]["step"],
-            {"state": host},
-            metrics={name: history[-1][name] for name in ("valid_accuracy", "valid_loss", "epoch")},
-            custom_metadata={"history": history, "crc32": crc},
-        )
+    def told(self) -> str:
+        """Where the latest whole checkpoint is, in words."""
+        return f"the last good checkpoint is {self.folder / self.latest}" if self.latest else "no checkpoint was made"
 
-    def load(self, like: TrainState, step: int | None = None) -> tuple[TrainState, list[Row]]:
-        """The state (as NumPy arrays) and history at a step, by default the latest. `like` gives the expected shapes.
+    def save(self, state: TrainState, sums: metrics.Sums, history: list[Row]) -> None:
+        """Start to save the state, the running epoch's sums and the rows of those before; all may be donated at once.
 
-        Raises UserError, naming the folder, when the checkpoint is damaged or belongs to something else.
+        Raises UserError as `wait` does, for the save before this one.
         """
-        self._orbax.wait()
-        step = self.latest if step is None else step
-        where = f"the checkpoint {self.folder / str(step)}"
-        remedy = "remove the run, or train again with --fresh"
-        try:
-            metadata = self._orbax.checkpointables_metadata(step).custom_metadata
-            history, crc = metadata["history"], metadata["crc32"]
-        except Exception as error:
-            raise UserError(f"{where} is not one of cnnjax ({_first_line(error)}): {remedy}") from error
-        # The names first: Orbax casts a changed dtype silently and is obscure about a missing key.
-        different = _leaves(like).keys() ^ (crc.keys() - {"history"})
-        if different:
-            odd = min(different)
-            raise UserError(f"{where} is of another network or optimizer ({odd}): {remedy}")
-        try:
-            like = jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), like)
-            state = self._orbax.load_checkpointables(step, {"state": like})["state"]
-        except Exception as error:
-            raise UserError(f"{where} cannot be read ({_first_line(error)}): {remedy}") from error
-        actual = {name: _checksum(leaf) for name, leaf in _leaves(state).items()}
-        actual["history"] = _checksum(json.dumps(history).encode())
-        damaged = [name for name, value in actual.items() if crc.get(name) != value]
-        if damaged:
-            raise UserError(f"{where} is damaged ({damaged[0]} has changed since it was written): {remedy}")
-        return state, history
+        self.wait()
+        host = jax.device_get({"state": state, "sums": sums})
+        self.step = int(host["state"].step)
+        name = str(self.step) if history and history[-1]["step"] == self.step else f"{self.step}-partial"
+        self._saving = self._thread.submit(self._write, name, host, history)
+        if jax.process_count() > 1:
+            self.wait()  # Orbax lets hosts meet by collectives, which must not mix with those of training
 
-    def load_best(self, like: TrainState, history: list[Row]) -> TrainState:
-        """The state of the best epoch of `history`. Raises UserError as `load` does."""
-        return self.load(like, best(history)["step"])[0]
+    def wait(self) -> None:
+        """Wait until the last save is on the disk. Raises UserError, naming the last good checkpoint, if it failed."""
+        if self._saving is not None:
+            self._saving.result()
+
+    def load(self, like: TrainState, name: str | None = None) -> tuple[TrainState, metrics.Sums, list[Row]]:
+        """What was saved, as NumPy arrays, by default the latest. `like` gives the expected shapes.
+
+        Raises UserError, naming the folder, when the checkpoint was damaged since it was opened or is of another run.
+        """
+        self.wait()
+        name = self.latest if name is None else name
+        where, manifest = f"the checkpoint {self.folder / name}", self._manifests[name]
+        like = jax.tree.map(lambda a: np.empty(a.shape, a.dtype), {"state": like, "sums": metrics.zeros()})
+        # The names first: Orbax casts a changed dtype silently and is obscure about a missing key.
+        if different := _leaves(like).keys() ^ manifest["arrays"].keys():
+            raise UserError(f"{where} is of another network or optimizer ({min(different)}): start over with --fresh")
+        try:
+            host = ocp.load(self.folder / name / "orbax", like)
+        except Exception as error:
+            raise UserError(f"{where} cannot be read ({_reason(error)}): run again with --resume") from error
+        for leaf, array in _leaves(host).items():
+            if _checksum(array) != manifest["arrays"][leaf]:
+                raise UserError(f"{where} is damaged ({leaf} has changed): run again with --resume")
+        return host["state"], host["sums"], manifest["history"]
+
+    def load_best(self, like: TrainState, history: list[Row]) -> tuple[TrainState, Row]:
+        """The state and row of the best epoch of `history` whose checkpoint is whole. Raises UserError as `load`."""
+        self.wait()
+        row = best(self._whole(history))
+        return self.load(like, str(row["step"]))[0], row
+
+    def _write(self, name: str, host: dict[str, Any], history: list[Row]) -> None:
+        unfinished, target, first = self.folder / "unfinished", self.folder / name, jax.process_index() == 0
+        try:
+            if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(host["state"].params)):
+                raise ValueError("its parameters are not finite: lower --optimizer.learning-rate")
+            # Orbax would notice a full disk too, but with pages of its threads' errors.
+            if shutil.disk_usage(self.folder).free < sum(leaf.nbytes for leaf in jax.tree.leaves(host)):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            if first:
+                shutil.rmtree(unfinished, ignore_errors=True)
+            ocp.save(unfinished / "orbax", host)  # returns when all hosts have written
+            if first:
+                _seal(unfinished, host, history)
+                if target.exists():  # a damaged one
+                    self._remove(target)
+                unfinished.rename(target)
+            multihost_utils.sync_global_devices(f"{target} is whole")
+            self._manifests[name] = _verified(target)
+            self._sweep(history, first)
+        except Exception as error:
+            if first:
+                shutil.rmtree(unfinished, ignore_errors=True)
+            raise UserError(
+                f"{target} could not be saved ({_reason(error)}): {self.told()}; mend that and go on with --resume"
+            ) from error
+
+    def _sweep(self, history: list[Row], remove: bool) -> None:
+        keep = sorted(self._manifests, key=_age)[-2:]
+        keep += [str(best(whole)["step"])] if (whole := self._whole(history)) else []
+        self._manifests = {name: self._manifests[name] for name in keep}
+        for path in self._folders() if remove else ():
+            if path.name not in keep:
+                self._remove(path)
+
+    def _whole(self, history: list[Row]) -> list[Row]:
+        return [row for row in history if str(row["step"]) in self._manifests]
+
+    def _folders(self) -> list[Path]:
+        return [path for path in self.folder.iterdir() if re.fullmatch(r"\d+(-partial)?", path.name)]
+
+    def _remove(self, path: Path) -> None:
+        # Under another name first: killed halfway, it is not taken for a damaged one.
+        shutil.rmtree(path.rename(self.folder / "removed"))
+
+
+def _age(name: str) -> tuple[int, bool]:
+    step, _, partial = name.partition("-")
+    return int(step), not partial
+
+
+def _seal(folder: Path, host: dict[str, Any], history: list[Row]) -> None:
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    manifest = {
+        "history": history,
+        "arrays": {leaf: _checksum(array) for leaf, array in _leaves(host).items()},
+        "files": {str(path.relative_to(folder)): _digest(path) for path in files},
+    }
+    text = json.dumps(manifest, indent=1)
+    with (folder / MANIFEST).open("w") as file:
+        file.write(f"{hashlib.sha256(text.encode()).hexdigest()}\n{text}")
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _verified(path: Path) -> dict[str, Any]:
+    """A checkpoint's manifest. Raises ValueError or OSError unless every byte of every file is as it was written."""
+    seal, _, text = (path / MANIFEST).read_bytes().partition(b"\n")
+    if seal != hashlib.sha256(text).hexdigest().encode():
+        raise ValueError(f"{MANIFEST} has changed")
+    manifest = json.loads(text)
+    for name, digest in manifest["files"].items():
+        if _digest(path / name) != digest:
+            raise ValueError(f"{name} has changed")
+    return manifest
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        os.fsync(file.fileno())  # before it counts as written; costs nothing when it is on the disk
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _leaves(tree: Any) -> dict[str, Any]:
@@ -107,10 +217,14 @@ def _leaves(tree: Any) -> dict[str, Any]:
     return {f"{jax.tree_util.keystr(path)} {leaf.dtype}{list(leaf.shape)}": leaf for path, leaf in leaves}
 
 
-def _checksum(data: Any) -> int:
-    return zlib.crc32(data if isinstance(data, bytes) else np.ascontiguousarray(data).data)
+def _checksum(array: Any) -> int:
+    return zlib.crc32(np.ascontiguousarray(array).data)
 
 
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0][:150]}" if lines else type(error).__name__
+def _reason(error: Exception) -> str:
+    """An error in a few words; Orbax and tensorstore put the system's own at the end of a long line."""
+    if isinstance(error, OSError) and error.strerror:
+        return f"{Path(error.filename).name}: {error.strerror}" if error.filename else error.strerror
+    said = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    system = re.search(r"([^:]+) \[os_error_code=", said)
+    return system[1].strip() if system else said[:150]

@@ -1,5 +1,6 @@
-"""fit: feed, step, evaluate, log, checkpoint, resume."""
+"""fit: feed, step, evaluate, log, checkpoint, stop, resume."""
 
+import contextlib
 import json
 import math
 import sys
@@ -17,8 +18,8 @@ from cnnjax import models, pretrained
 from cnnjax.config import Config, TrainConfig, as_dict
 from cnnjax.data import clean, feed
 from cnnjax.data.split import Dataset, Split
-from cnnjax.errors import UserError
-from cnnjax.train import metrics, optimizer, parallel, run
+from cnnjax.errors import Preempted, UserError
+from cnnjax.train import metrics, optimizer, parallel, preemption, run
 from cnnjax.train.checkpoint import Checkpoints
 from cnnjax.train.step import Task, TrainState, create_state
 
@@ -41,10 +42,11 @@ def fit(
 ) -> Result:
     """Train as `config` says and leave everything in `folder`; the test split is touched once, at the end.
 
-    With `resume` a run goes on from its latest checkpoint and ends as if it had never stopped, bit for bit (a finished
-    one returns at once; a folder without a run starts one). Without `on_progress` a bar is shown. Raises UserError for
-    a batch that does not fit the data or the devices, a folder in use or not writable, another config than the resumed
-    run's, a damaged checkpoint, or a loss that is no longer finite.
+    With `resume` a run goes on from its latest whole checkpoint and ends as if it had never stopped, bit for bit (a
+    finished one returns at once; a folder without a run starts one). Without `on_progress` a bar is shown. Raises
+    UserError for a batch that does not fit the data or the devices, a folder in use, not writable or full, another
+    config than the resumed run's, no whole checkpoint left, or a loss that is no longer finite; Preempted when SIGTERM
+    came, after the running call was finished and saved.
     """
     size, batch = len(dataset.train.labels), config.train.batch_size
     steps = feed.steps_per_epoch(config.train.steps_per_epoch, batch, size)
@@ -61,41 +63,67 @@ def fit(
     graph, params = models.split(model)
     task = Task(graph, optimizer.create(config.optimizer, steps * config.train.epochs), config.augment)
     evaluate = parallel.evaluator(way, graph, max(batch, EVAL_BATCH))
-    state, history = create_state(params, task.optimizer), []
-    with Checkpoints(folder / "checkpoints") as checkpoints:
+    state, sums, history = create_state(params, task.optimizer), metrics.zeros(), []
+    with preemption.sigterm() as terminated, Checkpoints(folder / "checkpoints") as checkpoints:
+
+        def between_calls(state: TrainState, sums: metrics.Sums) -> None:
+            """Save where it is due or SIGTERM came; then stop."""
+            step, every = int(state.step), config.train.checkpoint_steps
+            if step > checkpoints.step and (terminated() or (step % steps and 0 < every <= step - checkpoints.step)):
+                checkpoints.save(state, sums, history)
+            if terminated():
+                checkpoints.wait()
+                raise Preempted(
+                    f"stopped by SIGTERM: {folder} keeps all {step} steps; run the same command again to go on "
+                    "(experiments/train.py: with --resume)"
+                )
+
         if checkpoints.latest is not None:
-            state, history = checkpoints.load(state)
+            state, sums, history = checkpoints.load(state)
+        (folder / "test.json").unlink(missing_ok=True)  # its being there says that the run is finished
         metrics.rewrite(folder / "metrics.jsonl", history)
-        display = _Display(steps, config.train, len(history), on_progress)
-        state, placed = parallel.replicate(way, (state, cleaning))
+        display = _Display(steps, config.train, int(state.step), on_progress)
+        state, sums, placed = parallel.replicate(way, (state, sums, cleaning))
         try:
             log = _logger(config, folder, len(history) * steps)
             if not run.is_complete(history, config):
-                train = _trainer(config, way, task, state, placed, dataset.train, steps, display)
+                train = _trainer(config, way, task, state, placed, dataset.train, steps, display, between_calls)
                 valid = parallel.replicate(way, dataset.valid)
             while not run.is_complete(history, config):
                 started = time.perf_counter()
-                state, row = train(state, len(history))
+                state, row = train(state, sums, len(history))
                 row |= _prefixed("valid", metrics.means(evaluate(state.params, placed, valid)))
                 history = [*history, row | {"seconds": time.perf_counter() - started}]
-                checkpoints.save(state, history)
+                sums = parallel.replicate(way, metrics.zeros())
+                checkpoints.save(state, sums, history)
                 log(history[-1])
                 display.epoch(history[-1])
+                between_calls(state, sums)
         except KeyboardInterrupt:
             print(f"\n{folder} keeps its {len(history)} finished epochs: go on with --resume", file=sys.stderr)
             raise
+        except FloatingPointError as error:
+            with contextlib.suppress(UserError):
+                checkpoints.wait()
+            raise UserError(f"{error}; {checkpoints.told()}") from None
+        except OSError as error:
+            raise UserError(
+                f"{folder} cannot be written ({error.strerror or error}): make room and go on with --resume"
+            ) from error
         finally:
             display.close()
-        best = jax.tree.map(jnp.asarray, checkpoints.load_best(state, history).params)
+        best, row = checkpoints.load_best(state, history)
+        best = jax.tree.map(jnp.asarray, best.params)
 
-    split = dataset.load_test()
-    sums = evaluate(*parallel.replicate(way, (best, cleaning, split)))
-    test = metrics.means(sums) | {"count": len(split.labels), "epoch": metrics.best(history)["epoch"]}
-    made = {"config": as_dict(replace(config, run="")), "best": metrics.best(history), "test": test}
-    made["seconds"] = sum(row["seconds"] for row in history)
-    network = pretrained.network(graph, best, config.model, config.data.side, dataset.class_names, cleaning, made)
-    pretrained.save(folder / "weights.safetensors", network)
-    (folder / "test.json").write_text(json.dumps(test, indent=2) + "\n")
+        split = dataset.load_test()
+        sums = evaluate(*parallel.replicate(way, (best, cleaning, split)))
+        test = metrics.means(sums) | {"count": len(split.labels), "epoch": row["epoch"]}
+        made = {"config": as_dict(replace(config, run="")), "best": row, "test": test}
+        made["seconds"] = sum(row["seconds"] for row in history)
+        network = pretrained.network(graph, best, config.model, config.data.side, dataset.class_names, cleaning, made)
+        pretrained.save(folder / "weights.safetensors", network)
+        run.write(folder / "test.json", test)
+        between_calls(state, sums)
     return Result(history, network, test)
 
 
@@ -108,8 +136,12 @@ def _trainer(
     split: Split,
     steps: int,
     display: "_Display",
-) -> Callable[[TrainState, int], tuple[TrainState, metrics.Row]]:
-    """`train(state, epoch)` gives the state after that epoch (counted from 0) and the training part of its row."""
+    between_calls: Callable[[TrainState, metrics.Sums], None],
+) -> Callable[[TrainState, metrics.Sums, int], tuple[TrainState, metrics.Row]]:
+    """`train(state, sums, epoch)` gives the state after that epoch (counted from 0) and the training part of its row.
+
+    `sums` are those of the epoch's steps that `state` has behind it.
+    """
     batch = config.train.batch_size
     display.say("compiling")
     order_key, step_key = jax.random.split(jax.random.key(config.train.seed))
@@ -117,24 +149,26 @@ def _trainer(
     calls = parallel.calls_per_epoch(
         config.train.calls_per_epoch, task.graph, state.params, split.images.shape[1:], steps, batch
     )
-    length = steps // calls
+    # A run stopped within an epoch may go on with other calls: theirs must end with the epoch too.
+    length = math.gcd(steps // calls, int(state.step))
     compiled = parallel.trainer(way, task, state, key, cleaning, resident, length, batch)
 
-    def train(state: TrainState, epoch: int) -> tuple[TrainState, metrics.Row]:
+    def train(state: TrainState, sums: metrics.Sums, epoch: int) -> tuple[TrainState, metrics.Row]:
         display.say(f"epoch {epoch + 1}/{config.train.epochs}")
-        sums = parallel.replicate(way, metrics.zeros())
-        started = time.perf_counter()
-        for first in range(epoch * steps, (epoch + 1) * steps, length):
+        started, begin, rate = time.perf_counter(), int(state.step), 0.0
+        for first in range(begin, (epoch + 1) * steps, length):
             indices = feed.order(order_key, first * batch, length * batch, len(split.labels))
             state, sums = compiled(state, sums, indices.reshape(length, batch))
             row = _prefixed("train", metrics.means(sums))  # waits: two calls must not be in flight
             if not math.isfinite(row["train_loss"]):
-                raise UserError(
-                    f"the training loss is {row['train_loss']} in epoch {epoch + 1}: "
-                    f"lower --optimizer.learning-rate (it is {config.optimizer.learning_rate})"
+                raise FloatingPointError(
+                    f"the training loss is no longer finite in step {epoch * steps + int(sums['finite']) + 1} (epoch "
+                    f"{epoch + 1}): lower --optimizer.learning-rate (it is {config.optimizer.learning_rate})"
                 )
-            rate = (first + length - epoch * steps) * batch / (time.perf_counter() - started)
+            rate = (first + length - begin) * batch / (time.perf_counter() - started)
             display.steps(length, row | {"images_per_second": rate})
+            between_calls(state, sums)
+        row = _prefixed("train", metrics.means(sums))
         return state, {"epoch": epoch + 1, "step": (epoch + 1) * steps, **row, "images_per_second": rate}
 
     return train
@@ -159,9 +193,9 @@ def _logger(config: Config, folder: Path, first_step: int) -> Callable[[metrics.
 class _Display:
     """How far a run is: a bar over all its pictures, or a call of `on_progress`."""
 
-    def __init__(self, steps: int, config: TrainConfig, epochs_done: int, on_progress: Progress | None):
+    def __init__(self, steps: int, config: TrainConfig, done: int, on_progress: Progress | None):
         self._batch, self._report = config.batch_size, on_progress
-        self._done, self._total = epochs_done * steps, config.epochs * steps
+        self._done, self._total = done, config.epochs * steps
         self._latest: dict[str, Any] = {}
         self._bar = tqdm(
             total=self._total * self._batch,

@@ -15,13 +15,17 @@ from cnnjax.errors import UserError
 Row = dict[str, Any]
 """One epoch: epoch, step, train_loss, train_accuracy, valid_loss, valid_accuracy, images_per_second, seconds."""
 
+Sums = dict[str, Any]
+"""Over examples: loss, correct answers, count; and how many batches there were before the loss was not finite."""
 
-def zeros() -> dict[str, Array]:
+
+def zeros() -> Sums:
     """The sums over no examples."""
     return {
         "loss": jnp.zeros((), jnp.float32),
         "correct": jnp.zeros((), jnp.int32),
         "count": jnp.zeros((), jnp.int32),
+        "finite": jnp.zeros((), jnp.int32),
     }
 
 
@@ -41,12 +45,14 @@ def measure(
     }
 
 
-def add(sums: dict[str, Array], more: dict[str, Array]) -> dict[str, Array]:
-    """The sums over both sets of examples."""
-    return jax.tree.map(jnp.add, sums, more)
+def add(sums: Sums, more: dict[str, Array]) -> Sums:
+    """The sums so far and those of one batch more."""
+    total = {name: sums[name] + more[name] for name in more}
+    # Once it is not finite a sum stays so: this counts the batches before the first bad one.
+    return total | {"finite": sums["finite"] + jnp.isfinite(total["loss"]).astype(jnp.int32)}
 
 
-def means(sums: dict[str, Any]) -> dict[str, float]:
+def means(sums: Sums) -> dict[str, float]:
     """Loss and accuracy (0 to 1) per example; this is what waits for the device."""
     loss, correct, count = (float(x) for x in jax.device_get((sums["loss"], sums["correct"], sums["count"])))
     count = max(count, 1.0)

@@ -1,6 +1,7 @@
 """A run's folder: what is in it, when it may be written to, when it is finished."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,8 @@ from cnnjax.train import metrics
 
 CONTENTS = ("config.json", "metrics.jsonl", "checkpoints", "weights.safetensors", "test.json", "tensorboard")
 # What a resumed run may change, because no number depends on it (parallel: none but by rounding).
-FREE = ("run", "data.cache", "train.parallel", "train.calls_per_epoch", "train.tensorboard", "train.early_stopping")
+FREE = ("run", "data.cache", "train.parallel", "train.calls_per_epoch", "train.checkpoint_steps", "train.tensorboard",
+        "train.early_stopping")  # fmt: skip
 
 
 def prepare(folder: Path, config: Config, resume: bool) -> None:
@@ -29,17 +31,25 @@ def prepare(folder: Path, config: Config, resume: bool) -> None:
                 f"{folder} holds {state}: add --resume to go on, --fresh to delete it, or name another --run"
             )
         _compare(saved, as_dict(config), folder)
+    write(path, as_dict(config))
+
+
+def write(path: Path, values: dict[str, Any]) -> None:
+    """Write JSON; an interruption leaves the old file. Raises UserError where it can't be written."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(as_dict(config), indent=2) + "\n")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial.write_text(json.dumps(values, indent=2) + "\n")
+        partial.replace(path)
     except OSError as error:
-        raise UserError(f"{folder} cannot be written ({error.strerror}): choose another folder with --run") from error
+        raise UserError(
+            f"{path.parent} cannot be written ({error.strerror}): make room, or choose another folder with --run"
+        ) from error
 
 
 def clear(folder: Path) -> None:
     """Delete what a run wrote into the folder, and nothing else. Raises UserError when it cannot."""
-    for name in CONTENTS:
-        path = folder / name
+    for path in [path for name in CONTENTS for path in (folder / name, *folder.glob(f".{name}.*"))]:
         try:
             if path.is_dir():
                 shutil.rmtree(path)

@@ -1,0 +1,118 @@
+"""Kill a training run at random moments, resume it each time, and compare its end with an undisturbed run's.
+
+    python tests/kills.py --kills 20
+
+Every other moment is drawn from the whole life of a process, its start included, the rest from what comes after the
+start. When a run gets to its end before its moment, it is compared and another one begins.
+"""
+
+import json
+import os
+import random
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from safetensors import numpy as safetensors
+
+from cnnjax import cli
+from cnnjax.errors import UserError
+
+ROOT = Path(__file__).parent.parent
+TRAIN = ["experiments/train.py", "debug", "--data.side", "32", "--model.width", "0.25", "--train.epochs", "5",
+         "--train.parallel", "jit", "--train.calls-per-epoch", "5", "--train.checkpoint-steps", "2"]  # fmt: skip
+CLOCKS = ("seconds", "images_per_second")
+
+
+def kills(*, kills: int = 20, seed: int = 0, folder: str = "") -> None:
+    """Kill a run so many times.
+
+    Args:
+        kills: How often.
+        seed: For the moments.
+        folder: Where the runs go; empty makes a temporary one.
+    """
+    for line in torment(Path(folder or tempfile.mkdtemp(prefix="cnnjax-kills-")), kills, seed):
+        print(line, flush=True)
+
+
+def torment(folder: Path, kills: int, seed: int) -> Iterator[str]:
+    """Kill a run so many times. Gives what happens, a line each; UserError where a run ends another way."""
+    moments = random.Random(seed)
+    _train(folder / "first", folder)  # fills the caches
+    clock = time.time()
+    _train(folder / "whole", folder)
+    life, training = (time.time() - since for since in (clock, (folder / "whole" / "config.json").stat().st_mtime))
+    expected = _end(folder / "whole")
+    if _end(folder / "first") != expected:
+        raise UserError("two undisturbed runs differ: there is nothing to compare with")
+    number, step, done, killed = 0, 0, 0, False
+    while done < kills or killed:
+        run = folder / f"run-{number}"
+        started = done % 2 == 0
+        moment = moments.uniform(0, training if started else life) if done < kills else None
+        killed = not _train(run, folder, moment, started)
+        if killed:
+            before, step, done = step, _latest(run), done + 1
+            since = "beginning to train" if started else "start"
+            yield f"kill {done}, {moment:.2f} s after its {since}: {run.name} has {step} steps"
+            if step < before:
+                raise UserError(f"{run} had {before} steps and was set back")
+        elif _end(run) != expected:
+            raise UserError(f"{run} ended otherwise than the undisturbed {folder / 'whole'}")
+        else:
+            yield f"{run.name} ended as the undisturbed run, bit for bit"
+            number, step = number + 1, 0
+
+
+def _train(run: Path, folder: Path, moment: float | None = None, started: bool = False) -> bool:
+    """Whether the run came to its end before the moment, counted from its start or when it has `started` to train."""
+    command = [sys.executable, *TRAIN, "--run", str(run), *(["--resume"] if run.exists() else [])]
+    environment = os.environ | {"CNNJAX_CACHE": str(folder / "cache"), "JAX_PLATFORMS": "cpu"}
+    with tempfile.TemporaryFile("w+") as said:
+        before = _written(run)
+        process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=said, stderr=said)
+        while started and _written(run) == before and process.poll() is None:
+            time.sleep(0.01)
+        try:
+            code = process.wait(moment)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+            code = None
+        said.seek(0)
+        text = said.read()
+    if code or "damaged" in text:
+        raise UserError(f"{run} went wrong, exit code {code}: {text}")
+    return code is not None
+
+
+def _written(run: Path) -> int:
+    """When the history was written last, which a run does as it starts to train; 0 for never."""
+    path = run / "metrics.jsonl"
+    return path.stat().st_mtime_ns if path.exists() else 0
+
+
+def _latest(run: Path) -> int:
+    return max((int(path.name.split("-")[0]) for path in (run / "checkpoints").glob("[0-9]*")), default=0)
+
+
+def _end(run: Path) -> dict[str, Any]:
+    """All that a run ends with but the times, bit for bit: rows, test, best parameters, checksums of the last state."""
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    weights = safetensors.load_file(run / "weights.safetensors")
+    manifest = (run / "checkpoints" / str(_latest(run)) / "manifest.json").read_bytes().partition(b"\n")[2]
+    return {
+        "rows": [{name: value for name, value in row.items() if name not in CLOCKS} for row in rows],
+        "test": (run / "test.json").read_bytes(),
+        "weights": {name: (array.dtype.str, array.shape, array.tobytes()) for name, array in weights.items()},
+        "arrays": json.loads(manifest)["arrays"],
+    }
+
+
+if __name__ == "__main__":
+    cli.main(kills)
