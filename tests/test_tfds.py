@@ -171,7 +171,7 @@ first = describe(load(config))
 other = describe(load(dataclasses.replace(config, seed=1)))
 left = describe(load(dataclasses.replace(config, per_class=0)))
 only = load(dataclasses.replace(config, classes=("dog", "cat"))).class_names
-cnnjax.data.tfds._records = None
+cnnjax.data.tfds._Records.of = None
 answer = [first, describe(load(config)), other, left, only]
 """
     first, cached, other, left, only = python(code, array_record[1])

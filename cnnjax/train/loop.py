@@ -1,11 +1,14 @@
 """fit: feed, step, evaluate, log, checkpoint, resume."""
 
+import itertools
 import json
 import math
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,7 +18,7 @@ from tqdm import tqdm
 
 from cnnjax import models, pretrained
 from cnnjax.config import Config, TrainConfig, as_dict
-from cnnjax.data import clean, feed
+from cnnjax.data import clean, feed, stream
 from cnnjax.data.split import Dataset, Split
 from cnnjax.errors import UserError
 from cnnjax.train import metrics, optimizer, parallel, run
@@ -62,7 +65,7 @@ def fit(
     task = Task(graph, optimizer.create(config.optimizer, steps * config.train.epochs), config.augment)
     evaluate = parallel.evaluator(way, graph, max(batch, EVAL_BATCH))
     state, history = create_state(params, task.optimizer), []
-    with Checkpoints(folder / "checkpoints") as checkpoints:
+    with Checkpoints(folder / "checkpoints") as checkpoints, ExitStack() as opened:
         if checkpoints.latest is not None:
             state, history = checkpoints.load(state)
         metrics.rewrite(folder / "metrics.jsonl", history)
@@ -71,8 +74,8 @@ def fit(
         try:
             log = _logger(config, folder, len(history) * steps)
             if not run.is_complete(history, config):
-                train = _trainer(config, way, task, state, placed, dataset.train, steps, display)
-                valid = parallel.replicate(way, dataset.valid)
+                train = _trainer(config, way, task, state, placed, dataset.train, steps, display, opened)
+                valid = parallel.reside(way, dataset.valid)
             while not run.is_complete(history, config):
                 started = time.perf_counter()
                 state, row = train(state, len(history))
@@ -89,7 +92,7 @@ def fit(
         best = jax.tree.map(jnp.asarray, checkpoints.load_best(state, history).params)
 
     split = dataset.load_test()
-    sums = evaluate(*parallel.replicate(way, (best, cleaning, split)))
+    sums = evaluate(*parallel.replicate(way, (best, cleaning)), parallel.reside(way, split))
     test = metrics.means(sums) | {"count": len(split.labels), "epoch": metrics.best(history)["epoch"]}
     made = {"config": as_dict(replace(config, run="")), "best": metrics.best(history), "test": test}
     made["seconds"] = sum(row["seconds"] for row in history)
@@ -108,25 +111,40 @@ def _trainer(
     split: Split,
     steps: int,
     display: "_Display",
+    opened: ExitStack,
 ) -> Callable[[TrainState, int], tuple[TrainState, metrics.Row]]:
-    """`train(state, epoch)` gives the state after that epoch (counted from 0) and the training part of its row."""
+    """`train(state, epoch)` gives the state after that epoch (counted from 0) and the training part of its row.
+
+    Epochs are trained in order, from any on. Closing `opened` ends what decodes a streamed split.
+    """
     batch = config.train.batch_size
     display.say("compiling")
     order_key, step_key = jax.random.split(jax.random.key(config.train.seed))
-    key, resident = parallel.replicate(way, (step_key, split))
-    calls = parallel.calls_per_epoch(
-        config.train.calls_per_epoch, task.graph, state.params, split.images.shape[1:], steps, batch
-    )
+    key, placed = parallel.replicate(way, step_key), parallel.reside(way, split)
+    calls = parallel.calls_per_epoch(config.train.calls_per_epoch, task.graph, state.params, split, steps, batch)
     length = steps // calls
-    compiled = parallel.trainer(way, task, state, key, cleaning, resident, length, batch)
+    compiled = parallel.trainer(way, task, state, key, cleaning, placed, length, batch)
+    examples = None
+
+    def fed(step: int) -> Iterator[Any]:
+        """What each call from that step on is given."""
+        if stream.is_streamed(split):
+            rows = stream.Order(feed.words(order_key), len(split.labels), batch, step, parallel.host(way))
+            place = partial(parallel.place, way)
+            return opened.enter_context(stream.ahead(split, rows, config.data.workers, length, place))
+        return (
+            feed.order(order_key, first * batch, length * batch, len(split.labels)).reshape(length, batch)
+            for first in itertools.count(step, length)
+        )
 
     def train(state: TrainState, epoch: int) -> tuple[TrainState, metrics.Row]:
+        nonlocal examples
+        examples = examples or fed(epoch * steps)
         display.say(f"epoch {epoch + 1}/{config.train.epochs}")
         sums = parallel.replicate(way, metrics.zeros())
         started = time.perf_counter()
         for first in range(epoch * steps, (epoch + 1) * steps, length):
-            indices = feed.order(order_key, first * batch, length * batch, len(split.labels))
-            state, sums = compiled(state, sums, indices.reshape(length, batch))
+            state, sums = compiled(state, sums, next(examples))
             row = _prefixed("train", metrics.means(sums))  # waits: two calls must not be in flight
             if not math.isfinite(row["train_loss"]):
                 raise UserError(

@@ -11,7 +11,10 @@ from cnnjax.train import metrics
 
 CONTENTS = ("config.json", "metrics.jsonl", "checkpoints", "weights.safetensors", "test.json", "tensorboard")
 # What a resumed run may change, because no number depends on it (parallel: none but by rounding).
-FREE = ("run", "data.cache", "train.parallel", "train.calls_per_epoch", "train.tensorboard", "train.early_stopping")
+FREE = (
+    "run", "data.feed", "data.workers", "data.cache", "train.parallel", "train.calls_per_epoch", "train.tensorboard",
+    "train.early_stopping",
+)  # fmt: skip
 
 
 def prepare(folder: Path, config: Config, resume: bool) -> None:
