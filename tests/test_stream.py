@@ -103,7 +103,7 @@ def test_a_chunk_is_so_many_batches_and_is_placed(resident, streamed):
         assert seen[0].images.shape == (3, BATCH, 8, 8, 3) and seen[0].labels.shape == (3, BATCH)
         assert len(seen) <= 4  # no further ahead than promised
     wanted = expected(resident.train, 6)
-    assert_same([(i, l) for chunk in seen[:2] for i, l in zip(*chunk, strict=True)], wanted)
+    assert_same([batch for chunk in seen[:2] for batch in zip(*chunk, strict=True)], wanted)
 
 
 @pytest.mark.parametrize("workers", [0, 1])

@@ -1,7 +1,8 @@
 """Splits kept as uint8 in the user's cache folder, so that pictures are rendered or decoded once.
 
 An entry is a folder `data/NAME-HASH` with `images.npy`, `labels.npy` and `entry.json`, which says what it is and holds
-the checksums; the index of a split that is streamed is kept the same way. Entries appear whole or not at all; a damaged one is thrown away and made anew.
+the checksums; the index of a split that is streamed is kept the same way. Entries appear whole or not at all; a damaged
+one is thrown away and made anew.
 """
 
 import hashlib

@@ -59,5 +59,5 @@ class Pictures:
             return decode(self.read(name), self.side)
         except Exception as error:  # damaged files make Pillow raise exceptions of a dozen kinds
             raise UserError(
-                f"{self.place}: {name} was read before and now cannot be ({error}): restore it, then go on with --resume"
+                f"{self.place}: {name} was read before and now cannot be ({error}): restore it and go on with --resume"
             ) from error

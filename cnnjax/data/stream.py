@@ -61,7 +61,11 @@ class Order(Sequence):
 
 @contextmanager
 def ahead(
-    split: Split, rows: Sequence, workers: int, length: int, place: Callable[[Split], Any]
+    split: Split,
+    rows: Order | Int32[np.ndarray, "steps part"],
+    workers: int,
+    length: int,
+    place: Callable[[Split], Any],
 ) -> Iterator[Iterator[Any]]:
     """Open a stream of `place(chunk)`, a chunk being the `Split` (length, part, …) of the next `length` rows' batches.
 
