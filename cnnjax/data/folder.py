@@ -73,7 +73,7 @@ def load(config: DataConfig) -> Dataset:
         class_names=names,
         count=sum(len(files) for pool in pools.values() for files in pool.values()),
         draws=lambda: draws,
-        read=lambda relative: root / relative,
+        read=lambda relative: f"{root}/{relative}",
         describe=str,
     )
     return assemble(source, config)

@@ -42,7 +42,7 @@ class Source(NamedTuple):
     """Of all pictures there are."""
     draws: Callable[[], Mapping[str, Mapping[str, Draw]]]
     """What `sample.divide` drew, candidates being strings; called only when something has to be decoded."""
-    read: Callable[[str], Path | bytes]
+    read: Callable[[str], str | bytes]
     """The encoded picture of a candidate: its file, or the file's content. Can be sent to another process."""
     describe: Callable[[str], str]
     """A candidate's name for people."""

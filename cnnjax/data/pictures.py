@@ -26,7 +26,7 @@ class Pictures:
 
     place: str
     """For messages: the folder, or tfds:NAME."""
-    read: Callable[[str], Path | bytes]
+    read: Callable[[str], str | Path | bytes]
     """The encoded picture of a name: its file, or the file's content. Can be sent to another process."""
     names: np.ndarray
     """Bytes (pictures,), as the file system encodes names."""
