@@ -1,11 +1,7 @@
 """This package's streaming feed: decoded by threads (work["workers"] is 0) or by processes."""
 
-import atexit
-import os
-import signal
 from collections.abc import Callable
 from contextlib import ExitStack
-from multiprocessing import active_children
 
 import jax
 import numpy as np
@@ -14,14 +10,14 @@ from cnnjax import data
 from cnnjax.config import DataConfig
 from cnnjax.data import feed, stream
 
-opened = ExitStack()
+opened = ExitStack()  # for as long as this process lives
 
 
 def prepare(work: dict) -> Callable[[], None]:
     """A call that takes the next work["batch"] pictures, in batches.
 
-    Threads begin with the call and end with it. Processes, which take seconds to start, stand still between two calls:
-    they would work ahead in the others' turns.
+    Threads begin with the call and end with it. Processes, which take seconds to start, go on between two calls until
+    their buffers are full: a call takes as many batches more as they can have decoded then.
     """
     source = f"folder:{work['folder']}"
     split = data.load(DataConfig(source, side=work["side"], per_class=0, eval_per_class=1, feed="stream")).train
@@ -32,21 +28,13 @@ def prepare(work: dict) -> Callable[[], None]:
     def batches(rows: stream.Order | np.ndarray) -> stream.ahead:
         return stream.ahead(split, rows, workers, 1, lambda chunk: chunk)
 
-    def tell(what: signal.Signals) -> None:
-        for process in active_children():
-            os.kill(process.pid, what)
-
     chunks = opened.enter_context(batches(order)) if workers else None
-    atexit.register(opened.close)
-    atexit.register(tell, signal.SIGCONT)  # first: what stands still cannot end
 
     def call() -> None:
         nonlocal step
         if workers:
-            tell(signal.SIGCONT)
-            for _ in range(steps):
+            for _ in range(steps + 4 * workers + 3):
                 next(chunks)
-            tell(signal.SIGSTOP)
             return
         rows = np.stack([order[step + i] for i in range(steps)])
         step += steps

@@ -41,7 +41,7 @@ def load(config: DataConfig) -> Dataset:
     names = choose(known, config.classes, place)
 
     # Records are looked into only for what is not in the cache.
-    records = _Records(builder, place)
+    records = _Records(builder, image, place)
 
     @cache
     def draws() -> Mapping[str, Mapping[str, Draw]]:
@@ -57,10 +57,6 @@ def load(config: DataConfig) -> Dataset:
                 pools[split] = found
         return divide(pools, config, place)
 
-    def read(candidate: str) -> bytes:
-        split, _, index = candidate[:-1].rpartition("[")
-        return bytes(records.of(split)[int(index)][image])
-
     sizes = {split: [builder.info.splits[own].num_examples, *_stamp(builder, own)] for split, own in splits.items()}
     source = Source(
         place=place,
@@ -68,7 +64,7 @@ def load(config: DataConfig) -> Dataset:
         class_names=names,
         count=sum(builder.info.splits[own].num_examples for own in splits.values()),
         draws=draws,
-        read=read,
+        read=records.read,
         describe=str,
     )
     return assemble(source, config)
@@ -155,13 +151,18 @@ class _Records:
     Another process gets the builder, and opens the files itself.
     """
 
-    def __init__(self, builder: Any, place: str) -> None:
-        self._builder, self._place = builder, place
+    def __init__(self, builder: Any, image: str, place: str) -> None:
+        self._builder, self._image, self._place = builder, image, place
         self._open: dict[str, Sequence[Mapping[str, Any]]] = {}
         self._lock = threading.Lock()
 
     def __reduce__(self) -> Any:
-        return _Records, (self._builder, self._place)
+        return _Records, (self._builder, self._image, self._place)
+
+    def read(self, candidate: str) -> bytes:
+        """The encoded picture of a candidate, SPLIT[INDEX]."""
+        split, _, index = candidate[:-1].rpartition("[")
+        return bytes(self.of(split)[int(index)][self._image])
 
     def of(self, split: str) -> Sequence[Mapping[str, Any]]:
         with self._lock:
