@@ -39,7 +39,7 @@ def words(key: Key[Array, ""]) -> tuple[int, ...]:
 @lru_cache(maxsize=2)
 def _pass(words: tuple[int, ...], number: int, size: int) -> np.ndarray:
     # On the host, where it need not queue behind a training program. Without a CPU backend JAX's default must do.
-    hosts = jax.devices("cpu") if "cpu" in (jax.config.jax_platforms or "cpu") else [None]
+    hosts = jax.local_devices(backend="cpu") if "cpu" in (jax.config.jax_platforms or "cpu") else [None]
     with jax.default_device(hosts[0]):
         key = jax.random.wrap_key_data(np.array(words, np.uint32))
         return np.asarray(_permutation(key, number, size))
