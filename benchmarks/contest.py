@@ -27,7 +27,10 @@ from cnnjax.errors import UserError
 os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
 
 WORKER = Path(__file__).with_name("contender.py")
-PACKAGES = ("cnnjax", "jax", "flax", "torch", "torchvision", "keras", "tensorflow-cpu", "tensorflow", "tf-keras-vis")
+PACKAGES = (
+    "cnnjax", "jax", "flax", "torch", "torchvision", "keras", "tensorflow-cpu", "tensorflow", "tf-keras-vis", "grain",
+    "pillow",
+)  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)

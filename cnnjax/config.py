@@ -34,6 +34,12 @@ class DataConfig:
     """Pictures a class in the validation split and again in the test split."""
     seed: int = 0
     """Chooses which pictures are drawn or rendered."""
+    feed: Literal["auto", "resident", "stream"] = "auto"
+    """resident: decoded pictures live on the devices. stream: they are decoded anew for every batch, by processes or
+    threads that work ahead. auto: stream what would take more than a quarter of the free memory. Results do not depend
+    on it."""
+    workers: int = 0
+    """Processes that decode for the streaming feed; 0 uses threads, which do as well up to a dozen cores."""
     cache: bool = True
     """Keep decoded, resized pictures as uint8 in the user's cache folder."""
     cleaning: Literal["none", "mean", "standard", "zca"] = "standard"
@@ -45,6 +51,11 @@ class DataConfig:
         if kind not in ("procedural", "folder", "tfds"):
             raise unknown("data source", self.source, ("procedural", "folder:PATH", "tfds:NAME"))
         _require(kind == "procedural" or bool(rest), f"--data.source {kind} needs a name: write {kind}:…")
+        _require(
+            kind != "procedural" or self.feed != "stream",
+            "--data.feed stream needs pictures in files, which procedural has not: use --data.feed resident",
+        )
+        _require(self.workers >= 0, f"--data.workers {self.workers} is negative: use 0 for threads")
         _require(self.side >= 8, f"--data.side {self.side} is too small: use 8 pixels or more")
         _require(self.per_class >= 0, f"--data.per-class {self.per_class} is negative: use 0 for all pictures")
         _require(self.eval_per_class >= 1, f"--data.eval-per-class {self.eval_per_class} must be at least 1")

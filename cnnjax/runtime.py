@@ -7,6 +7,7 @@ import ctypes
 import logging
 import mmap
 import os
+import re
 import sys
 from importlib.util import find_spec
 from pathlib import Path
@@ -40,6 +41,20 @@ def cache_dir() -> Path:
 def cores() -> int:
     """The CPU cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def free_memory() -> int:
+    """Bytes that are free for pictures: on the host or, if that is less, on an accelerator. Starts JAX's backend."""
+    import jax
+
+    bounds = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")] if hasattr(os, "sysconf") else []
+    for path, pattern in (("/proc/meminfo", r"MemAvailable: +(\d+) kB"), ("/sys/fs/cgroup/memory.max", r"(\d+)")):
+        if Path(path).is_file() and (found := re.search(pattern, Path(path).read_text())):
+            bounds.append(int(found[1]) * (1024 if "kB" in pattern else 1))
+    device = (jax.local_devices()[0].memory_stats() or {}) if jax.default_backend() != "cpu" else {}
+    if "bytes_limit" in device:
+        bounds.append(device["bytes_limit"] - device.get("bytes_in_use", 0))
+    return min(bounds, default=2**32)
 
 
 def jaxlib_knows(flag: str) -> bool:

@@ -25,6 +25,8 @@ def _train(preset: str, config: Config, *, resume: bool = False) -> None:
         (["cnn", "--train.epochs", "abc"], "--train.epochs: invalid literal for int() with base 10: 'abc'"),
         (["cnn", "--train.batch-size", "0"], "--train.batch-size 0 must be at least 1"),
         (["cnn", "--data.source", "imagefolder"], "unknown data source 'imagefolder'"),
+        (["cnn", "--data.feed", "stream"], "--data.feed stream needs pictures in files, which procedural has not"),
+        (["cnn", "--data.workers", "-1"], "--data.workers -1 is negative: use 0 for threads"),
         (["cnn", "--model.name", "resnet"], "'resnet'"),
         (["cnn", "extra"], "unexpected argument 'extra'"),
     ],

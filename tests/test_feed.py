@@ -29,6 +29,11 @@ def test_the_order_follows_the_key():
     assert not np.array_equal(feed.order(KEY, 0, 20, 20), feed.order(jax.random.key(4), 0, 20, 20))
 
 
+def test_the_order_is_jaxs_own_permutation_and_a_key_may_be_given_as_words():
+    one = [jax.random.permutation(jax.random.fold_in(KEY, number), 7) for number in (0, 1)]
+    np.testing.assert_array_equal(feed.order(feed.words(KEY), 0, 14, 7), np.concatenate(one))
+
+
 @pytest.mark.parametrize(("size", "batch"), [(10, 4), (8, 4), (3, 4), (1, 1)])
 def test_padding_covers_every_example_once(size, batch):
     indices, mask = feed.padded(size, batch)

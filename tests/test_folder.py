@@ -7,13 +7,15 @@ import re
 import subprocess
 import sys
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image
 
 from cnnjax.config import DataConfig
-from cnnjax.data import load
+from cnnjax.data import clean, load
 from cnnjax.data.decode import decode
+from cnnjax.data.stream import is_streamed
 from cnnjax.errors import UserError
 
 COLOURS = {"cat": (200, 40, 40), "dog": (40, 40, 200)}
@@ -179,6 +181,38 @@ def test_a_changed_file_is_decoded_again(tmp_path, own_cache):
         picture((1, 2, 3), number=int(file.stem)).save(file)
         os.utime(file, ns=(1, 1))
     assert colours(load(config(tmp_path)).train) != colours(before.train)
+
+
+@pytest.mark.parametrize("feed", ["auto", "stream", "resident"])
+def test_what_would_take_more_than_a_quarter_of_the_free_memory_is_streamed(tmp_path, monkeypatch, feed):
+    fill(tmp_path, 10)
+    size = (4 + 2) * 2 * 8 * 8 * 3  # training and validation
+    for free, streamed in ((4 * size, False), (4 * size - 1, True)):
+        monkeypatch.setattr("cnnjax.runtime.free_memory", lambda free=free: free)
+        dataset = load(config(tmp_path, feed=feed))
+        assert (
+            is_streamed(dataset.train)
+            == is_streamed(dataset.valid)
+            == (streamed if feed == "auto" else feed == "stream")
+        )
+
+
+def test_an_index_is_made_once_and_anew_for_changed_files(tmp_path, monkeypatch):
+    fill(tmp_path, 10)
+    load(config(tmp_path, feed="stream"))
+    monkeypatch.setattr("cnnjax.data.gather.decode", lambda *_: pytest.fail("decoded again"))
+    again = load(config(tmp_path, feed="stream")).train
+    monkeypatch.undo()
+    assert again.images.shape == (8, 8, 8, 3)
+    monkeypatch.setenv("CNNJAX_CACHE", str(tmp_path / "elsewhere"))
+    np.testing.assert_array_equal(again.images[np.arange(8)], load(config(tmp_path, feed="resident")).train.images)
+
+
+def test_cleaning_is_that_of_the_resident_split(tmp_path):
+    fill(tmp_path, 10)
+    splits = [load(config(tmp_path, feed=feed)).train for feed in ("resident", "stream")]
+    for kind in ("mean", "standard", "zca"):
+        jax.tree.map(np.testing.assert_array_equal, *(clean.fit(kind, split.images) for split in splits))
 
 
 def test_without_cache_nothing_is_kept(tmp_path, monkeypatch):

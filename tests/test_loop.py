@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import multiprocessing
 import os
 import re
 import shutil
@@ -11,9 +12,11 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from PIL import Image
 
 from cnnjax import pretrained
 from cnnjax.config import AugmentConfig, Config, DataConfig, ModelConfig, TrainConfig
+from cnnjax.data.pictures import Pictures, count_colours
 from cnnjax.data.split import Dataset, Split
 from cnnjax.errors import Preempted, UserError
 from cnnjax.train import run
@@ -214,6 +217,40 @@ def test_eight_devices_train_the_same_run(whole, tmp_path):
         np.testing.assert_allclose(row["valid_loss"], one["valid_loss"], rtol=1e-4)
     for a, b in zip(weights(result), weights(whole[1]), strict=True):
         np.testing.assert_allclose(a, b, rtol=0, atol=1e-5)
+
+
+@pytest.fixture(scope="module")
+def streamed(tmp_path_factory):
+    """The same data set, encoded in files."""
+
+    def encode(name: str, split: Split) -> Split:
+        root = tmp_path_factory.mktemp(name)
+        for number, pixels in enumerate(split.images):
+            Image.fromarray(pixels).save(root / f"{number}.png")
+        names = np.array([f"{number}.png".encode() for number in range(len(split.labels))])
+        return Split(Pictures(name, root.__truediv__, names, count_colours(split.images), SIDE), split.labels)
+
+    train, valid, test = (encode(*item) for item in (("a", DATA.train), ("b", DATA.valid), ("c", DATA.load_test())))
+    return dataclasses.replace(DATA, train=train, valid=valid, load_test=lambda: test)
+
+
+def test_a_streamed_run_is_the_resident_one_bit_for_bit(whole, streamed, tmp_path):
+    assert same(fit(CONFIG, streamed, tmp_path / "run"), whole[1])
+
+
+def test_a_run_goes_on_from_any_epoch_with_the_other_feed(whole, interrupted, streamed, tmp_path):
+    """Begun resident, stopped within its second epoch; gone on streamed, with a worker, stopped; ended resident."""
+    folder = shutil.copytree(interrupted, tmp_path / "run")
+
+    def stop(done: int, total: int, latest: dict) -> None:
+        if done > 12:
+            raise KeyboardInterrupt
+
+    config = change(CONFIG, "data", workers=1)
+    with pytest.raises(KeyboardInterrupt):
+        fit(config, streamed, folder, resume=True, on_progress=stop)
+    assert not multiprocessing.active_children()
+    assert same(fit(CONFIG, DATA, folder, resume=True), whole[1])
 
 
 def test_a_finished_run_is_returned_at_once(whole):

@@ -8,10 +8,12 @@ import numpy as np
 import optax
 import pytest
 from jax.sharding import PartitionSpec as P
+from PIL import Image
 
 from cnnjax import models
 from cnnjax.config import AugmentConfig, ModelConfig, OptimizerConfig
-from cnnjax.data import clean, feed
+from cnnjax.data import clean, feed, stream
+from cnnjax.data.pictures import Pictures, count_colours
 from cnnjax.data.split import Split
 from cnnjax.errors import UserError
 from cnnjax.train import metrics, optimizer, parallel, step
@@ -33,17 +35,33 @@ def network(dropout: float = 0.5):
     return models.split(models.create(ModelConfig(width=0.25, dropout=dropout), side=SIDE, num_classes=2, seed=0))
 
 
-def train(mode: str, length: int):
+@pytest.fixture(scope="module")
+def encoded(tmp_path_factory):
+    """The pictures of `data` as files, and the split that streams them."""
+    root, split = tmp_path_factory.mktemp("encoded"), data()
+    for number, pixels in enumerate(split.images):
+        Image.fromarray(pixels).save(root / f"{number}.png")
+    names = np.array([f"{number}.png".encode() for number in range(SIZE)])
+    return Split(Pictures("encoded", root.__truediv__, names, count_colours(split.images), SIDE), split.labels)
+
+
+def train(mode: str, length: int, streamed: Split | None = None):
     """Ten steps in calls of `length`, then an evaluation; everything fetched."""
     way = parallel.choose(mode, BATCH)
     graph, params = network()
     order_key, step_key = jax.random.split(jax.random.key(0))
     task = step.Task(graph, ADAM, AUGMENT)
     split = data()
-    placed = parallel.replicate(way, (step_key, clean.fit("mean", split.images), split))
+    placed = parallel.replicate(way, (step_key, clean.fit("mean", (streamed or split).images)))
+    placed = (*placed, parallel.reside(way, streamed or split))
     state, sums = parallel.replicate(way, (step.create_state(params, ADAM), metrics.zeros()))
     run = parallel.trainer(way, task, state, *placed, steps=length, batch_size=BATCH)
-    for first in range(0, STEPS, length):
+    if streamed:
+        rows, place = stream.Order(feed.words(order_key), SIZE, BATCH), partial(parallel.place, way)
+        with stream.ahead(streamed, rows, 0, length, place) as chunks:
+            for _ in range(0, STEPS, length):
+                state, sums = jax.block_until_ready(run(state, sums, next(chunks)))
+    for first in () if streamed else range(0, STEPS, length):
         indices = feed.order(order_key, first * BATCH, length * BATCH, SIZE)
         state, sums = jax.block_until_ready(run(state, sums, indices.reshape(length, BATCH)))
     evaluation = parallel.evaluator(way, graph, 13)(state.params, *placed[1:])
@@ -80,6 +98,43 @@ def test_evaluation_is_exact(results, mode):
 def test_how_an_epoch_is_cut_does_not_matter(results):
     """Ten calls of one step, where XLA drops the loop, against one call of ten: bit for bit."""
     jax.tree.map(np.testing.assert_array_equal, train("jit", 1), results["jit"])
+
+
+def test_streamed_batches_train_and_evaluate_as_resident_ones_bit_for_bit(results, encoded):
+    """With augmentation and dropout, in calls of several steps and of one."""
+    for length in (5, 1):
+        jax.tree.map(np.testing.assert_array_equal, train("jit", length, encoded), results["jit"])
+
+
+@pytest.mark.parametrize("mode", ["pmap", "mesh"])
+def test_streamed_batches_are_shared_out_to_devices(results, encoded, mode):
+    state, sums, evaluation = train(mode, 5, encoded)
+    (one, one_sums, one_evaluation) = results["jit"]
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-5), state.params, one.params)
+    for some, others in ((sums, one_sums), (evaluation, one_evaluation)):
+        assert some["count"] == others["count"] and some["correct"] == others["correct"]
+        np.testing.assert_allclose(some["loss"], others["loss"], rtol=1e-5)
+
+
+def test_the_chunk_lies_where_it_is_used(encoded):
+    """Each of eight devices is given two examples of every batch of sixteen, and no copy of the others."""
+    for mode, shape in (("mesh", (3, 2, SIDE, SIDE, 3)), ("pmap", (1, 3, 2, SIDE, SIDE, 3)), ("jit", None)):
+        way = parallel.choose(mode, BATCH)
+        rows = stream.Order(feed.words(jax.random.key(0)), SIZE, BATCH)
+        with stream.ahead(encoded, rows, 0, 3, partial(parallel.place, way)) as chunks:
+            images = next(chunks).images
+        shape = shape or images.shape
+        assert {shard.data.shape for shard in images.addressable_shards} == {shape}
+        assert len(images.addressable_shards) == way.devices
+
+
+def test_a_streamed_epoch_is_cut_so_that_a_chunk_fits(encoded, monkeypatch):
+    graph, params = network()
+    one = BATCH * SIDE * SIDE * 3
+    for chunk, calls in ((100 * one, 1), (6 * one, 2), (5 * one, 3), (one, 12), (1, 12)):
+        monkeypatch.setattr(stream, "CHUNK", chunk)
+        assert parallel.calls_per_epoch(0, graph, params, encoded, 12, BATCH) == calls
+        assert parallel.calls_per_epoch(0, graph, params, data(), 12, BATCH) == 1
 
 
 @pytest.mark.parametrize("kind", ["pmap", "shard_map"])

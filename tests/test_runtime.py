@@ -85,3 +85,8 @@ def test_an_unknown_flag_is_not_found():
 def test_imports_are_lean():
     code = "import cnnjax.data, sys; print([m for m in ('tensorflow', 'matplotlib') if m in sys.modules])"
     assert _run(code) == "[]"
+
+
+def test_free_memory_is_some_of_what_the_machine_has():
+    physical = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    assert 2**20 < int(_run("from cnnjax import runtime; print(runtime.free_memory())")) <= physical

@@ -171,7 +171,7 @@ first = describe(load(config))
 other = describe(load(dataclasses.replace(config, seed=1)))
 left = describe(load(dataclasses.replace(config, per_class=0)))
 only = load(dataclasses.replace(config, classes=("dog", "cat"))).class_names
-cnnjax.data.tfds._records = None
+cnnjax.data.tfds._Records.of = None
 answer = [first, describe(load(config)), other, left, only]
 """
     first, cached, other, left, only = python(code, array_record[1])
@@ -180,6 +180,32 @@ answer = [first, describe(load(config)), other, left, only]
     assert len(left["train"]["labels"]) == 2 * (PICTURES - 6)
     assert left["valid"] == first["valid"]
     assert only == ["dog", "cat"]
+
+
+def test_streamed_by_worker_processes_as_from_memory(python, array_record, tfrecord):
+    """The workers open the prepared files by themselves, without TensorFlow; they import this script, too."""
+    code = """
+import jax, numpy
+from cnnjax.data import feed, stream
+
+answer = None
+if __name__ == "__main__":
+    hide_tensorflow()
+    resident, streamed = (load(dataclasses.replace(config, feed=kind)) for kind in ("resident", "stream"))
+    order = stream.Order(feed.words(jax.random.key(0)), 8, 4)
+    rows = numpy.stack([order[step] for step in range(3)])
+    with stream.ahead(streamed.train, rows, 1, 3, lambda chunk: chunk) as chunks:
+        (chunk,) = chunks
+    wanted = resident.train
+    test = streamed.load_test()
+    answer = [
+        numpy.array_equal(chunk.images, wanted.images[rows]) and numpy.array_equal(chunk.labels, wanted.labels[rows]),
+        numpy.array_equal(test.images[numpy.arange(6)], resident.load_test().images),
+        "tensorflow" in sys.modules,
+    ]
+"""
+    for folder in (array_record[1], tfrecord):
+        assert python(code, folder) == [True, True, False]
 
 
 TOY = """

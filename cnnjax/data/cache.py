@@ -1,7 +1,8 @@
 """Splits kept as uint8 in the user's cache folder, so that pictures are rendered or decoded once.
 
 An entry is a folder `data/NAME-HASH` with `images.npy`, `labels.npy` and `entry.json`, which says what it is and holds
-the checksums. Entries appear whole or not at all; a damaged one is thrown away and made anew.
+the checksums; the index of a split that is streamed is kept the same way. Entries appear whole or not at all; a damaged
+one is thrown away and made anew.
 """
 
 import hashlib
@@ -14,7 +15,7 @@ import tempfile
 import zlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -22,6 +23,8 @@ from cnnjax import runtime
 from cnnjax.data.split import Split
 
 logger = logging.getLogger(__name__)
+
+Arrays = TypeVar("Arrays")
 
 _FORMAT = 1  # part of every key: raise it when an entry's layout changes
 
@@ -36,49 +39,46 @@ def cached(name: str, key: dict[str, Any], compute: Callable[[], Split]) -> Spli
 
 
 def cached_noting(
-    name: str, key: dict[str, Any], compute: Callable[[], tuple[Split, tuple[str, ...]]]
-) -> tuple[Split, tuple[str, ...]]:
-    """`cached`, for sources that also tell the names of broken pictures that they left out."""
+    name: str, key: dict[str, Any], compute: Callable[[], tuple[Arrays, tuple[str, ...]]], kind: type[Arrays] = Split
+) -> tuple[Arrays, tuple[str, ...]]:
+    """`cached`, for sources that also tell the names of broken pictures that they left out.
+
+    `kind` is the NamedTuple of NumPy arrays that `compute` gives and that is kept, one file an array.
+    """
     text = json.dumps({"format": _FORMAT, **key}, sort_keys=True)
     safe = re.sub(r"[^\w.-]+", "_", name)[:80]
     entry = runtime.cache_dir() / "data" / f"{safe}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
-    kept = _read(entry)
+    kept = _read(entry, kind)
     if kept is None:
         kept = compute()
         _write(entry, name, key, *kept)
     return kept
 
 
-def _read(entry: Path) -> tuple[Split, tuple[str, ...]] | None:
+def _read(entry: Path, kind: type[Arrays]) -> tuple[Arrays, tuple[str, ...]] | None:
     """The entry's content; None when it is not there or damaged."""
     if not entry.is_dir():
         return None
     try:
         about = json.loads((entry / "entry.json").read_text())
-        images = np.load(entry / "images.npy", mmap_mode="r").view(np.ndarray)
-        labels = np.load(entry / "labels.npy")
-        if (_describe(images), _describe(labels)) == (about["images"], about["labels"]):
-            return Split(images, labels), tuple(about["skipped"])
+        arrays = {name: np.load(entry / f"{name}.npy", mmap_mode="r").view(np.ndarray) for name in kind._fields}
+        if all(_describe(array) == about[name] for name, array in arrays.items()):
+            return kind(**arrays), tuple(about["skipped"])
         logger.warning("the cache entry %s is damaged: making it anew", entry)
     except (OSError, ValueError, KeyError, TypeError, EOFError) as error:
         logger.warning("the cache entry %s cannot be read (%s): making it anew", entry, error)
     return None
 
 
-def _write(entry: Path, name: str, key: dict[str, Any], split: Split, skipped: tuple[str, ...]) -> None:
+def _write(entry: Path, name: str, key: dict[str, Any], kept: Arrays, skipped: tuple[str, ...]) -> None:
     temporary = None
     try:
         entry.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(prefix=f".{entry.name}-", dir=entry.parent))
-        np.save(temporary / "images.npy", split.images)
-        np.save(temporary / "labels.npy", split.labels)
-        about = {
-            "name": name,
-            "key": key,
-            "images": _describe(split.images),
-            "labels": _describe(split.labels),
-            "skipped": skipped,
-        }
+        about = {"name": name, "key": key, "skipped": skipped}
+        for field, array in kept._asdict().items():
+            np.save(temporary / f"{field}.npy", array)
+            about[field] = _describe(array)
         (temporary / "entry.json").write_text(json.dumps(about, indent=1))
         shutil.rmtree(entry, ignore_errors=True)  # a damaged entry, or one that another process has just written
         os.rename(temporary, entry)

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, UInt8
 
+from cnnjax.data.pictures import Pictures, count_colours
 from cnnjax.errors import UserError, unknown
 
 KINDS = ("none", "mean", "standard", "zca")
@@ -40,7 +41,7 @@ class Cleaning:
     scales: Any
 
 
-def fit(kind: str, images: UInt8[np.ndarray, "n height width channels"]) -> Cleaning:
+def fit(kind: str, images: UInt8[np.ndarray, "n height width channels"] | Pictures) -> Cleaning:
     """Estimate a cleaning on the training pictures.
 
     "none"; "mean" subtracts the mean colour; "standard" also divides by each colour's deviation; "zca" whitens.
@@ -61,15 +62,15 @@ def fit(kind: str, images: UInt8[np.ndarray, "n height width channels"]) -> Clea
     return _fit_zca(images)
 
 
-def _colours(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _colours(images: np.ndarray | Pictures) -> tuple[np.ndarray, np.ndarray]:
     """Mean and standard deviation of each colour, in [0, 1], from histograms: exact, no float copy of the data."""
-    counts = np.stack([np.bincount(images[..., c].reshape(-1), minlength=256) for c in range(images.shape[-1])])
+    counts = images.colours if isinstance(images, Pictures) else count_colours(images)
     shares, values = counts / counts.sum(axis=1, keepdims=True), np.arange(256) / 255
     mean = shares @ values
     return mean, np.sqrt((shares * (values[None] - mean[:, None]) ** 2).sum(axis=1))
 
 
-def _fit_zca(images: np.ndarray) -> Cleaning:
+def _fit_zca(images: np.ndarray | Pictures) -> Cleaning:
     images = images[np.linspace(0, len(images) - 1, min(len(images), PICTURES)).astype(int)]
     n, d = len(images), images[0].size
     pixels = images.reshape(n, d)

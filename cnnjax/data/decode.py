@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 from jaxtyping import UInt8
-from PIL import ExifTags, Image
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 # How to undo each EXIF orientation; 1 is upright.
 _UPRIGHT = {
@@ -19,14 +19,21 @@ _UPRIGHT = {
 }
 
 
-def decode(source: Path | bytes, side: int) -> UInt8[np.ndarray, "{side} {side} 3"]:
+def decode(source: str | Path | bytes, side: int) -> UInt8[np.ndarray, "{side} {side} 3"]:
     """The first frame of a picture, from its file or the file's content, upright, as side × side RGB.
 
     The whole picture is resized, without keeping its aspect (as the article's Keras generators do), by antialiased
     bilinear interpolation. Grey and palette pictures become RGB, transparency is composited on white, 16 bits become 8.
     Raises what Pillow raises (exceptions of many kinds) when the file is broken.
     """
-    with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as picture:
+    if not isinstance(source, bytes):
+        with open(source, "rb", buffering=0) as file:  # at once: Pillow reads piece by piece, a small file for long
+            source = file.read()
+    try:
+        opened = Image.open(io.BytesIO(source))
+    except UnidentifiedImageError:
+        raise UnidentifiedImageError("it is not a picture") from None  # Pillow would name the buffer
+    with opened as picture:
         # A JPEG can be decoded at 1/2, 1/4 or 1/8 for much less work; never smaller than what is asked.
         picture.draft(None, (side, side))
         orientation = _orientation(picture)
@@ -34,7 +41,7 @@ def decode(source: Path | bytes, side: int) -> UInt8[np.ndarray, "{side} {side} 
     small = rgb.resize((side, side), Image.Resampling.BILINEAR, reducing_gap=3.0)
     if orientation in _UPRIGHT:
         small = small.transpose(_UPRIGHT[orientation])
-    return np.array(small)
+    return np.frombuffer(small.tobytes(), np.uint8).reshape(side, side, 3)
 
 
 def _orientation(picture: Image.Image) -> int:
@@ -53,4 +60,7 @@ def _to_rgb(picture: Image.Image) -> Image.Image:
         picture = picture.convert("RGBA")
         white = Image.new("RGBA", picture.size, "white")
         return Image.alpha_composite(white, picture).convert("RGB")
-    return picture.convert("RGB")
+    if picture.mode != "RGB":
+        return picture.convert("RGB")
+    picture.load()
+    return picture

@@ -1,10 +1,10 @@
-"""The resident feed: a split lives on the devices as uint8, and what is fed is only the order of its examples.
+"""The order of examples, and the resident feed: a split lives on the devices as uint8, only the order is fed.
 
 The order is a function of (key, position in an endless stream): pass p goes through the split in the order of
 permutation p. So an epoch may have any number of steps, and a batch may reach over the end of a pass.
 """
 
-from functools import partial
+from functools import lru_cache, partial
 
 import jax
 import numpy as np
@@ -31,12 +31,30 @@ def _permutation(key: Key[Array, ""], number: Int[Array, ""], size: int) -> Int3
     return jax.random.permutation(jax.random.fold_in(key, number), size)
 
 
-def order(key: Key[Array, ""], start: int, count: int, size: int) -> Int32[np.ndarray, " count"]:
-    """Indices of the stream's examples `start` to `start + count`: example n is permutation_{n // size}[n % size]."""
+def words(key: Key[Array, ""]) -> tuple[int, ...]:
+    """A key as plain numbers, which any process understands."""
+    return tuple(np.asarray(jax.random.key_data(key)).tolist())
+
+
+@lru_cache(maxsize=2)
+def _pass(words: tuple[int, ...], number: int, size: int) -> np.ndarray:
+    # On the host, where it need not queue behind a training program. Without a CPU backend JAX's default must do.
+    hosts = jax.local_devices(backend="cpu") if "cpu" in (jax.config.jax_platforms or "cpu") else [None]
+    with jax.default_device(hosts[0]):
+        key = jax.random.wrap_key_data(np.array(words, np.uint32))
+        return np.asarray(_permutation(key, number, size))
+
+
+def order(key: Key[Array, ""] | tuple[int, ...], start: int, count: int, size: int) -> Int32[np.ndarray, " count"]:
+    """Indices of the stream's examples `start` to `start + count`: example n is permutation_{n // size}[n % size].
+
+    The key may be given as its `words`.
+    """
     if count == 0:
         return np.zeros(0, np.int32)
+    key = key if isinstance(key, tuple) else words(key)
     first, last = start // size, (start + count - 1) // size
-    passes = [np.asarray(_permutation(key, number, size)) for number in range(first, last + 1)]
+    passes = [_pass(key, number, size) for number in range(first, last + 1)]
     return np.concatenate(passes)[start - first * size :][:count]
 
 

@@ -54,27 +54,26 @@ def load(config: DataConfig) -> Dataset:
         for name in names:
             if name not in folders:
                 raise UserError(f"class {name!r} is in {roots['train']} but not in {roots[split]}: add or remove it")
-            files = _pictures(folders[name])
+            files = _pictures(folders[name], root)
             if not files:
                 raise UserError(
                     f"the folder of class {name!r}, {folders[name]}, holds no pictures ({', '.join(ENDINGS)}): "
                     "fill it or remove it"
                 )
-            pools[split][name] = []
-            for file, status in files:
-                relative = file.relative_to(root).as_posix()
-                pools[split][name].append(relative)
-                stats.update(f"{relative}\0{status.st_size}\0{status.st_mtime_ns}\n".encode("utf8", "surrogateescape"))
+            pools[split][name] = [relative for relative, _, _ in files]
+            for relative, size, changed in files:
+                stats.update(f"{relative}\0{size}\0{changed}\n".encode("utf8", "surrogateescape"))
             if len(files) == 1:
-                _check_readable(name, files[0][0], config.side)
+                _check_readable(name, root / files[0][0], config.side)
 
     draws = divide(pools, config, place)
     source = Source(
         place=place,
         key={"source": "folder", "root": str(root), "files": stats.hexdigest()},
         class_names=names,
+        count=sum(len(files) for pool in pools.values() for files in pool.values()),
         draws=lambda: draws,
-        read=lambda relative: root / relative,
+        read=lambda relative: f"{root}/{relative}",
         describe=str,
     )
     return assemble(source, config)
@@ -107,16 +106,19 @@ def _check_nesting(root: Path, folders: dict[str, Path]) -> None:
             raise UserError(f"{root} holds one folder, {only.name}, with folders in it: did you mean folder:{only}?")
 
 
-def _pictures(folder: Path) -> list[tuple[Path, os.stat_result]]:
-    """Every picture file below a class's folder, in an order that does not depend on the file system."""
+def _pictures(folder: Path, root: Path) -> list[tuple[str, int, int]]:
+    """Every picture file below a class's folder, in an order that does not depend on the file system: its path from
+    `root`, its size and the time of its last change.
+    """
     files = []
     for parent, folders, names in os.walk(folder):
         folders[:] = [name for name in folders if not name.startswith(".")]
         for name in names:
             if name.lower().endswith(ENDINGS) and not name.startswith("."):
                 file = Path(parent, name)
-                files.append((file, file.stat() if file.exists() else os.lstat(file)))
-    return sorted(files, key=lambda item: item[0].as_posix())
+                status = file.stat() if file.exists() else os.lstat(file)
+                files.append((file.relative_to(root).as_posix(), status.st_size, status.st_mtime_ns))
+    return sorted(files)
 
 
 def _check_readable(name: str, file: Path, side: int) -> None:

@@ -7,11 +7,16 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Int32, UInt8
 
+from cnnjax.data.pictures import Pictures
+
 
 class Split(NamedTuple):
-    """Square RGB pictures in [0, 255] and, for each, its index into the data set's `class_names`."""
+    """Square RGB pictures in [0, 255] and, for each, its index into the data set's `class_names`.
 
-    images: UInt8[np.ndarray, "pictures side side 3"]
+    In a split that is streamed the pictures are not an array but an index that decodes what it is asked for.
+    """
+
+    images: UInt8[np.ndarray, "pictures side side 3"] | Pictures
     labels: Int32[np.ndarray, " pictures"]
 
 

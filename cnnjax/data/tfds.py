@@ -8,6 +8,7 @@ import importlib.util
 import os
 import struct
 import sys
+import threading
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -40,34 +41,31 @@ def load(config: DataConfig) -> Dataset:
     names = choose(known, config.classes, place)
 
     # Records are looked into only for what is not in the cache.
-    records = cache(lambda split: _records(builder, splits[split], place))
+    records = _Records(builder, image, place)
 
     @cache
     def draws() -> Mapping[str, Mapping[str, Draw]]:
         pools = {}
         for split in splits:
-            bar = tqdm(records(split), f"labels of {place}, {split}", unit=" pictures", delay=1.0)
-            found: dict[str, list[tuple[str, int]]] = {name: [] for name in names}
+            bar = tqdm(records.of(splits[split]), f"labels of {place}, {split}", unit=" pictures", delay=1.0)
+            found: dict[str, list[str]] = {name: [] for name in names}
             for index, record in enumerate(bar):
                 number = int(record[label])
                 if number >= 0 and known[number] in found:
-                    found[known[number]].append((split, index))
+                    found[known[number]].append(f"{splits[split]}[{index}]")
             if split == "train" or any(found.values()):  # competitions publish test pictures without labels
                 pools[split] = found
         return divide(pools, config, place)
-
-    def read(candidate: tuple[str, int]) -> bytes:
-        split, index = candidate
-        return bytes(records(split)[index][image])
 
     sizes = {split: [builder.info.splits[own].num_examples, *_stamp(builder, own)] for split, own in splits.items()}
     source = Source(
         place=place,
         key={"source": "tfds", "name": builder.info.full_name, "folder": str(builder.data_path), "splits": sizes},
         class_names=names,
+        count=sum(builder.info.splits[own].num_examples for own in splits.values()),
         draws=draws,
-        read=read,
-        describe=lambda candidate: f"{splits[candidate[0]]}[{candidate[1]}]",
+        read=records.read,
+        describe=str,
     )
     return assemble(source, config)
 
@@ -147,20 +145,44 @@ def _splits(info: Any, place: str) -> dict[str, str]:
     return splits
 
 
-def _records(builder: Any, split: str, place: str) -> Sequence[Mapping[str, Any]]:
-    """The records of a prepared split, by index, with the pictures still encoded."""
-    import tensorflow_datasets as tfds
+class _Records:
+    """The records of a prepared set's splits, by index, with the pictures still encoded; opened when asked for.
 
-    features = builder.info.features
-    undecoded = dict.fromkeys(features, tfds.decode.SkipDecoding())
-    if builder.info.file_format in tfds.core.file_adapters.FileFormat.with_random_access():
-        return builder.as_data_source(split, decoders=undecoded)
-    if builder.info.file_format == tfds.core.FileFormat.TFRECORD:
-        return _TFRecords(builder.info.splits[split], features, undecoded, place)
-    raise UserError(
-        f"{place} is prepared as {builder.info.file_format.value} in {builder.data_path}, which is not read here: set "
-        "TFDS_DATA_DIR to another folder to prepare it anew"
-    )
+    Another process gets the builder, and opens the files itself.
+    """
+
+    def __init__(self, builder: Any, image: str, place: str) -> None:
+        self._builder, self._image, self._place = builder, image, place
+        self._open: dict[str, Sequence[Mapping[str, Any]]] = {}
+        self._lock = threading.Lock()
+
+    def __reduce__(self) -> Any:
+        return _Records, (self._builder, self._image, self._place)
+
+    def read(self, candidate: str) -> bytes:
+        """The encoded picture of a candidate, SPLIT[INDEX]."""
+        split, _, index = candidate[:-1].rpartition("[")
+        return bytes(self.of(split)[int(index)][self._image])
+
+    def of(self, split: str) -> Sequence[Mapping[str, Any]]:
+        with self._lock:
+            if split not in self._open:
+                self._open[split] = self._opened(split)
+            return self._open[split]
+
+    def _opened(self, split: str) -> Sequence[Mapping[str, Any]]:
+        import tensorflow_datasets as tfds
+
+        info = self._builder.info
+        undecoded = dict.fromkeys(info.features, tfds.decode.SkipDecoding())
+        if info.file_format in tfds.core.file_adapters.FileFormat.with_random_access():
+            return self._builder.as_data_source(split, decoders=undecoded)
+        if info.file_format == tfds.core.FileFormat.TFRECORD:
+            return _TFRecords(info.splits[split], info.features, undecoded, self._place)
+        raise UserError(
+            f"{self._place} is prepared as {info.file_format.value} in {self._builder.data_path}, which is not read "
+            "here: set TFDS_DATA_DIR to another folder to prepare it anew"
+        )
 
 
 def _stamp(builder: Any, split: str) -> list[int]:

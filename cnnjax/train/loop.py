@@ -1,12 +1,14 @@
 """fit: feed, step, evaluate, log, checkpoint, stop, resume."""
 
-import contextlib
+import itertools
 import json
 import math
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,7 +18,7 @@ from tqdm import tqdm
 
 from cnnjax import models, pretrained
 from cnnjax.config import Config, TrainConfig, as_dict
-from cnnjax.data import clean, feed
+from cnnjax.data import clean, feed, stream
 from cnnjax.data.split import Dataset, Split
 from cnnjax.errors import Preempted, UserError
 from cnnjax.train import metrics, optimizer, parallel, preemption, run
@@ -64,7 +66,9 @@ def fit(
     task = Task(graph, optimizer.create(config.optimizer, steps * config.train.epochs), config.augment)
     evaluate = parallel.evaluator(way, graph, max(batch, EVAL_BATCH))
     state, sums, history = create_state(params, task.optimizer), metrics.zeros(), []
-    with preemption.sigterm() as terminated, Checkpoints(folder / "checkpoints") as checkpoints:
+    with ExitStack() as opened:
+        terminated = opened.enter_context(preemption.sigterm())
+        checkpoints = opened.enter_context(Checkpoints(folder / "checkpoints"))
 
         def between_calls(state: TrainState, sums: metrics.Sums) -> None:
             """Save where it is due or SIGTERM came; then stop."""
@@ -87,8 +91,8 @@ def fit(
         try:
             log = _logger(config, folder, len(history) * steps)
             if not run.is_complete(history, config):
-                train = _trainer(config, way, task, state, placed, dataset.train, steps, display, between_calls)
-                valid = parallel.replicate(way, dataset.valid)
+                train = _trainer(config, way, task, state, placed, dataset.train, steps, display, between_calls, opened)
+                valid = parallel.reside(way, dataset.valid)
             while not run.is_complete(history, config):
                 started = time.perf_counter()
                 state, row = train(state, sums, len(history))
@@ -103,7 +107,7 @@ def fit(
             print(f"\n{folder} keeps its {len(history)} finished epochs: go on with --resume", file=sys.stderr)
             raise
         except FloatingPointError as error:
-            with contextlib.suppress(UserError):
+            with suppress(UserError):
                 checkpoints.wait()
             raise UserError(f"{error}; {checkpoints.told()}") from None
         except OSError as error:
@@ -116,7 +120,7 @@ def fit(
         best = jax.tree.map(jnp.asarray, best.params)
 
         split = dataset.load_test()
-        sums = evaluate(*parallel.replicate(way, (best, cleaning, split)))
+        sums = evaluate(*parallel.replicate(way, (best, cleaning)), parallel.reside(way, split))
         test = metrics.means(sums) | {"count": len(split.labels), "epoch": row["epoch"]}
         made = {"config": as_dict(replace(config, run="")), "best": row, "test": test}
         made["seconds"] = sum(row["seconds"] for row in history)
@@ -137,28 +141,41 @@ def _trainer(
     steps: int,
     display: "_Display",
     between_calls: Callable[[TrainState, metrics.Sums], None],
+    opened: ExitStack,
 ) -> Callable[[TrainState, metrics.Sums, int], tuple[TrainState, metrics.Row]]:
     """`train(state, sums, epoch)` gives the state after that epoch (counted from 0) and the training part of its row.
 
-    `sums` are those of the epoch's steps that `state` has behind it.
+    `sums` are those of the epoch's steps that `state` has behind it. Epochs are trained in order, from any on. Closing
+    `opened` ends what decodes a streamed split.
     """
     batch = config.train.batch_size
     display.say("compiling")
     order_key, step_key = jax.random.split(jax.random.key(config.train.seed))
-    key, resident = parallel.replicate(way, (step_key, split))
-    calls = parallel.calls_per_epoch(
-        config.train.calls_per_epoch, task.graph, state.params, split.images.shape[1:], steps, batch
-    )
+    key, placed = parallel.replicate(way, step_key), parallel.reside(way, split)
+    calls = parallel.calls_per_epoch(config.train.calls_per_epoch, task.graph, state.params, split, steps, batch)
     # A run stopped within an epoch may go on with other calls: theirs must end with the epoch too.
     length = math.gcd(steps // calls, int(state.step))
-    compiled = parallel.trainer(way, task, state, key, cleaning, resident, length, batch)
+    compiled = parallel.trainer(way, task, state, key, cleaning, placed, length, batch)
+    examples = None
+
+    def fed(step: int) -> Iterator[Any]:
+        """What each call from that step on is given."""
+        if stream.is_streamed(split):
+            rows = stream.Order(feed.words(order_key), len(split.labels), batch, step, parallel.host(way))
+            place = partial(parallel.place, way)
+            return opened.enter_context(stream.ahead(split, rows, config.data.workers, length, place))
+        return (
+            feed.order(order_key, first * batch, length * batch, len(split.labels)).reshape(length, batch)
+            for first in itertools.count(step, length)
+        )
 
     def train(state: TrainState, sums: metrics.Sums, epoch: int) -> tuple[TrainState, metrics.Row]:
-        display.say(f"epoch {epoch + 1}/{config.train.epochs}")
+        nonlocal examples
         started, begin, rate = time.perf_counter(), int(state.step), 0.0
+        examples = examples or fed(begin)
+        display.say(f"epoch {epoch + 1}/{config.train.epochs}")
         for first in range(begin, (epoch + 1) * steps, length):
-            indices = feed.order(order_key, first * batch, length * batch, len(split.labels))
-            state, sums = compiled(state, sums, indices.reshape(length, batch))
+            state, sums = compiled(state, sums, next(examples))
             row = _prefixed("train", metrics.means(sums))  # waits: two calls must not be in flight
             if not math.isfinite(row["train_loss"]):
                 raise FloatingPointError(

@@ -1,7 +1,8 @@
 """Three ways to run an epoch on the devices there are: the only file that knows of jit, pmap, mesh and sharding.
 
-An epoch, or an equal part of one, is one compiled lax.scan over its steps. The split lies on every device as uint8;
-each device gathers its own examples by index. All three ways compute the same to float32 rounding.
+An epoch, or an equal part of one, is one compiled lax.scan over its steps. A resident split lies on every device as
+uint8; each device gathers its own examples by index. Of a streamed one each device is given its part of every batch.
+All three ways compute the same to float32 rounding.
 """
 
 from collections.abc import Callable
@@ -18,7 +19,7 @@ from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Int32, Key
 
 from cnnjax import models
-from cnnjax.data import feed
+from cnnjax.data import feed, stream
 from cnnjax.data.clean import Cleaning
 from cnnjax.data.split import Split
 from cnnjax.errors import UserError, unknown
@@ -70,6 +71,23 @@ def replicate(parallel: Parallel, tree: Any) -> Any:
     return jax.device_put(tree, NamedSharding(parallel.mesh, P()))
 
 
+def reside(parallel: Parallel, split: Split) -> Split:
+    """A copy of a resident split on every device; a streamed one as it is."""
+    return split if stream.is_streamed(split) else replicate(parallel, split)
+
+
+def host(parallel: Parallel) -> tuple[int, int]:
+    """Which part of a streamed batch this process decodes: (index, count)."""
+    return (0, 1) if parallel.mode == "jit" else (jax.process_index(), jax.process_count())
+
+
+def place(parallel: Parallel, rows: Any) -> Any:
+    """Arrays (steps, this host's part of a batch, …) on the devices, each with its own examples."""
+    across = P(AXIS) if parallel.mode == "pmap" else P(None, AXIS)
+    sharding = NamedSharding(parallel.mesh, across)
+    return jax.tree.map(partial(jax.make_array_from_process_local_data, sharding), _share(parallel, rows))
+
+
 def trainer(
     parallel: Parallel,
     task: Task,
@@ -80,42 +98,69 @@ def trainer(
     steps: int,
     batch_size: int,
 ) -> Callable[..., tuple[TrainState, dict[str, Array]]]:
-    """Compile a training run of `steps` steps: `run(state, sums, indices)` gives the next state and the sums so far.
+    """Compile a training run of `steps` steps: `run(state, sums, examples)` gives the next state and the sums so far.
 
-    Everything passed in lies on the devices (`replicate`); `indices` is int32 (steps, batch) in NumPy. `run` takes over
+    Everything passed in lies on the devices (`replicate`, `reside`). `examples` is int32 indices (steps, batch) in
+    NumPy or, when the split is streamed, the pictures and labels of so many batches, placed (`place`). `run` takes over
     the memory of the state and the sums that it is given. Wait for a result before the next call: all-reduces of two
     calls in flight can block each other on CPU devices. `run` takes another `split` of the same size as well.
     """
+    index, count = host(parallel)
     positions = np.broadcast_to(np.arange(batch_size, dtype=np.int32), (steps, batch_size))
-    example = (state, replicate(parallel, metrics.zeros())), (key, cleaning, split)
+    examples, shared = positions, _share(parallel, positions)
+    if streamed := stream.is_streamed(split):
+        local = (steps, batch_size // count)
+        images = np.zeros((*local, *split.images.shape[1:]), np.uint8)
+        examples = place(parallel, Split(images, np.zeros(local, np.int32)))
+        shared = place(parallel, positions[:, index * local[1] :][:, : local[1]])
+        split = None
     program = _program(parallel, partial(_train, task), donate=(0,))
-    program = program.lower(*example, _share(parallel, (positions, positions))).compile()
+
+    def arguments(state: TrainState, sums: dict[str, Array], examples: Any, split: Split | None) -> Any:
+        examples = examples if streamed else _share(parallel, examples)
+        return (state, sums), (key, cleaning, split), (examples, shared)
+
+    program = program.lower(*arguments(state, replicate(parallel, metrics.zeros()), examples, split)).compile()
 
     def run(
-        state: TrainState, sums: dict[str, Array], indices: Int32[np.ndarray, "steps batch"], split: Split = split
+        state: TrainState,
+        sums: dict[str, Array],
+        examples: Int32[np.ndarray, "steps batch"] | Split,
+        split: Split | None = split,
     ) -> tuple[TrainState, dict[str, Array]]:
-        return program((state, sums), (key, cleaning, split), _share(parallel, (indices, positions)))
+        return program(*arguments(state, sums, examples, split))
 
     return run
 
 
 def evaluator(parallel: Parallel, graph: Any, batch_size: int) -> Callable[..., dict[str, Array]]:
-    """`run(params, cleaning, split)` gives the metrics of a whole split as sums, exactly: padding is masked."""
+    """`run(params, cleaning, split)` gives the metrics of a whole split as sums, exactly: padding is masked.
+
+    A streamed split is decoded by threads, batch after batch.
+    """
     program = _program(parallel, partial(_evaluate, graph), donate=())
     batch_size = -(-batch_size // parallel.devices) * parallel.devices
 
     def run(params: Any, cleaning: Cleaning, split: Split) -> dict[str, Array]:
-        rows = feed.padded(len(split.labels), batch_size)
-        return program(replicate(parallel, metrics.zeros()), (params, cleaning, split), _share(parallel, rows))
+        sums = replicate(parallel, metrics.zeros())
+        indices, mask = feed.padded(len(split.labels), batch_size)
+        if not stream.is_streamed(split):
+            return program(sums, (params, cleaning, split), _share(parallel, (indices, mask)))
+        index, count = host(parallel)
+        own = slice(index * batch_size // count, (index + 1) * batch_size // count)
+        with stream.ahead(split, indices[:, own], 0, 1, partial(place, parallel)) as batches:
+            for examples, some in zip(batches, mask[:, None, own], strict=True):
+                sums = program(sums, (params, cleaning, None), (examples, place(parallel, some)))
+                jax.block_until_ready(sums)  # as in `trainer`
+        return sums
 
     return run
 
 
-def calls_per_epoch(
-    configured: int, graph: Any, params: Any, image_shape: tuple[int, ...], steps: int, batch_size: int
-) -> int:
+def calls_per_epoch(configured: int, graph: Any, params: Any, split: Split, steps: int, batch_size: int) -> int:
     """Into how many equal calls to cut an epoch of `steps` steps: as configured, or (0) one on accelerators and, on a
-    CPU, as few as keep a call near 5 s, estimated from the network's floating-point operations.
+    CPU, as few as keep a call near 5 s, estimated from the network's floating-point operations; with a streamed split
+    as many as keep a call's pictures within a chunk.
 
     Raises UserError when the steps cannot be cut so.
     """
@@ -126,25 +171,33 @@ def calls_per_epoch(
                 f"--train.calls-per-epoch {configured} does not divide the epoch's {steps} steps: use {near}"
             )
         return configured
-    if jax.default_backend() != "cpu":
-        return 1
-    images = jax.ShapeDtypeStruct((batch_size, *image_shape), jnp.float32)
-    forward = jax.jit(partial(models.apply, graph)).lower(params, images).cost_analysis() or {}
-    seconds = 3 * forward.get("flops", 0.0) / CPU_FLOPS * steps  # the gradient costs about two forward passes more
-    return next((n for n in range(1, steps) if steps % n == 0 and seconds / n <= CALL_SECONDS), steps)
+    image_shape = split.images.shape[1:]
+    longest = stream.longest(batch_size, image_shape) if stream.is_streamed(split) else steps
+    seconds = 0.0
+    if jax.default_backend() == "cpu":
+        images = jax.ShapeDtypeStruct((batch_size, *image_shape), jnp.float32)
+        forward = jax.jit(partial(models.apply, graph)).lower(params, images).cost_analysis() or {}
+        seconds = 3 * forward.get("flops", 0.0) / CPU_FLOPS * steps  # the gradient costs about two forward passes more
+    cuts = (n for n in range(1, steps) if steps % n == 0)
+    return next((n for n in cuts if seconds / n <= CALL_SECONDS and steps / n <= longest), steps)
 
 
 def _train(task: Task, carry: Any, fixed: Any, row: Any, axis: str | None = None) -> Any:
-    (state, sums), (key, cleaning, split), (indices, positions) = carry, fixed, row
-    images, labels = feed.take(split, indices)
+    (state, sums), (key, cleaning, split), (examples, positions) = carry, fixed, row
+    images, labels = _pictures(split, examples)
     state, more = train_step(task, state, Batch(images, labels, positions), key, cleaning, axis)
     return state, metrics.add(sums, more)
 
 
 def _evaluate(graph: Any, sums: Any, fixed: Any, row: Any, axis: str | None = None) -> Any:
-    (params, cleaning, split), (indices, mask) = fixed, row
-    images, labels = feed.take(split, indices)
+    (params, cleaning, split), (examples, mask) = fixed, row
+    images, labels = _pictures(split, examples)
     return metrics.add(sums, eval_step(graph, params, images, labels, mask, cleaning, axis))
+
+
+def _pictures(split: Split | None, examples: Any) -> tuple[Array, Array]:
+    """Of a resident split those at the indices `examples`; a streamed one's are given as they are."""
+    return tuple(examples) if split is None else feed.take(split, examples)
 
 
 def _program(parallel: Parallel, step: Callable[..., Any], donate: tuple[int, ...]) -> Any:
@@ -180,4 +233,4 @@ def _share(parallel: Parallel, rows: Any) -> Any:
     """Arrays (steps, batch) as the program wants them; for pmap (devices, steps, batch / devices)."""
     if parallel.mode != "pmap":
         return rows
-    return jax.tree.map(lambda a: a.reshape(len(a), parallel.devices, -1).swapaxes(0, 1), rows)
+    return jax.tree.map(lambda a: a.reshape(len(a), parallel.devices, -1, *a.shape[2:]).swapaxes(0, 1), rows)

@@ -12,8 +12,10 @@ from cnnjax.train import metrics
 
 CONTENTS = ("config.json", "metrics.jsonl", "checkpoints", "weights.safetensors", "test.json", "tensorboard")
 # What a resumed run may change, because no number depends on it (parallel: none but by rounding).
-FREE = ("run", "data.cache", "train.parallel", "train.calls_per_epoch", "train.checkpoint_steps", "train.tensorboard",
-        "train.early_stopping")  # fmt: skip
+FREE = (
+    "run", "data.feed", "data.workers", "data.cache", "train.parallel", "train.calls_per_epoch",
+    "train.checkpoint_steps", "train.tensorboard", "train.early_stopping",
+)  # fmt: skip
 
 
 def prepare(folder: Path, config: Config, resume: bool) -> None:
