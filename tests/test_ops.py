@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from jax import lax
 
 from cnnjax.errors import UserError
-from cnnjax.ops import conv, dense, max_pool, spread, winograd
+from cnnjax.ops import conv, conv_max_pool, dense, max_pool, spread, winograd
 
 few = settings(max_examples=8, deadline=None)
 
@@ -120,6 +120,38 @@ def against_float64(sides, window, inputs, outputs, padding, batch):
     assert error(y, from_torch(expected.detach())) < 1e-5
     assert error(gx, from_torch(tx.grad)) < 1e-4
     assert error(gk, tk.grad.permute(2, 3, 1, 0).numpy()) < 1e-4
+
+
+@few
+@given(
+    st.integers(5, 13), st.integers(5, 13), st.integers(1, 2), st.sampled_from([(32, 64), (64, 65), (3, 32), (5, 6)])
+)
+def test_conv_max_pool_against_torch(height, width, batch, channels):
+    keys = jax.random.split(jax.random.key(height * width), 3)
+    x = jax.random.normal(keys[0], (batch, height, width, channels[0]))
+    kernel = jax.random.normal(keys[1], (3, 3, *channels)) / (9 * channels[0]) ** 0.5
+    tx, tk = to_torch(x).double().requires_grad_(), torch.tensor(np.asarray(kernel)).permute(3, 2, 0, 1).double()
+    expected = F.max_pool2d(F.conv2d(tx, tk.requires_grad_(), padding=1), 2)
+    g = jax.random.normal(keys[2], (batch, *expected.shape[2:], channels[1]))
+    expected.backward(to_torch(g).double())
+    assert error(jax.jit(conv_max_pool)(x, kernel), from_torch(expected.detach())) < 1e-5
+    y, vjp = jax.vjp(conv_max_pool, x, kernel)
+    gx, gk = vjp(g)
+    assert error(y, from_torch(expected.detach())) < 1e-5
+    assert error(gx, from_torch(tx.grad)) < 1e-4
+    assert error(gk, tk.grad.permute(2, 3, 1, 0).numpy()) < 1e-4
+
+
+def test_conv_max_pool_spares_memory():
+    """Where no gradient is asked for, no array as large as the convolution's result."""
+
+    def sizes(function):
+        text = jax.jit(function).lower(x, kernel).compile().as_text()
+        return {int(np.prod([int(n) for n in shape.split(",")])) for shape in re.findall(r"f32\[([\d,]+)\]", text)}
+
+    x, kernel = jnp.ones((1, 32, 32, 64)), jnp.ones((3, 3, 64, 256))
+    assert max(sizes(lambda x, kernel: max_pool(conv(x, kernel)))) == 32 * 32 * 256
+    assert max(sizes(conv_max_pool)) < 32 * 32 * 256
 
 
 def test_winograd_transforms_filter():

@@ -9,7 +9,7 @@ from jax.nn.initializers import Initializer
 from jaxtyping import Array, Float, Key
 
 from cnnjax.errors import UserError
-from cnnjax.ops import conv, dense, max_pool, spread
+from cnnjax.ops import conv, conv_max_pool, dense, spread
 
 
 class Conv(nnx.Module):
@@ -21,6 +21,12 @@ class Conv(nnx.Module):
 
     def __call__(self, x: Float[Array, "batch height width inputs"]) -> Float[Array, "batch height width outputs"]:
         return conv(x, self.kernel[...])
+
+    def pooled(
+        self, x: Float[Array, "batch height width inputs"]
+    ) -> Float[Array, "batch half_height half_width outputs"]:
+        """The convolution's maxima in 2×2 windows."""
+        return conv_max_pool(x, self.kernel[...])
 
     def relu(self, z: Float[Array, "batch height width outputs"]) -> Float[Array, "batch height width outputs"]:
         """relu(z + bias)."""
@@ -49,9 +55,9 @@ def block(
     """
     activations = {}
     for name, layer in layers.items():
-        z = layer(x)
-        x = activations[name] = layer.relu(z)
-    x = activations[pool] = layer.relu(max_pool(z))
+        before, x = x, layer.relu(layer(x))
+        activations[name] = x
+    x = activations[pool] = layer.relu(layer.pooled(before))
     return x, activations
 
 

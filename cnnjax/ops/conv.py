@@ -16,6 +16,7 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from cnnjax.ops import phases, winograd
+from cnnjax.ops.pool import max_pool
 from cnnjax.ops.winograd import Edges
 
 IMAGES = 8
@@ -38,6 +39,27 @@ def conv(
     else:
         edges = tuple(lax.padtype_to_pads(x.shape[1:3], kernel.shape[:2], (stride, stride), padding))
     return _conv(x, kernel, edges) if stride == 1 else _xla(x, kernel, stride, edges)
+
+
+@jax.custom_vjp
+def conv_max_pool(
+    x: Float[Array, "batch height width inputs"], kernel: Float[Array, "rows columns inputs outputs"]
+) -> Float[Array, "batch half_height half_width outputs"]:
+    """`max_pool(conv(x, kernel))`, and where no gradient is asked for, on a CPU, without what lies between.
+
+    Differentiable in reverse mode, any number of times.
+    """
+    if not _pays(x, kernel):
+        return max_pool(conv(x, kernel))
+    edges = tuple(lax.padtype_to_pads(x.shape[1:3], kernel.shape[:2], (1, 1), "SAME"))
+    together = partial(winograd.conv_max_pool, edges=edges)
+    return lax.platform_dependent(x, kernel, cpu=together, default=lambda x, kernel: max_pool(conv(x, kernel)))
+
+
+# A gradient needs to know each window's maximum: then it is better to have all of conv's result in memory.
+conv_max_pool.defvjp(
+    lambda x, kernel: jax.vjp(lambda x, kernel: max_pool(conv(x, kernel)), x, kernel), lambda vjp, g: vjp(g)
+)
 
 
 def _xla(x: Array, kernel: Array, stride: int, edges: Edges) -> Array:

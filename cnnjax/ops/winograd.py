@@ -49,14 +49,18 @@ def conv(
     x: Float[Array, "batch height width inputs"], kernel: Float[Array, "rows 3 inputs outputs"], edges: Edges
 ) -> Float[Array, "batch out_height out_width outputs"]:
     """As lax.conv_general_dilated with padding `edges`; relative error about 1e-6 in float32."""
-    width = x.shape[2] + sum(edges[1]) - TAPS + 1
-    columns = [kernel[:, i : i + 1] for i in range(TAPS)]
-    found = [
-        lax.conv_general_dilated(part, taps, (1, 1), (edges[0], (0, 0)), dimension_numbers=("NHWC", "HWIO", "NHWC"))
-        for part, taps in zip(_inputs(x, width, edges[1][0]), _combine(transforms().taps, columns), strict=True)
-    ]
-    y = jnp.stack(_combine(transforms().output, found), 3)
-    return y.reshape(*y.shape[:2], -1, y.shape[-1])[:, :, :width]
+    return _side_by_side(_outputs(x, kernel, edges))[:, :, : _width(x, edges)]
+
+
+def conv_max_pool(
+    x: Float[Array, "batch height width inputs"], kernel: Float[Array, "rows 3 inputs outputs"], edges: Edges
+) -> Float[Array, "batch half_height half_width outputs"]:
+    """The maxima of the 2×2 windows of `conv`, without its whole result ever being in memory."""
+    first, second, third, fourth = _outputs(x, kernel, edges)
+    whole = first.shape[1] // 2 * 2
+    pairs = (jnp.maximum(first, second), jnp.maximum(third, fourth))
+    halves = [jnp.maximum(pair[:, 0:whole:2], pair[:, 1:whole:2]) for pair in pairs]
+    return _side_by_side(halves)[:, :, : _width(x, edges) // 2]
 
 
 def kernel_gradient(
@@ -75,6 +79,27 @@ def kernel_gradient(
         products.append(lax.dot_general(window.reshape(-1, rows * inputs), here.reshape(-1, outputs), sums))
     found = jnp.stack(_combine(transforms().taps.T, products), 1)
     return found.reshape(rows, inputs, TAPS, outputs).swapaxes(1, 2)
+
+
+def _outputs(x: Array, kernel: Array, edges: Edges) -> list[Array]:
+    """The first, second, third and fourth outputs of the tiles, (batch, out height, tiles, outputs) each."""
+    columns = [kernel[:, i : i + 1] for i in range(TAPS)]
+    products = [
+        lax.conv_general_dilated(part, taps, (1, 1), (edges[0], (0, 0)), dimension_numbers=("NHWC", "HWIO", "NHWC"))
+        for part, taps in zip(
+            _inputs(x, _width(x, edges), edges[1][0]), _combine(transforms().taps, columns), strict=True
+        )
+    ]
+    return _combine(transforms().output, products)
+
+
+def _side_by_side(parts: list[Array]) -> Array:
+    y = jnp.stack(parts, 3)
+    return y.reshape(*y.shape[:2], -1, y.shape[-1])
+
+
+def _width(x: Array, edges: Edges) -> int:
+    return x.shape[2] + sum(edges[1]) - TAPS + 1
 
 
 def _inputs(x: Array, width: int, low: int) -> list[Array]:
