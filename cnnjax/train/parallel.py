@@ -129,7 +129,8 @@ def calls_per_epoch(
     if jax.default_backend() != "cpu":
         return 1
     images = jax.ShapeDtypeStruct((batch_size, *image_shape), jnp.float32)
-    forward = jax.jit(partial(models.apply, graph)).lower(params, images).cost_analysis() or {}
+    logits = jax.jit(lambda params, images: models.apply(graph, params, images)[0])
+    forward = logits.lower(params, images).cost_analysis() or {}
     seconds = 3 * forward.get("flops", 0.0) / CPU_FLOPS * steps  # the gradient costs about two forward passes more
     return next((n for n in range(1, steps) if steps % n == 0 and seconds / n <= CALL_SECONDS), steps)
 
