@@ -36,6 +36,7 @@ class Walk:
     def __init__(self) -> None:
         self.numbers = count()
         self.flops: dict[int, int] = {}
+        self.done: dict[Any, int] = {}
 
     def parameter(self) -> Value:
         return Value(frozenset({next(self.numbers)}))
@@ -75,7 +76,8 @@ class Walk:
             return self.run(getattr(inner, "jaxpr", inner), values)
         sources = frozenset().union(*(value.sources for value in values))
         if flops := self.work(eqn):
-            number = next(self.numbers)
+            # The same product of the same values is one, wherever the program has it: compilers see to that.
+            number = self.done.setdefault((name, tuple(values), eqn.outvars[0].aval.shape), next(self.numbers))
             self.flops[number] = flops
             sources |= {number}
         if not any(value.depends for value in values):

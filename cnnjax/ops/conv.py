@@ -32,7 +32,8 @@ def conv(
     """Cross-correlation of images (NHWC) with a kernel (HWIO), as the article's section 2.1 slides it.
 
     `padding`: "SAME" keeps the side at stride 1, "VALID" adds nothing, a number adds that many zeros at every edge.
-    Differentiable in reverse mode, any number of times.
+    Differentiable in reverse mode, any number of times; not in forward mode. On a CPU, what is not finite in x also
+    reaches outputs nearby that do not see it.
     """
     if isinstance(padding, int):
         edges = ((padding, padding),) * 2

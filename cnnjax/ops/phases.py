@@ -2,7 +2,8 @@
 
 A matrix product is slow where one of its sides is short, and with three channels the products of a convolution are
 27 · 32 numbers large. A block of 2 × 2 neighbouring outputs needs 4 × 4 inputs. Seen as one pixel with four times the
-channels, it takes some products with zero, and the larger ones are so much faster that they pay for it.
+channels, it takes some products with zero, and the larger ones are so much faster that they pay for it. (By these
+products a NaN or an infinity in a pixel reaches the whole block.)
 """
 
 import jax.numpy as jnp

@@ -176,7 +176,8 @@ def calls_per_epoch(configured: int, graph: Any, params: Any, split: Split, step
     seconds = 0.0
     if jax.default_backend() == "cpu":
         images = jax.ShapeDtypeStruct((batch_size, *image_shape), jnp.float32)
-        forward = jax.jit(partial(models.apply, graph)).lower(params, images).cost_analysis() or {}
+        logits = jax.jit(lambda params, images: models.apply(graph, params, images)[0])
+        forward = logits.lower(params, images).cost_analysis() or {}
         seconds = 3 * forward.get("flops", 0.0) / CPU_FLOPS * steps  # the gradient costs about two forward passes more
     cuts = (n for n in range(1, steps) if steps % n == 0)
     return next((n for n in cuts if seconds / n <= CALL_SECONDS and steps / n <= longest), steps)
