@@ -39,7 +39,7 @@ class DataConfig:
     threads that work ahead. auto: stream what would take more than a quarter of the free memory. Results do not depend
     on it."""
     workers: int = 0
-    """Processes that decode for the streaming feed; 0 uses threads, which do as well up to a dozen cores."""
+    """Processes that decode for the streaming feed; 0 uses threads, which suffice on a few cores."""
     cache: bool = True
     """Keep decoded, resized pictures as uint8 in the user's cache folder."""
     cleaning: Literal["none", "mean", "standard", "zca"] = "standard"
