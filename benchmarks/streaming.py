@@ -8,7 +8,6 @@ and dogs. Then the loader's peak memory with few and with many files: only its i
 Needs the extra `peers`. Writes benchmarks/results/streaming.json and the plot beside it.
 """
 
-import dataclasses
 import json
 import os
 import subprocess
@@ -90,7 +89,7 @@ def streaming(
         found[work["name"]] = contest.contest(work, contenders, rounds=rounds, calls=1)
         print(contest.table(found[work["name"]]), flush=True)
     rows = [row for some in found.values() for row in some]
-    per_core = [dataclasses.asdict(row)["images_per_second"] / cores for row in rows]
+    per_core = [row.images_per_second / cores for row in rows]
     for row, rate in zip(rows, per_core, strict=True):
         print(f"{row.workload}, {row.who}: {rate:.0f} images/s a core")
     memory = {str(count): peak_memory(jpegs.tiny(count // 2)) for count in (few, many)}
