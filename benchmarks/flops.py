@@ -5,11 +5,20 @@ from typing import Any
 from flax import nnx
 
 from cnnjax import models
-from cnnjax.analysis import summary
+from cnnjax.analysis import Summary, summary
 from cnnjax.config import ModelConfig
 from cnnjax.errors import unknown
 
 TASKS = ("train", "forward", "input-gradient")
+
+
+def network(work: dict[str, Any]) -> Summary:
+    """Layers, parameters and FLOPs of the network that `work` ("model", "side") trains."""
+    classes = 2 if work["model"] == "small-cnn" else 1000
+    config = ModelConfig(name=work["model"])
+    # Shapes alone: no parameter is made and no device is taken from the contenders.
+    made = nnx.eval_shape(lambda: models.create(config, side=work["side"], num_classes=classes, seed=0))
+    return summary(made, (work["side"], work["side"], 3))
 
 
 def count(work: dict[str, Any]) -> int:
@@ -23,11 +32,7 @@ def count(work: dict[str, Any]) -> int:
     """
     if work["task"] not in TASKS:
         raise unknown("task", work["task"], TASKS)
-    classes = 2 if work["model"] == "small-cnn" else 1000
-    config = ModelConfig(name=work["model"])
-    # Shapes alone: no parameter is made and no device is taken from the contenders.
-    network = nnx.eval_shape(lambda: models.create(config, side=work["side"], num_classes=classes, seed=0))
-    rows = summary(network, (work["side"], work["side"], 3)).rows
+    rows = network(work).rows
     if work["task"] == "input-gradient":
         names = [row.layer for row in rows]
         rows = rows[: names.index(work["layer"]) + 1]

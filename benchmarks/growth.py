@@ -10,7 +10,7 @@ Writes benchmarks/results/growth.json and the plot beside it.
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import contest
 import flops
@@ -47,14 +47,16 @@ def point(axis: str, value: int, who: str, work: dict, row: contest.Row, peak: f
     return Point(axis, value, who, batch, work["side"], *images, rate, rate / peak)
 
 
-def on_devices(count: int, batch: int) -> contest.Contender:
-    """cnnjax on so many devices, which share a batch; on a CPU they are forced."""
+def on_devices(count: int, batch: int, **options: Any) -> contest.Contender:
+    """cnnjax on so many devices, which share a batch; on a CPU they are forced. `options`: see `ours_devices.py`."""
     environment = [("JAX_NUM_CPU_DEVICES", str(count))]
     if count > 1:
         # With fewer threads than devices, the devices' all-reduces wait for each other until they time out.
         environment.append(("NPROC", "32"))
-    options = (("devices", count), ("batch", batch))
-    return contest.Contender(f"{count} device{'s' * (count > 1)}", "ours_devices", options, tuple(environment))
+    options = {"devices": count, "batch": batch} | options
+    mode = f", {options['mode']}" if "mode" in options else ""
+    name = f"{count} device{'s' * (count > 1)}{mode}"
+    return contest.Contender(name, "ours_devices", tuple(options.items()), tuple(environment))
 
 
 def by_devices(

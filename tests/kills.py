@@ -1,9 +1,11 @@
 """Kill a training run at random moments, resume it each time, and compare its end with an undisturbed run's.
 
     python tests/kills.py --kills 20
+    python tests/kills.py --kills 20 --feeds stream processes
 
-Every other moment is drawn from the whole life of a process, its start included, the rest from what comes after the
-start. When a run gets to its end before its moment, it is compared and another one begins.
+Each process draws its feed from those named: the resident one, streamed by threads, streamed by processes. Every other
+moment is drawn from the whole life of a process, its start included, the rest from what comes after the start. When a
+run gets to its end before its moment, it is compared and another one begins.
 """
 
 import json
@@ -13,53 +15,71 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+import numpy as np
+from PIL import Image
 from safetensors import numpy as safetensors
 
 from cnnjax import cli
 from cnnjax.errors import UserError
 
 ROOT = Path(__file__).parent.parent
-TRAIN = ["experiments/train.py", "debug", "--data.side", "32", "--model.width", "0.25", "--train.epochs", "5",
-         "--train.parallel", "jit", "--train.calls-per-epoch", "5", "--train.checkpoint-steps", "2"]  # fmt: skip
+TRAIN = ["experiments/train.py", "debug", "--data.source", "folder:pictures", "--data.side", "32",
+         "--model.width", "0.25", "--train.epochs", "5", "--train.parallel", "jit",
+         "--train.calls-per-epoch", "5", "--train.checkpoint-steps", "2"]  # fmt: skip
+FEEDS = {
+    "resident": ["--data.feed", "resident"],
+    "stream": ["--data.feed", "stream"],
+    "processes": ["--data.feed", "stream", "--data.workers", "2"],
+}
 CLOCKS = ("seconds", "images_per_second")
 
 
-def kills(*, kills: int = 20, seed: int = 0, folder: str = "") -> None:
+def kills(
+    *,
+    kills: int = 20,
+    feeds: tuple[Literal["resident", "stream", "processes"], ...] = ("resident",),
+    seed: int = 0,
+    folder: str = "",
+) -> None:
     """Kill a run so many times.
 
     Args:
         kills: How often.
-        seed: For the moments.
+        feeds: Which feeds take part.
+        seed: For the moments and the feeds.
         folder: Where the runs go; empty makes a temporary one.
     """
-    for line in torment(Path(folder or tempfile.mkdtemp(prefix="cnnjax-kills-")), kills, seed):
+    for line in torment(Path(folder or tempfile.mkdtemp(prefix="cnnjax-kills-")), kills, feeds, seed):
         print(line, flush=True)
 
 
-def torment(folder: Path, kills: int, seed: int) -> Iterator[str]:
+def torment(folder: Path, kills: int, feeds: Sequence[str], seed: int) -> Iterator[str]:
     """Kill a run so many times. Gives what happens, a line each; UserError where a run ends another way."""
     moments = random.Random(seed)
-    _train(folder / "first", folder)  # fills the caches
+    _draw(folder / "pictures")
+    for feed in feeds:
+        _train(folder / f"first-{feed}", feed)  # fills the caches
     clock = time.time()
-    _train(folder / "whole", folder)
+    _train(folder / "whole", feeds[0])
     life, training = (time.time() - since for since in (clock, (folder / "whole" / "config.json").stat().st_mtime))
     expected = _end(folder / "whole")
-    if _end(folder / "first") != expected:
-        raise UserError("two undisturbed runs differ: there is nothing to compare with")
+    for feed in feeds:
+        if _end(folder / f"first-{feed}") != expected:
+            raise UserError("two undisturbed runs differ: there is nothing to compare with")
     number, step, done, killed = 0, 0, 0, False
     while done < kills or killed:
-        run = folder / f"run-{number}"
+        run, feed = folder / f"run-{number}", moments.choice(feeds)
         started = done % 2 == 0
         moment = moments.uniform(0, training if started else life) if done < kills else None
-        killed = not _train(run, folder, moment, started)
+        killed = not _train(run, feed, moment, started)
         if killed:
             before, step, done = step, _latest(run), done + 1
             since = "beginning to train" if started else "start"
-            yield f"kill {done}, {moment:.2f} s after its {since}: {run.name} has {step} steps"
+            yield f"kill {done} ({feed}), {moment:.2f} s after its {since}: {run.name} has {step} steps"
             if step < before:
                 raise UserError(f"{run} had {before} steps and was set back")
         elif _end(run) != expected:
@@ -69,13 +89,23 @@ def torment(folder: Path, kills: int, seed: int) -> Iterator[str]:
             number, step = number + 1, 0
 
 
-def _train(run: Path, folder: Path, moment: float | None = None, started: bool = False) -> bool:
+def _draw(folder: Path) -> None:
+    """A folder set of noise: as many pictures as the preset takes."""
+    noise = np.random.default_rng(0)
+    for name in ("cat", "dog"):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+        for i in range(80):
+            Image.fromarray(noise.integers(0, 256, (32, 32, 3), np.uint8)).save(folder / name / f"{i}.png")
+
+
+def _train(run: Path, feed: str, moment: float | None = None, started: bool = False) -> bool:
     """Whether the run came to its end before the moment, counted from its start or when it has `started` to train."""
-    command = [sys.executable, *TRAIN, "--run", str(run), *(["--resume"] if run.exists() else [])]
-    environment = os.environ | {"CNNJAX_CACHE": str(folder / "cache"), "JAX_PLATFORMS": "cpu"}
+    command = [sys.executable, ROOT / TRAIN[0], *TRAIN[1:], *FEEDS[feed], "--run", run.name]
+    command += ["--resume"] if run.exists() else []
+    environment = os.environ | {"CNNJAX_CACHE": str(run.parent / "cache"), "JAX_PLATFORMS": "cpu"}
     with tempfile.TemporaryFile("w+") as said:
         before = _written(run)
-        process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=said, stderr=said)
+        process = subprocess.Popen(command, cwd=run.parent, env=environment, stdout=said, stderr=said)
         while started and _written(run) == before and process.poll() is None:
             time.sleep(0.01)
         try:

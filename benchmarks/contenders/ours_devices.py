@@ -15,7 +15,10 @@ from cnnjax.train.step import Task, create_state
 
 
 def prepare(work: dict) -> Callable[[], None]:
-    """A call that trains one step on the first work["devices"] devices. Raises UserError where there are fewer."""
+    """A call that trains work["steps"] steps (1) on the first work["devices"] devices.
+
+    Raises UserError where there are fewer devices.
+    """
     small, batch, side = work["model"] == "small-cnn", work["batch"], work["side"]
     devices = jax.devices()[: work["devices"]]
     if len(devices) < work["devices"]:
@@ -23,7 +26,8 @@ def prepare(work: dict) -> Callable[[], None]:
         raise UserError(f"this machine has {found}, not {work['devices']}: give lower --devices")
     way = parallel.choose(work["mode"], batch, devices)
     classes = 2 if small else 1000
-    network = models.create(ModelConfig(name=work["model"]), side=side, num_classes=classes, seed=0)
+    config = ModelConfig(name=work["model"], width=work.get("width", 1.0))
+    network = models.create(config, side=side, num_classes=classes, seed=0)
     graph, params = models.split(network)
     rule = OptimizerConfig(name="adam") if small else OptimizerConfig(name="sgd", learning_rate=1e-3)
     task = Task(graph, optimizer.create(rule, 1000), AugmentConfig(enabled=False))
@@ -31,8 +35,9 @@ def prepare(work: dict) -> Callable[[], None]:
     split = Split(pictures, np.arange(batch, dtype=np.int32) % classes)
     fixed = (jax.random.key(0), clean.fit("none", pictures), split)
     state, *fixed = parallel.replicate(way, (create_state(params, task.optimizer), *fixed))
-    program = parallel.trainer(way, task, state, *fixed, 1, batch)
-    indices = np.arange(batch, dtype=np.int32)[None]
+    steps = work.get("steps", 1)
+    program = parallel.trainer(way, task, state, *fixed, steps, batch)
+    indices = np.tile(np.arange(batch, dtype=np.int32), (steps, 1))
 
     def call() -> None:
         nonlocal state

@@ -1,0 +1,101 @@
+"""What a training step would take on many chips, from FLOPs, gradient bytes and link bandwidths: a written model.
+
+    python benchmarks/prediction.py
+    python benchmarks/prediction.py --model small-cnn --batch 32
+
+compute   = FLOPs of a chip's part of the batch / (the chip's peak × the share of it that is reached)
+reduction = sum over levels of 2 (n - 1) / n × bytes / bandwidth, where a level joins n chips or groups of them
+
+A level is what one kind of link joins. The inner one leaves each chip 1 / n of the sums to exchange on the next (reduce
+and scatter, exchange, gather). A step takes compute + reduction when gradients are summed after the backward pass, and
+the longer of the two when all summing hides behind it; any program is in between. Latencies (some microseconds a hop)
+and the feed are left out. README.md says where the numbers are from.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import contest
+import flops
+from step_time import SMALL, VGG
+
+from cnnjax import cli
+from cnnjax.errors import UserError
+
+CHIPS = (8, 64, 512)
+
+
+@dataclass(frozen=True)
+class Level:
+    """`size` chips, or groups of them, joined by links that each chip sends over at `bandwidth` bytes a second."""
+
+    size: int
+    bandwidth: float
+
+
+@dataclass(frozen=True)
+class Machine:
+    """`peak`: FLOP/s of a chip in bfloat16. `share`: of it, that a step reaches. `levels`: by number of chips."""
+
+    peak: float
+    share: float
+    levels: dict[int, tuple[Level, ...]]
+
+
+# Links: a chip of a TPU without wrap-around (below 16 a side on v5e, 4 on v5p) can use two of four, or three of six.
+MACHINES = {
+    "TPU v5e": Machine(
+        197e12, 0.68, {8: (Level(8, 100e9),), 64: (Level(64, 100e9),), 512: (Level(256, 200e9), Level(2, 3.125e9))}
+    ),
+    "TPU v5p": Machine(459e12, 0.68, {8: (Level(8, 300e9),), 64: (Level(64, 600e9),), 512: (Level(512, 600e9),)}),
+    "H100": Machine(
+        989e12, 0.4, {n: (Level(8, 450e9), *((Level(n // 8, 50e9),) if n > 8 else ())) for n in CHIPS}
+    ),
+}  # fmt: skip
+
+
+def reduction(levels: tuple[Level, ...], size: float) -> float:
+    """Seconds to sum `size` bytes over all chips."""
+    seconds = 0.0
+    for level in levels:
+        seconds += 2 * (level.size - 1) / level.size * size / level.bandwidth
+        size /= level.size
+    return seconds
+
+
+def prediction(
+    *, model: Literal["small-cnn", "vgg16"] = "vgg16", batch: int = 128, share: float = 0.0, bytes_each: int = 4
+) -> None:
+    """Print a table of predicted steps.
+
+    Args:
+        model: Whose training step.
+        batch: Pictures a chip.
+        share: Of a chip's peak, that a step reaches; 0 takes each machine's own.
+        bytes_each: Of a parameter's gradient: 4 in float32.
+    """
+    if batch < 1 or not 0 <= share <= 1:
+        raise UserError(f"--batch {batch} must be 1 or more, and --share {share} from 0 to 1")
+    work = (SMALL if model == "small-cnn" else VGG) | {"task": "train", "batch": batch}
+    gradients = bytes_each * flops.network(work).parameters
+    lines = []
+    for name, machine in MACHINES.items():
+        compute = flops.count(work) / (machine.peak * (share or machine.share))
+        for chips, levels in machine.levels.items():
+            assert math.prod(level.size for level in levels) == chips
+            summed = reduction(levels, gradients)
+            longest, shortest = compute + summed, max(compute, summed)
+            lines.append((
+                name, str(chips), f"{1e3 * compute:.1f}", f"{1e3 * summed:.1f}",
+                f"{1e3 * shortest:.1f}–{1e3 * longest:.1f}",
+                f"{chips * batch / longest:,.0f}–{chips * batch / shortest:,.0f}",
+                f"{compute / longest:.0%}–{compute / shortest:.0%}",
+            ))  # fmt: skip
+    print(f"{model}, {batch} pictures a chip, {flops.count(work) / 1e12:.2f} TFLOP, gradients {gradients / 1e6:.1f} MB")
+    head = ("machine", "chips", "compute, ms", "reduction, ms", "step, ms", "images/s", "efficiency")
+    print(contest.aligned(head, lines))
+
+
+if __name__ == "__main__":
+    cli.main(prediction)
