@@ -7,7 +7,9 @@ import tempfile
 os.environ["NPROC"] = "32"
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
-os.environ.setdefault("CNNJAX_CACHE", tempfile.mkdtemp(prefix="cnnjax-test-cache-"))
+# A cache for each of pytest's processes: JAX's compilation cache may be read while another process writes it.
+if "CNNJAX_CACHE" not in os.environ or "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ["CNNJAX_CACHE"] = tempfile.mkdtemp(prefix="cnnjax-test-cache-")
 
 import jax
 from jaxtyping import install_import_hook
