@@ -14,7 +14,7 @@ from jax.nn.initializers import Initializer
 from jaxtyping import Array, Float, Key
 
 from cnnjax.errors import UserError
-from cnnjax.ops import conv, conv_max_pool, dense, spread
+from cnnjax.ops import conv, conv_max_pool, dense, recompute, spread
 
 
 class Conv(nnx.Module):
@@ -57,7 +57,7 @@ def block(
 
     Adding a bias and relu are monotone, so they commute with the maximum, exactly: done after the pooling they cost a
     quarter. The last convolution's own activation, at full resolution, is computed apart; jit drops it if nobody
-    reads it. With `remat` a gradient keeps only x, and computes what else it needs again (Chen et al. 2016).
+    reads it. With `remat` a gradient keeps only x, and computes what else it needs again.
     """
 
     def run(x: Array) -> tuple[Array, dict[str, Array]]:
@@ -68,7 +68,10 @@ def block(
         x = activations[pool] = layer.relu(layer.pooled(before))
         return x, activations
 
-    return (jax.checkpoint(run) if remat else run)(x)
+    pooled, activations = run(x)
+    if remat:
+        pooled = activations[pool] = recompute(lambda x: run(x)[0], x)
+    return pooled, activations
 
 
 def dropout(x: Float[Array, "batch ..."], rate: float, keys: Key[Array, " batch"] | None, layer: int) -> Array:
