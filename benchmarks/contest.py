@@ -29,7 +29,7 @@ os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
 WORKER = Path(__file__).with_name("contender.py")
 PACKAGES = (
     "cnnjax", "jax", "flax", "torch", "torchvision", "keras", "tensorflow-cpu", "tensorflow", "tf-keras-vis", "grain",
-    "pillow",
+    "pillow", "libtpu", "jax-cuda12-plugin",
 )  # fmt: skip
 
 

@@ -16,6 +16,7 @@ from cnnjax.figures.grids import picture_grid as picture_grid
 from cnnjax.figures.networks import receptive_fields as receptive_fields
 from cnnjax.figures.speed import contest as contest
 from cnnjax.figures.speed import growth as growth
+from cnnjax.figures.speed import shares as shares
 from cnnjax.figures.training import best_epoch as best_epoch
 from cnnjax.figures.training import curves as curves
 from cnnjax.figures.training import probabilities as probabilities

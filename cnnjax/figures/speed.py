@@ -117,3 +117,36 @@ def growth(axes: Mapping[str, Sequence[Any]], path: Path) -> Path:
         if place:
             panel.tick_params(labelleft=False)
     return save(figure, path)
+
+
+def shares(rows: Sequence[Any], path: Path) -> Path:
+    """Bars of the share of a chip's peak that programs reach by a compiler's estimates, a panel a machine.
+
+    rows: with machine, program, share (the bar), roofline_share (the tick: what an optimist says) and step (seconds).
+    """
+    machines = {name: [row for row in rows if row.machine == name] for name in dict.fromkeys(r.machine for r in rows)}
+    left, right, bar, head = 190, 112, 22, 44
+    figure, board = sheet(WIDTH, sum(head + bar * len(some) + 14 for some in machines.values()) + 30)
+    top = 6
+    for name, some in machines.items():
+        text(board, 10, top + 16, name, HEAD, INK, ha="left", weight="bold")
+        if top == 6:
+            text(
+                board, WIDTH - 10, top + 16, "share of peak, longer is better; line: roofline", SMALL, MUTED, ha="right"
+            )
+        axes = plot(figure, left, top + 30, WIDTH - left - right, bar * len(some))
+        axes.set_yticks([])
+        axes.grid(visible=False)
+        axes.set_xlim(0, 1)
+        axes.set_xticks([0, 0.25, 0.5, 0.75, 1], [])
+        axes.set_ylim(len(some) - 0.5, -0.5)
+        for place, row in enumerate(some):
+            ours = "plain" not in row.program
+            axes.barh(place, row.share, height=0.68, color=BLUE if ours else RULE)
+            axes.plot((row.roofline_share,) * 2, (place - 0.34, place + 0.34), color=INK, linewidth=1.2)
+            y = top + 30 + bar * (place + 0.5)
+            text(board, left - 8, y, row.program, BODY, BLUE if ours else INK, ha="right")
+            words = f"{row.share:.0%}   {1e3 * row.step:.3g} ms"
+            text(board, WIDTH - right + 8, y, words, BODY, BLUE if ours else INK, ha="left")
+        top += head + bar * len(some) + 14
+    return save(figure, path)

@@ -1,6 +1,7 @@
 """Max pooling over batches of images, as a reshape and a maximum.
 
-XLA's windowed reduction is slow on the CPU, and so is its gradient (select and scatter).
+XLA's windowed reduction is slow on the CPU, and so is its gradient (select and scatter). A TPU has the batch or the
+channels along its vectors, where a window is only addressing: there the reshape is what is slow.
 """
 
 from functools import partial
@@ -8,6 +9,7 @@ from itertools import product
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 from jaxtyping import Array, Float
 
 from cnnjax.errors import UserError
@@ -37,13 +39,28 @@ def _windows(x: Array, window: int) -> Array:
 
 @partial(jax.custom_jvp, nondiff_argnums=(1,))
 def _max_pool(x: Array, window: int) -> Array:
-    return _windows(x, window).max((2, 4))
+    return lax.platform_dependent(
+        x, tpu=partial(_reduced, window=window), default=lambda x: _windows(x, window).max((2, 4))
+    )
 
 
 @_max_pool.defjvp
 def _jvp(window: int, primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
-    x, dx = _windows(primals[0], window), _windows(tangents[0], window)
-    y = _max_pool(primals[0], window)
+    def own(x: Array, dx: Array) -> tuple[Array, Array]:
+        return jax.jvp(partial(_reduced, window=window), (x,), (dx,))
+
+    return lax.platform_dependent(*primals, *tangents, tpu=own, default=partial(_chosen, window=window))
+
+
+def _reduced(x: Array, window: int) -> Array:
+    """XLA's windowed reduction, whose gradient goes to the first maximum as well."""
+    size = (1, window, window, 1)
+    return lax.reduce_window(x, -jnp.inf, lax.max, size, size, "VALID")
+
+
+def _chosen(x: Array, dx: Array, window: int) -> tuple[Array, Array]:
+    x, dx = _windows(x, window), _windows(dx, window)
+    y = x.max((2, 4))
     # Each window's first maximum, by its number in reading order: it is all of x that the gradient has to keep.
     first = jnp.full(y.shape, window**2 - 1, jnp.uint8 if window < 16 else jnp.int32)
     for i, j in reversed(list(product(range(window), repeat=2))[:-1]):

@@ -166,6 +166,22 @@ def evaluator(
     return run
 
 
+def lowered(
+    parallel: Parallel, task: Task, state: TrainState, cleaning: Cleaning, image_shape: tuple[int, ...], batch_size: int
+) -> jax.stages.Lowered:
+    """A call of `trainer` with one step of streamed pictures, lowered for devices that need not be there.
+
+    All arrays may be jax.ShapeDtypeStruct. What it is for: to compile, and read what XLA makes of it.
+    """
+    batch, number = (1, batch_size), jnp.int32
+    examples = jax.ShapeDtypeStruct((*batch, *image_shape), jnp.uint8), jax.ShapeDtypeStruct(batch, number)
+    rows = jax.eval_shape(partial(_share, parallel), (examples, jax.ShapeDtypeStruct(batch, number)))
+    carry = (state, jax.eval_shape(metrics.zeros))
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    program = _program(parallel, _accumulating(parallel, task), donate=(0,))
+    return program.lower(carry, (key, cleaning, None), rows)
+
+
 def calls_per_epoch(configured: int, graph: Any, params: Any, split: Split, steps: int, batch_size: int) -> int:
     """Into how many equal calls to cut an epoch of `steps` steps: as configured, or (0) one on accelerators and, on a
     CPU, as few as keep a call near 5 s, estimated from the network's floating-point operations; with a streamed split

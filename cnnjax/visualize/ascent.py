@@ -198,6 +198,29 @@ def classes(
     ]
 
 
+def lowered(network: Any, layer: str, batch: int, device: jax.Device) -> jax.stages.Lowered:
+    """The program that draws `batch` of a layer's filters, lowered for a device that need not be there.
+
+    The network's parameters may be jax.ShapeDtypeStruct. What it is for: to compile, and read what XLA makes of it.
+    """
+    there = jax.sharding.SingleDeviceSharding(device)
+
+    def shape(*size: int, dtype: Any = jnp.float32) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(size, dtype, sharding=there)
+
+    leaves, tree = jax.tree.flatten(network._replace(digest="", made={}))
+    dynamic = tuple(hasattr(leaf, "shape") for leaf in leaves)
+    arrays = [shape(*leaf.shape, dtype=leaf.dtype) for leaf in leaves if hasattr(leaf, "shape")]
+    rest = (tree, tuple(None if hasattr(leaf, "shape") else leaf for leaf in leaves), dynamic)
+    image = shape(batch, network.side, network.side, 3)
+    state = State(image, image, shape(batch), image, shape(batch))
+    keys = shape(batch, dtype=jax.eval_shape(lambda: jax.random.key(0)).dtype)
+    targets, number = shape(batch, dtype=jnp.int32), shape(dtype=jnp.int32)
+    return _advance.lower(
+        arrays, rest, _filter_objective(layer), targets, keys, state, shape(batch), shape(), number, number, number
+    )
+
+
 class _Drawn(NamedTuple):
     image: np.ndarray
     facts: dict[str, Any]

@@ -1,0 +1,195 @@
+"""Training steps and the filter ascent, compiled for TPUs and GPUs on a machine that has neither.
+
+    python benchmarks/ahead_of_time.py
+    python benchmarks/ahead_of_time.py --platforms tpu --only "TPU v5e-8" --programs "vgg16 mesh"
+
+Needs the extras `tpu` and `cuda` (either alone will do: the other platform is left out, and said so); no accelerator, no
+driver. A TPU compilation of VGG16 takes two minutes or more of a core. Rows that are in the results' file already stay
+there, and are not compiled again without --again; each is written as soon as it is there.
+Writes benchmarks/results/ahead_of_time.json and, when there are TPUs' rows, the plot beside it. README.md says what the
+columns are and how the compiler's estimates were corrected.
+"""
+
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import compiled
+import contest
+import flops
+import machines
+from machines import MACHINES, Machine
+from tqdm import tqdm
+
+from cnnjax import cli, figures
+from cnnjax.errors import UserError, unknown
+
+WORKER = Path(compiled.__file__)
+
+
+@dataclasses.dataclass(frozen=True)
+class Row(compiled.Found):
+    """A program on a machine. All numbers are a chip's but `images_per_second`, which is all chips' together.
+
+    flops: analytic (`flops.py`). step: seconds, `of_step` its parts: what the compiler's cycles take, operations
+    without an estimate, all-reduces. share: of the chip's peak, by the analytic FLOPs; roofline_share: by the
+    compiler's other estimate. None on GPUs, whose compiler estimates no times.
+    """
+
+    machine: str
+    program: str
+    images: int
+    chips: int
+    flops: int
+    memory: float
+    step: float | None
+    of_step: tuple[float, float, float] | None
+    images_per_second: float | None
+    share: float | None
+    roofline_share: float | None
+
+    @property
+    def fits(self) -> bool:
+        """In a chip's memory."""
+        return self.bytes_used < self.memory
+
+
+def row(name: str, program: str, found: dict[str, Any]) -> Row:
+    """The compiler's findings with what follows from them."""
+    machine, model = MACHINES[name], program.split()[0]
+    ascent = program.endswith("ascent")
+    images, chips = (compiled.FILTERS, 1) if ascent else (compiled.EACH, 8)
+    work = {"model": model, "side": compiled.MODELS[model], "batch": images, "layer": compiled.LAYER}
+    count = flops.count(work | {"task": "input-gradient" if ascent else "train"})
+    more = dict.fromkeys(("step", "of_step", "images_per_second", "share", "roofline_share"))
+    if machine.platform == "tpu":
+        parts = times(machine, chips, found)
+        step = sum(parts)
+        more = {
+            "step": step,
+            "of_step": parts,
+            "images_per_second": images * chips / step,
+            "share": count / machine.peak / step,
+            "roofline_share": count / machine.peak / found["roofline"],
+        }
+    facts = {"machine": name, "program": program, "images": images, "chips": chips, "flops": count}
+    return Row(**facts, memory=machine.memory, **more, **found)
+
+
+def times(machine: Machine, chips: int, found: dict[str, Any]) -> tuple[float, float, float]:
+    """Seconds of a step's parts: what has an estimate, what has none, and summing over chips (none of it hidden)."""
+    return (
+        found["cycles"] / machine.clock,
+        found["unknown_bytes"] / (machine.passes * machine.clock),
+        2 * (chips - 1) / chips * found["reduced_bytes"] / machine.links,
+    )
+
+
+def compile_there(name: str, program: str) -> Row:
+    """Compile in a process of its own. Raises UserError, with its last line, when that fails."""
+    command = [sys.executable, str(WORKER), name, program]
+    done = subprocess.run(command, env=os.environ | machines.ENVIRONMENT, capture_output=True, text=True)
+    if done.returncode:
+        reason = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
+        raise UserError(f"{program} was not compiled for {name} ({reason}): run {' '.join(command[1:])!r} to see more")
+    return row(name, program, json.loads(done.stdout.splitlines()[-1]))
+
+
+def table(rows: Sequence[Row]) -> str:
+    """Aligned columns for people."""
+    head = (
+        "machine", "program", "GiB", "of", "TFLOP", "compiler's", "all-reduces", "MB", "convolutions", "cuDNN",
+        "step, ms", "images/s", "of peak", "roofline",
+    )  # fmt: skip
+    return contest.aligned(head, [
+        (
+            r.machine, r.program, f"{r.bytes_used / machines.GIB:.2f}", f"{r.memory / machines.GIB:.0f}",
+            f"{r.flops / 1e12:.3g}", f"{r.compiler_flops / 1e12:.3g}", str(r.reductions), f"{r.reduced_bytes / 1e6:.0f}",
+            str(r.convolutions), str(r.cudnn) if r.step is None else "–",
+            *(("–",) * 4 if r.step is None else (
+                f"{1e3 * r.step:.1f}", f"{r.images_per_second:,.0f}", f"{r.share:.0%}", f"{r.roofline_share:.0%}",
+            )),
+        )
+        for r in rows
+    ])  # fmt: skip
+
+
+def earlier(path: Path) -> dict[tuple[str, str], Row]:
+    """The rows of the results' file, if there is one."""
+    if not path.is_file():
+        return {}
+    try:
+        rows = json.loads(path.read_text())["rows"]
+        fields = [field.name for field in dataclasses.fields(compiled.Found)]
+        # What follows from the findings is worked out anew.
+        found = [row(r["machine"], r["program"], {name: r[name] for name in fields}) for r in rows]
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path} is not a file of this benchmark ({error}): give another --out") from error
+    return {(r.machine, r.program): r for r in found}
+
+
+def ahead_of_time(
+    *,
+    platforms: tuple[Literal["tpu", "cuda"], ...] = ("tpu", "cuda"),
+    only: tuple[str, ...] = tuple(MACHINES),
+    programs: tuple[str, ...] = compiled.PROGRAMS,
+    again: bool = False,
+    out: Path = Path("benchmarks/results/ahead_of_time.json"),
+) -> None:
+    """Compile programs for machines, and tabulate what the compiler says.
+
+    Args:
+        platforms: Whose machines.
+        only: Which of them.
+        programs: What to compile; "mesh" is jit over a mesh.
+        again: Compile also what the results' file has already.
+        out: Where the results go.
+    """
+    for name in only:
+        if name not in MACHINES:
+            raise unknown("machine", name, MACHINES)
+    for program in programs:
+        if program not in compiled.PROGRAMS:
+            raise unknown("program", program, compiled.PROGRAMS)
+    reasons = {platform: machines.missing(platform) for platform in platforms}
+    for platform, reason in reasons.items():
+        if reason:
+            print(f"{platform}: left out, {reason}")
+    chosen = [name for name in only if reasons.get(MACHINES[name].platform) == ""]
+    rows = earlier(out)
+    wanted = [(name, program) for program in programs for name in chosen if again or (name, program) not in rows]
+    if not rows and not wanted:
+        raise UserError("there is nothing to compile with: pip install -e '.[tpu]' or '.[cuda]'")
+    with tqdm(wanted, unit=" programs", leave=False) as bar:
+        for name, program in bar:
+            bar.set_description(f"{program} for {name}")
+            try:
+                rows[name, program] = compile_there(name, program)
+            except UserError as error:
+                tqdm.write(str(error))
+                continue
+            write(out, rows)
+    order = {name: i for i, name in enumerate(MACHINES)}
+    shown = sorted(rows.values(), key=lambda r: (order[r.machine], compiled.PROGRAMS.index(r.program)))
+    print(table(shown))
+    write(out, rows)
+    print(f"wrote {out}", end="")
+    if timed := [r for r in shown if r.step is not None]:
+        print(f" and {figures.shares(timed, out.with_suffix('.png'))}", end="")
+    print()
+
+
+def write(out: Path, rows: dict[tuple[str, str], Row]) -> None:
+    """All rows, in the order of machines and programs."""
+    order = {name: i for i, name in enumerate(MACHINES)}
+    kept = sorted(rows.values(), key=lambda r: (order[r.machine], compiled.PROGRAMS.index(r.program)))
+    contest.write(out, kept, "none: compiled ahead of time")
+
+
+if __name__ == "__main__":
+    cli.main(ahead_of_time)
