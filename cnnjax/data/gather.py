@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Int32, Int64
 from tqdm import tqdm
 
-from cnnjax import runtime
+from cnnjax import hosts, runtime
 from cnnjax.config import DataConfig
 from cnnjax.data.cache import cached_noting
 from cnnjax.data.decode import decode
@@ -102,7 +102,7 @@ def _is_streamed(source: Source, config: DataConfig) -> bool:
         return config.feed == "stream"
     asked = (config.per_class or source.count) + config.eval_per_class
     pictures = min(asked * len(source.class_names), source.count)
-    return pictures * config.side**2 * 3 > runtime.free_memory() * _SHARE
+    return hosts.any_of(pictures * config.side**2 * 3 > runtime.free_memory() * _SHARE)
 
 
 def gather(source: Source, draws: Mapping[str, Draw], side: int, name: str) -> tuple[Split, tuple[str, ...]]:

@@ -5,6 +5,7 @@ import json
 import math
 import sys
 import time
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
 from dataclasses import replace
@@ -14,9 +15,10 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from tqdm import tqdm
 
-from cnnjax import models, pretrained
+from cnnjax import hosts, models, pretrained, version
 from cnnjax.config import Config, TrainConfig, as_dict
 from cnnjax.data import clean, feed, stream
 from cnnjax.data.split import Dataset, Split
@@ -53,8 +55,11 @@ def fit(
     size, batch = len(dataset.train.labels), config.train.batch_size
     steps = feed.steps_per_epoch(config.train.steps_per_epoch, batch, size)
     way = parallel.choose(config.train.parallel, batch)
-    run.prepare(folder, config, resume)
-    if (history := run.finished(folder, config)) is not None:
+    _agree(config, dataset)
+    hosts.by_first(run.prepare, folder, config, resume)
+    hosts.all_well(run.require_shared, folder)
+    history = json.loads(hosts.by_first(lambda: json.dumps(run.finished(folder, config))))
+    if history is not None:
         test = json.loads((folder / "test.json").read_text())
         return Result(history, pretrained.load(folder / "weights.safetensors"), test)
 
@@ -71,11 +76,11 @@ def fit(
         checkpoints = opened.enter_context(Checkpoints(folder / "checkpoints"))
 
         def between_calls(state: TrainState, sums: metrics.Sums) -> None:
-            """Save where it is due or SIGTERM came; then stop."""
-            step, every = int(state.step), config.train.checkpoint_steps
-            if step > checkpoints.step and (terminated() or (step % steps and 0 < every <= step - checkpoints.step)):
+            """Save where it is due or SIGTERM came to any host; then stop."""
+            step, every, stop = int(state.step), config.train.checkpoint_steps, hosts.any_of(terminated())
+            if step > checkpoints.step and (stop or (step % steps and 0 < every <= step - checkpoints.step)):
                 checkpoints.save(state, sums, history)
-            if terminated():
+            if stop:
                 checkpoints.wait()
                 raise Preempted(
                     f"stopped by SIGTERM: {folder} keeps all {step} steps; run the same command again to go on "
@@ -84,8 +89,7 @@ def fit(
 
         if checkpoints.latest is not None:
             state, sums, history = checkpoints.load(state)
-        (folder / "test.json").unlink(missing_ok=True)  # its being there says that the run is finished
-        metrics.rewrite(folder / "metrics.jsonl", history)
+        hosts.by_first(_begin, folder, history)
         display = _Display(steps, config.train, int(state.step), on_progress)
         state, sums, placed = parallel.replicate(way, (state, sums, cleaning))
         try:
@@ -100,7 +104,7 @@ def fit(
                 history = [*history, row | {"seconds": time.perf_counter() - started}]
                 sums = parallel.replicate(way, metrics.zeros())
                 checkpoints.save(state, sums, history)
-                log(history[-1])
+                hosts.by_first(log, history[-1])
                 display.epoch(history[-1])
                 between_calls(state, sums)
         except KeyboardInterrupt:
@@ -114,6 +118,13 @@ def fit(
             raise UserError(
                 f"{folder} cannot be written ({error.strerror or error}): make room and go on with --resume"
             ) from error
+        except jax.errors.JaxRuntimeError as error:
+            if not hosts.several():
+                raise
+            reason = str(error).strip().splitlines()[0][:150]
+            raise UserError(
+                f"the hosts lost each other ({reason}): {checkpoints.told()}; start all again with --resume"
+            ) from error
         finally:
             display.close()
         best, row = checkpoints.load_best(state, history)
@@ -125,10 +136,29 @@ def fit(
         made = {"config": as_dict(replace(config, run="")), "best": row, "test": test}
         made["seconds"] = sum(row["seconds"] for row in history)
         network = pretrained.network(graph, best, config.model, config.data.side, dataset.class_names, cleaning, made)
-        pretrained.save(folder / "weights.safetensors", network)
-        run.write(folder / "test.json", test)
+        hosts.by_first(pretrained.save, folder / "weights.safetensors", network)
+        hosts.by_first(run.write, folder / "test.json", test)
         between_calls(state, sums)
     return Result(history, network, test)
+
+
+def _agree(config: Config, dataset: Dataset) -> None:
+    """Raises UserError where hosts would train different things together."""
+    if not hosts.several():
+        return
+    hosts.agree("versions", f"{version.__version__} {jax.__version__}")
+    hosts.agree("settings", json.dumps(as_dict(config)))
+    hosts.agree("classes", json.dumps(dataset.class_names))
+    for name, split in (("training", dataset.train), ("validation", dataset.valid)):
+        streamed = stream.is_streamed(split)
+        pictures = (split.images.names, split.images.colours) if streamed else (split.images,)
+        sums = [zlib.crc32(np.ascontiguousarray(array)) for array in (*pictures, split.labels)]
+        hosts.agree(f"{name} pictures", json.dumps([streamed, len(split.labels), *sums]))
+
+
+def _begin(folder: Path, history: list[metrics.Row]) -> None:
+    (folder / "test.json").unlink(missing_ok=True)  # its being there says that the run is finished
+    metrics.rewrite(folder / "metrics.jsonl", history)
 
 
 def _trainer(
@@ -197,7 +227,8 @@ def _prefixed(name: str, values: dict[str, float]) -> dict[str, float]:
 
 def _logger(config: Config, folder: Path, first_step: int) -> Callable[[metrics.Row], None]:
     """What writes an epoch's row down: metrics.jsonl and, where the config wants it, TensorBoard's events."""
-    write = metrics.tensorboard(folder / "tensorboard", first_step) if config.train.tensorboard else None
+    wanted = config.train.tensorboard and hosts.first()
+    write = metrics.tensorboard(folder / "tensorboard", first_step) if wanted else None
 
     def log(row: metrics.Row) -> None:
         metrics.append(folder / "metrics.jsonl", row)
@@ -218,7 +249,7 @@ class _Display:
             total=self._total * self._batch,
             initial=self._done * self._batch,
             unit=" images",
-            disable=on_progress is not None,
+            disable=on_progress is not None or not hosts.first(),
             dynamic_ncols=True,
         )
 

@@ -36,6 +36,14 @@ def prepare(folder: Path, config: Config, resume: bool) -> None:
     write(path, as_dict(config))
 
 
+def require_shared(folder: Path) -> None:
+    """Raises UserError unless this host sees the run that the first one has prepared."""
+    if not (folder / "config.json").exists():
+        raise UserError(
+            f"{folder} is not the folder that host 0 writes to: --run must be on a disk that all hosts share"
+        )
+
+
 def write(path: Path, values: dict[str, Any]) -> None:
     """Write JSON; an interruption leaves the old file. Raises UserError where it can't be written."""
     partial = path.with_name(f".{path.name}.{os.getpid()}")
