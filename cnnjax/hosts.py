@@ -12,6 +12,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, TypeVar
@@ -92,7 +93,10 @@ def any_of(flag: bool) -> bool:
 
 
 def all_well(work: Callable[..., T], *arguments: Any) -> T:
-    """`work(*arguments)`, done by each host; where it fails on one, all raise that host's UserError."""
+    """`work(*arguments)`, done by each host, which must not talk to the others in it; all raise what one raises.
+
+    What is raised is a UserError; other errors than that, ValueError and OSError are that host's own.
+    """
     result, error = _tried(work, arguments)
     _raise(gather(error))
     return result
@@ -110,7 +114,7 @@ def agree(what: str, value: str) -> None:
     values = gather(value)
     for index, other in enumerate(values):
         if other != values[0]:
-            raise UserError(f"host {index} has other {what} than host 0: start every host with the same ones")
+            raise UserError(f"host {index} and host 0 differ in {what}: start every host with the same")
 
 
 def _tried(work: Callable[..., T], arguments: tuple[Any, ...]) -> tuple[T | None, str]:
@@ -118,8 +122,8 @@ def _tried(work: Callable[..., T], arguments: tuple[Any, ...]) -> tuple[T | None
         return work(*arguments), ""
     try:
         return work(*arguments), ""
-    except UserError as error:
-        return None, str(error) or "failed"
+    except (ValueError, OSError) as error:
+        return None, str(error) or type(error).__name__
 
 
 def _raise(errors: list[str]) -> None:
@@ -159,6 +163,7 @@ def _supervise(config: HostsConfig) -> int:
         signal.signal(number, (lambda n, _: child.send_signal(n)) if number == signal.SIGTERM else signal.SIG_IGN)
     code = child.wait()
     joined = bool(ours.recv(6))
+    ours.close()
     if code >= 0 and code != 1:
         return code
     how = f"exit code {code}" if code >= 0 else signal.Signals(-code).name
@@ -180,5 +185,6 @@ def _supervise(config: HostsConfig) -> int:
 
 def _end_with_parent(parent: socket.socket) -> None:
     # Whoever kills the parent means this host: the others must see it die.
-    parent.recv(1)
+    with suppress(OSError):
+        parent.recv(1)
     os._exit(1)

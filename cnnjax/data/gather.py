@@ -102,7 +102,7 @@ def _is_streamed(source: Source, config: DataConfig) -> bool:
         return config.feed == "stream"
     asked = (config.per_class or source.count) + config.eval_per_class
     pictures = min(asked * len(source.class_names), source.count)
-    return hosts.any_of(pictures * config.side**2 * 3 > runtime.free_memory() * _SHARE)
+    return pictures * config.side**2 * 3 > runtime.free_memory() * _SHARE
 
 
 def gather(source: Source, draws: Mapping[str, Draw], side: int, name: str) -> tuple[Split, tuple[str, ...]]:
@@ -157,7 +157,8 @@ def _decode_all(
         use(slot, picture)
         return ""
 
-    bar = tqdm(total=len(labels), desc=f"decoding {name} pictures of {source.place}", unit=" pictures", delay=1.0)
+    shown = {"desc": f"decoding {name} pictures of {source.place}", "unit": " pictures", "delay": 1.0}
+    bar = tqdm(total=len(labels), disable=not hosts.first(), **shown)
     pool = ThreadPoolExecutor()
     try:
         with bar, warnings.catch_warnings():
@@ -189,7 +190,7 @@ def _decode_all(
 
 
 def _warn(place: str, skipped: tuple[str, ...]) -> None:
-    if skipped:
+    if skipped and hosts.first():
         more = f" and {len(skipped) - _NAMED} more" if len(skipped) > _NAMED else ""
         files = f"{len(skipped)} {'file' if len(skipped) == 1 else 'files'}"
         logger.warning("%s: left out %s that cannot be read: %s%s", place, files, ", ".join(skipped[:_NAMED]), more)

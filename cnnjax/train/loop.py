@@ -146,14 +146,14 @@ def _agree(config: Config, dataset: Dataset) -> None:
     """Raises UserError where hosts would train different things together."""
     if not hosts.several():
         return
-    hosts.agree("versions", f"{version.__version__} {jax.__version__}")
-    hosts.agree("settings", json.dumps(as_dict(config)))
-    hosts.agree("classes", json.dumps(dataset.class_names))
+    hosts.agree("their versions", f"{version.__version__} {jax.__version__}")
+    hosts.agree("their settings", json.dumps(as_dict(config)))
+    hosts.agree("their classes", json.dumps(dataset.class_names))
+    hosts.agree("what fits into their memory (--data.feed)", str(stream.is_streamed(dataset.train)))
     for name, split in (("training", dataset.train), ("validation", dataset.valid)):
-        streamed = stream.is_streamed(split)
-        pictures = (split.images.names, split.images.colours) if streamed else (split.images,)
+        pictures = (split.images.names, split.images.colours) if stream.is_streamed(split) else (split.images,)
         sums = [zlib.crc32(np.ascontiguousarray(array)) for array in (*pictures, split.labels)]
-        hosts.agree(f"{name} pictures", json.dumps([streamed, len(split.labels), *sums]))
+        hosts.agree(f"their {name} pictures", json.dumps([len(split.labels), *sums]))
 
 
 def _begin(folder: Path, history: list[metrics.Row]) -> None:
