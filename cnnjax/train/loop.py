@@ -54,7 +54,7 @@ def fit(
     """
     size, batch = len(dataset.train.labels), config.train.batch_size
     steps = feed.steps_per_epoch(config.train.steps_per_epoch, batch, size)
-    way = parallel.choose(config.train.parallel, batch)
+    way = parallel.choose(config.train.parallel, batch, microbatches=config.train.microbatches)
     _agree(config, dataset)
     hosts.by_first(run.prepare, folder, config, resume)
     hosts.all_well(run.require_shared, folder)
@@ -68,8 +68,9 @@ def fit(
         config.model, side=config.data.side, num_classes=len(dataset.class_names), seed=config.train.seed
     )
     graph, params = models.split(model)
-    task = Task(graph, optimizer.create(config.optimizer, steps * config.train.epochs), config.augment)
-    evaluate = parallel.evaluator(way, graph, max(batch, EVAL_BATCH))
+    rule = optimizer.create(config.optimizer, steps * config.train.epochs)
+    task = Task(graph, rule, config.augment, config.train.precision, config.train.microbatches, config.train.remat)
+    evaluate = parallel.evaluator(way, graph, max(batch // task.microbatches, EVAL_BATCH), task.precision)
     state, sums, history = create_state(params, task.optimizer), metrics.zeros(), []
     with ExitStack() as opened:
         terminated = opened.enter_context(preemption.sigterm())
