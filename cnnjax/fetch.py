@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 from tqdm import tqdm
 
-from cnnjax import runtime
+from cnnjax import pretrained, runtime
 from cnnjax.errors import UserError, unknown
 
 logger = logging.getLogger(__name__)
@@ -40,7 +40,7 @@ class File(NamedTuple):
 _KERAS = "https://storage.googleapis.com/tensorflow/keras-applications/vgg16/vgg16_weights_tf_dim_ordering_tf_kernels"
 FILES: dict[str, File] = {
     "imagenet-keras": File(f"{_KERAS}.h5", "md5:64373286793e3c8b2b4e3219cbf3544b", 553_467_096),
-    "imagenet-keras-notop": File(f"{_KERAS}_notop.h5", "md5:6d6bbae143d832006294945121d1f1fc", 58_889_256),
+    "imagenet-notop": File(f"{_KERAS}_notop.h5", "md5:6d6bbae143d832006294945121d1f1fc", 58_889_256),
     "imagenet-torchvision": File(
         "https://download.pytorch.org/models/vgg16-397923af.pth",
         "sha256:397923af8e79cdbb6a7127f12361acd7a2f83e06b05044ddf496e83de57a5bf0",
@@ -105,6 +105,20 @@ def fetch(name: str, files: Mapping[str, File] = FILES) -> Path:
             f"away: try again later, or {by_hand}"
         ) from None
     return path
+
+
+def find(weights: str) -> pretrained.Network:
+    """The network that `--weights` asks for: "" is the shipped one, a name in FILES a published one, else a path.
+
+    Raises UserError where there is none, or its file cannot be fetched or read.
+    """
+    if not weights:
+        return pretrained.shipped()
+    if weights in FILES:
+        return pretrained.load(fetch(weights))
+    if not Path(weights).exists() and Path(weights).name == weights and not Path(weights).suffix:
+        raise unknown("weights", weights, FILES)
+    return pretrained.load(weights)
 
 
 def _retrieve(pooch: Any, path: Path, file: File) -> None:

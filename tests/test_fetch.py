@@ -278,7 +278,7 @@ def test_the_published_hashes_are_those_that_the_makers_name():
     # Read, not imported: Keras takes seconds to start.
     keras = Path(importlib.util.find_spec("keras").origin).parent / "src" / "applications" / "vgg16.py"
     source = re.sub(r'"\s+"', "", keras.read_text())
-    for name in ("imagenet-keras", "imagenet-keras-notop"):
+    for name in ("imagenet-keras", "imagenet-notop"):
         file = fetch.FILES[name]
         assert f'= (\n    "{file.url}"\n)' in source
         arguments = re.search(rf'get_file\(\s+"{re.escape(file.name)}",(.+?)\)', source, re.DOTALL)[1]
