@@ -1,0 +1,7 @@
+from pathlib import Path
+
+from cnnjax.pretrained.network import Network
+
+
+def save_torchvision(path: str | Path, network: Network) -> None:
+    raise NotImplementedError
