@@ -15,7 +15,7 @@ from typing import Annotated
 import tyro
 from tqdm import tqdm
 
-from cnnjax import cli, fetch, figures
+from cnnjax import cli, figures, pretrained
 from cnnjax.classify import Answer, classify, find_pictures
 from cnnjax.errors import UserError
 from cnnjax.stages import make_folder
@@ -36,9 +36,8 @@ def main(
 
     Args:
         pictures: Picture files, or folders of them.
-        weights: Weights file, or imagenet, imagenet-keras, imagenet-torchvision; empty takes the VGG16 that is part of
-            the package.
-        top: How many classes.
+        weights: A weights file, or imagenet (fetched and kept); empty takes the VGG16 that is part of the package.
+        top: How many classes of each picture.
         batch: Pictures at a time.
         out: Folder to write.
     """
@@ -46,7 +45,7 @@ def main(
         raise UserError("no picture was named: give the paths of picture files or folders")
     files = find_pictures(pictures)
     make_folder(out)
-    network = fetch.find(weights)
+    network = pretrained.find(weights)
     chosen = {files[i * len(files) // SHOWN] for i in range(SHOWN)} if len(files) > SHOWN else set(files)
     shown: list[Answer] = []
     read = 0

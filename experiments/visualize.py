@@ -17,7 +17,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from cnnjax import cli, fetch, figures, pretrained
+from cnnjax import cli, figures, pretrained
 from cnnjax.data import imagenet, photograph
 from cnnjax.stages import make_folder
 from cnnjax.visualize import ascent, feature_maps, layers, pictures, recipes
@@ -30,6 +30,7 @@ def show_feature_maps(
     layer: tuple[str, ...] = (),
     channels: tuple[int, ...] = (),
     side: int = 150,
+    top: bool = True,
     out: Path = Path("runs/feature-maps"),
 ) -> None:
     """Show how a picture is transformed, layer by layer.
@@ -40,10 +41,11 @@ def show_feature_maps(
         layer: Which layers; empty takes the first convolution of each block, or all of a small network.
         channels: Which channels of each layer; empty takes the first eight.
         side: Side of the picture that a VGG's convolutions see; other networks take their own.
+        top: Whether the weights have dense layers to read; imagenet-notop has none, and is a tenth in size.
         out: Folder to write.
     """
     make_folder(out)
-    network = fetch.find(weights)
+    network = pretrained.find(weights, top)
     if network.model.name == "small-cnn":
         side = network.side
     crop = imagenet.crop(network.class_names)
@@ -62,6 +64,7 @@ def draw_filters(
     channels: tuple[int, ...] = (),
     recipe: str = "filters",
     side: int = 0,
+    top: bool = True,
     seed: int = 0,
     out: Path = Path("runs/filters"),
 ) -> None:
@@ -73,11 +76,12 @@ def draw_filters(
         channels: Which of its channels; empty takes eight.
         recipe: How.
         side: Side of the pictures, where only a VGG's convolutions are needed; 0 takes the network's.
+        top: Whether the weights have dense layers to read; imagenet-notop has none, and is a tenth in size.
         seed: Of the noise that the ascent starts from.
         out: Folder to write.
     """
     make_folder(out)
-    network, how = fetch.find(weights), recipes.recipe(recipe)
+    network, how = pretrained.find(weights, top), recipes.recipe(recipe)
     base = layers.at_side(network, side or None)
     known = layers.shapes(base)
     wanted = layers.require(known, layer, channels or recipes.filters_of(layer, known.get(layer, (1,))[-1]))
@@ -107,7 +111,7 @@ def draw_classes(
         out: Folder to write.
     """
     make_folder(out)
-    network = fetch.find(weights)
+    network = pretrained.find(weights)
     how = recipes.at_side(recipes.recipe(recipe), network.side)
     names = recipes.classes_of(network.class_names, names)
     drawn = _draw(len(names) * how.steps, lambda tick: ascent.classes(network, names, how, seed, on_progress=tick))

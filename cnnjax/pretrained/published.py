@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 from tqdm import tqdm
 
-from cnnjax import pretrained, runtime
+from cnnjax import runtime
 from cnnjax.errors import UserError, unknown
 
 logger = logging.getLogger(__name__)
@@ -105,20 +105,6 @@ def fetch(name: str, files: Mapping[str, File] = FILES) -> Path:
             f"away: try again later, or {by_hand}"
         ) from None
     return path
-
-
-def find(weights: str) -> pretrained.Network:
-    """The network that `--weights` asks for: "" is the shipped one, a name in FILES a published one, else a path.
-
-    Raises UserError where there is none, or its file cannot be fetched or read.
-    """
-    if not weights:
-        return pretrained.shipped()
-    if weights in FILES:
-        return pretrained.load(fetch(weights))
-    if not Path(weights).exists() and Path(weights).name == weights and not Path(weights).suffix:
-        raise unknown("weights", weights, FILES)
-    return pretrained.load(weights)
 
 
 def _retrieve(pooch: Any, path: Path, file: File) -> None:
