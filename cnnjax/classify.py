@@ -103,7 +103,7 @@ def _read(file: Path, side: int, crop: float) -> np.ndarray | Broken:
 
 
 def _answers(
-    names: tuple[str, ...], group: Sequence[Path], pictures: list[np.ndarray | Broken], found: tuple[Array, Array]
+    names: tuple[str, ...], group: Sequence[Path], pictures: list[np.ndarray | Broken], found: Sequence[Array]
 ) -> Iterator[Answer | Broken]:
     """Waits for the device, not before the first is asked for."""
     chances, classes = map(np.asarray, found)
