@@ -1,8 +1,10 @@
 """Trained networks in files: the world's and ours, both ways. Nothing is ever unpickled or executed."""
 
 from importlib import resources
+from pathlib import Path
 
-from cnnjax.errors import UserError
+from cnnjax.errors import UserError, unknown
+from cnnjax.pretrained import published
 from cnnjax.pretrained.formats import load
 from cnnjax.pretrained.keras_writer import save_keras
 from cnnjax.pretrained.native import save
@@ -13,6 +15,7 @@ from cnnjax.pretrained.torch_writer import save_torchvision
 __all__ = [
     "Network",
     "digest",
+    "find",
     "load",
     "network",
     "save",
@@ -37,3 +40,18 @@ def shipped() -> Network:
                 "this copy of cnnjax has no weights/vgg16-mini.safetensors: install it again, or give --weights"
             )
         return load(path)
+
+
+def find(weights: str, top: bool = True) -> Network:
+    """The network that `--weights` asks for: "" is the shipped one, a name in `published.FILES` one that is fetched and
+    kept, anything else a path. Without `top` it has no dense layers; of imagenet-notop there are none.
+
+    Raises UserError where there is none, or its file cannot be fetched or read.
+    """
+    if not weights:
+        return shipped()
+    if weights in published.FILES:
+        return load(published.fetch(weights), top=top and not weights.endswith("-notop"))
+    if not Path(weights).exists() and Path(weights).name == Path(weights).stem == weights:
+        raise unknown("weights", weights, published.FILES)
+    return load(weights, top=top)

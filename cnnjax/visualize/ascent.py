@@ -16,12 +16,12 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
 
-from cnnjax.errors import UserError, unknown
+from cnnjax.errors import UserError
 from cnnjax.visualize import images as images_
 from cnnjax.visualize import layers, objectives, transforms
 from cnnjax.visualize.objectives import Objective
 from cnnjax.visualize.pictures import Picture
-from cnnjax.visualize.recipes import RECIPES, Pass, Recipe
+from cnnjax.visualize.recipes import RECIPES, Pass, Recipe, classes_of
 
 EPSILON = 1e-7
 DECAY = 0.95
@@ -179,12 +179,12 @@ def classes(
     on_progress: Progress | None = None,
     batch: int = 16,
 ) -> list[Picture]:
-    """A picture for each class (default: all) that drives its logit most. Raises UserError for an unknown class."""
+    """A picture for each class (default: all) that drives its logit most. Raises UserError for an unknown class.
+
+    Of ImageNet's classes the article's words are understood, too (`recipes.classes_of`).
+    """
     known = network.class_names
-    names = list(names) or list(known)
-    for name in names:
-        if name not in known:
-            raise unknown("class", name, known)
+    names = classes_of(known, names or known)
     indices = [known.index(name) for name in names]
     drawn = _draw(network, objectives.class_, indices, recipe, seed, on_progress, batch)
     return [

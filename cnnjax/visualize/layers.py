@@ -55,7 +55,7 @@ def at_side(network: Any, side: int | None) -> Any:
     if side is None or side == network.side:
         return network
     model = nnx.merge(network.graph, network.params)
-    if not getattr(model, "top", False):
+    if not hasattr(model, "top"):
         raise UserError(
             f"this network only takes pictures of side {network.side}, not {side}: "
             "only a VGG's convolutions can be looked at alone"

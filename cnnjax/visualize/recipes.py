@@ -1,7 +1,9 @@
 """Named ways to draw, and what the article drew with them: data."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from cnnjax.data import imagenet
 from cnnjax.errors import unknown
 
 
@@ -95,3 +97,20 @@ def filters_of(layer: str, count: int) -> tuple[int, ...]:
         return chosen
     number = min(8, count)
     return tuple(i * count // number for i in range(number))
+
+
+def classes_of(known: Sequence[str], names: Sequence[str] = ()) -> list[str]:
+    """The classes that are asked for, by default the article's; of a network that knows none of them, the first twelve.
+
+    `known` are the network's. If they are ImageNet's, the article's words stand for its classes: "lamp" for table lamp.
+    Raises UserError, with the nearest names, for one that is not there.
+    """
+    is_imagenet = tuple(known) == imagenet.class_names()
+    meant = {word: known[index] for word, index in CLASSES.items()} if is_imagenet else {}
+    if not names:
+        return [meant.get(word, word) for word in CLASSES if word in meant or word in known] or list(known[:12])
+    found = [name if name in known else meant.get(name, name) for name in names]
+    for name in found:
+        if name not in known:
+            raise unknown("class", name, known)
+    return found
