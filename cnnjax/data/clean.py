@@ -207,5 +207,5 @@ def _project(cleaning: Cleaning, images: jax.Array) -> tuple[jax.Array, jax.Arra
             f"whitening was fitted on pictures of shape {tuple(cleaning.mean.shape)}, not {tuple(images.shape[1:])}: "
             "resize them, or train with --data.cleaning mean"
         )
-    centred = (images - cleaning.mean[None]).reshape(len(images), -1)
+    centred = (images - cleaning.mean[None]).reshape(images.shape[0], -1)
     return centred, centred @ cleaning.components.T

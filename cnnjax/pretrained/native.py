@@ -2,16 +2,13 @@
 
 import hashlib
 import json
-import os
 from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
-import safetensors.numpy
 
 from cnnjax.data.clean import Cleaning, of_colours
-from cnnjax.errors import UserError
-from cnnjax.pretrained import description
+from cnnjax.pretrained import description, writing
 from cnnjax.pretrained.description import KEY
 from cnnjax.pretrained.network import Network, digest, flat
 from cnnjax.pretrained.tensors import Contents, Damaged, Tensor, blocks, whole
@@ -21,23 +18,15 @@ CLEANING = ("mean", "components", "scales")
 
 def save(path: str | Path, network: Network) -> None:
     """Write a network; an interruption leaves the old file. Raises UserError where it can't be written."""
-    path = Path(path)
-    params = {f"params/{name}": array for name, array in flat(network.params).items()}
-    cleaning = {f"cleaning/{name}": np.asarray(getattr(network.cleaning, name)) for name in CLEANING}
+    tensors = arrays(network)
     text = json.dumps(description.write(network) | {"cleaning": network.cleaning.kind}, sort_keys=True)
-    contents = safetensors.numpy.save(params | cleaning, {KEY: text, "sha256": checksum(text, params | cleaning)})
-    replace(path, contents)
+    writing.safetensors(path, tensors, {KEY: text, "sha256": checksum(text, tensors)})
 
 
-def replace(path: Path, contents: bytes) -> None:
-    """Write a file; an interruption leaves the old one. Raises UserError where it can't be written."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_bytes(contents)
-        partial.replace(path)
-    except OSError as error:
-        raise UserError(f"cannot write {path} ({error.strerror}): choose a folder that you may write to") from error
+def arrays(network: Network) -> dict[str, np.ndarray]:
+    """All numbers of a network, by the names they have in its file."""
+    cleaning = {f"cleaning/{name}": np.asarray(getattr(network.cleaning, name)) for name in CLEANING}
+    return {f"params/{name}": array for name, array in flat(network.params).items()} | cleaning
 
 
 def checksum(text: str, tensors: dict[str, np.ndarray]) -> str:
