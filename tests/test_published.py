@@ -58,6 +58,7 @@ def server(monkeypatch, tmp_path):
     monkeypatch.setenv("CNNJAX_CACHE", str(tmp_path))
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     monkeypatch.setattr(published, "_PAUSE", 0.0)
+    monkeypatch.setattr(published, "_DELAY", 0.0)
     monkeypatch.setattr(published, "_CHUNK", 1000)
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         server.daemon_threads = True
@@ -104,7 +105,10 @@ def test_a_dropped_connection_is_resumed_where_it_broke(server, tmp_path, capsys
 
 def test_a_later_call_goes_on_where_one_was_given_up(server, tmp_path):
     server.drops = [1_200_000, 0]
-    with pytest.raises(UserError, match=r"cannot download http://127.0.0.1.*no connection.*go on from the 40%"):
+    with pytest.raises(
+        UserError,
+        match=r"cannot download http://127.0.0.1.*no connection.*after 1.2 MB, or put it",
+    ):
         published.fetch("it", files(server))
     assert part(tmp_path).read_bytes() == CONTENT[:1_200_000]
     assert not (tmp_path / "weights" / "it.h5").exists()
@@ -168,7 +172,7 @@ def test_a_refused_connection_says_where_to_put_which_file(server, tmp_path):
     with pytest.raises(UserError) as caught:
         published.fetch("it", known)
     assert str(caught.value) == (
-        f"cannot download {known['it'].url} (no connection to the server): download it elsewhere and put it as "
+        f"cannot download {known['it'].url} (no connection to the server): get it elsewhere and put it as "
         f"{tmp_path}/weights/it.h5 by hand"
     )
 
@@ -250,7 +254,7 @@ def test_a_read_only_cache_is_one_sentence_but_serves_what_it_holds(server, tmp_
     assert server.asked == [None]
 
 
-def test_a_full_disk_keeps_what_came(server, tmp_path):
+def test_a_full_disk_is_one_sentence(server, tmp_path):
     known = files(server)
     part(tmp_path).parent.mkdir()
     part(tmp_path).symlink_to("/dev/full")
