@@ -66,7 +66,10 @@ def article(
         fresh: Start over instead of going on.
     """
     started, clock = datetime.datetime.now(datetime.UTC), time.perf_counter()
-    filters_recipe_, classes_recipe_ = recipes.recipe(filters_recipe), recipes.recipe(classes_recipe)
+    filters_recipe_, classes_recipe_ = (
+        recipes.recipe(filters_recipe, "filters"),
+        recipes.recipe(classes_recipe, "classes"),
+    )
     vgg = pretrained.find(weights)
     photo = functools.partial(photograph.load_picture, Path(image)) if image else photograph.chelsea_face
     photo(vgg.side)

@@ -74,14 +74,15 @@ def draw_filters(
         layer: Which layer.
         weights: A weights file, or imagenet (fetched and kept); empty takes the VGG16 that is part of the package.
         channels: Which of its channels; empty takes eight.
-        recipe: How.
+        recipe: How; article is the article's way, which feeds raw pictures to weights that came from Caffe.
         side: Side of the pictures, where only a VGG's convolutions are needed; 0 takes the network's.
         top: Whether the weights have dense layers to read; imagenet-notop has none, and is a tenth in size.
         seed: Of the noise that the ascent starts from.
         out: Folder to write.
     """
     make_folder(out)
-    network, how = pretrained.find(weights, top), recipes.recipe(recipe)
+    network, how = pretrained.find(weights, top), recipes.recipe(recipe, "filters")
+    print(ascent.told(network, how))
     base = layers.at_side(network, side or None)
     known = layers.shapes(base)
     wanted = layers.require(known, layer, channels or recipes.filters_of(layer, known.get(layer, (1,))[-1]))
@@ -106,13 +107,14 @@ def draw_classes(
     Args:
         names: Which classes; empty takes the article's twelve, or the network's first twelve.
         weights: A weights file, or imagenet (fetched and kept); empty takes the VGG16 that is part of the package.
-        recipe: How.
+        recipe: How; article is the article's way, which feeds raw pictures to weights that came from Caffe.
         seed: Of the noise that the ascent starts from.
         out: Folder to write.
     """
     make_folder(out)
     network = pretrained.find(weights)
-    how = recipes.at_side(recipes.recipe(recipe), network.side)
+    how = recipes.at_side(recipes.recipe(recipe, "classes"), network.side)
+    print(ascent.told(network, how))
     names = recipes.classes_of(network.class_names, names)
     drawn = _draw(len(names) * how.steps, lambda tick: ascent.classes(network, names, how, seed, on_progress=tick))
     titles = [f"{p.provenance['class']} {p.provenance['probability_after']:.0%}" for p in drawn]

@@ -25,6 +25,8 @@ from cnnjax.pretrained.description import Description
 from cnnjax.pretrained.network import Network, network
 from cnnjax.pretrained.tensors import FLOATS, Contents, Tensor, blocks, listed
 
+INFLATION = 4
+"""Times that a file's arrays may be larger than it: trained parameters hardly compress."""
 ZEROS = np.zeros(1 << 16, np.float32)
 
 
@@ -54,6 +56,12 @@ def assemble(
     if side or (contents.side and not described):
         found = _at_side(path, found, side or contents.side, top)
     tensors = dict(contents.tensors)
+    size = sum(math.prod(tensor.shape) * tensor.dtype.itemsize for tensor in tensors.values())
+    if path.is_file() and size > INFLATION * path.stat().st_size:
+        raise UserError(
+            f"{path} would become {size / 1e6:,.0f} MB of numbers, though it has {path.stat().st_size / 1e6:,.0f} MB: "
+            "no file of weights is like that"
+        )
     dropped = _drop(tensors, found, top, bool(new_head))
     names = described.class_names if described else default_names(found.outputs)
     if class_names:

@@ -58,7 +58,7 @@ def write(network: Network) -> dict[str, Any]:
         "model": as_dict(network.model),
         "side": network.side,
         "class_names": network.class_names,
-        "outputs": 0 if last is None else last["bias"].shape[0],
+        **({"outputs": last["bias"].shape[0]} if last else {}),
         "made": network.made,
     }
 

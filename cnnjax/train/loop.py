@@ -63,6 +63,9 @@ def fit(
         config.model, side=config.data.side, num_classes=len(dataset.class_names), seed=config.train.seed
     )
     graph, params = models.split(model)
+    # What a checkpoint lacks to be a network.
+    about = pretrained.network(graph, {}, config.model, config.data.side, dataset.class_names, cleaning)
+    pretrained.save(folder / "input.safetensors", about)
     task = Task(graph, optimizer.create(config.optimizer, steps * config.train.epochs), config.augment)
     evaluate = parallel.evaluator(way, graph, max(batch, EVAL_BATCH))
     state, sums, history = create_state(params, task.optimizer), metrics.zeros(), []

@@ -16,6 +16,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
 
+from cnnjax.data import clean
 from cnnjax.errors import UserError
 from cnnjax.visualize import images as images_
 from cnnjax.visualize import layers, objectives, transforms
@@ -198,6 +199,21 @@ def classes(
     ]
 
 
+def fed(network: Any, recipe: Recipe) -> Any:
+    """The network as a recipe gives it pictures: itself, or with the article's preprocessing, which is none at all."""
+    if recipe.raw and getattr(network.cleaning, "kind", "") == "caffe":
+        return network._replace(cleaning=clean.raw())
+    return network
+
+
+def told(network: Any, recipe: Recipe) -> str:
+    """What is optimised and what the network is given, in a sentence."""
+    sentence = f"the pictures are display RGB; the network is given {clean.told(fed(network, recipe).cleaning)}"
+    if recipe.raw and fed(network, recipe) is network:
+        sentence += f", as it was trained: only Caffe's weights are fed raw by recipe {recipe.name}"
+    return sentence
+
+
 class _Drawn(NamedTuple):
     image: np.ndarray
     facts: dict[str, Any]
@@ -217,13 +233,14 @@ def _draw(
     """All targets, `batch` at a time, the last batch filled up so that there is one program."""
     if batch < 1:
         raise UserError(f"a batch of {batch} objectives is none: use 1 or more")
-    size = min(batch, len(targets))
+    size, network = min(batch, len(targets)), fed(network, recipe)
     arrays, rest = layers.pack(network)
     shared = {
         "weights": network.digest,
         "model": network.model.name,
         "side": network.side,
         "recipe": recipe.name,
+        "input": clean.told(network.cleaning) if network.cleaning else "",
         "steps": recipe.steps,
         "seed": seed,
     }

@@ -27,6 +27,9 @@ class Pass:
 class Recipe:
     name: str
     passes: tuple[Pass, ...]
+    raw: bool = False
+    """Weights that came from Caffe are given red, green, blue in 0 to 255 as they are, as the article did, instead of
+    what they were trained on. Other weights never are."""
 
     @property
     def steps(self) -> int:
@@ -38,8 +41,8 @@ RECIPES: dict[str, Recipe] = {
     recipe.name: recipe
     for recipe in (
         # The article's notebook on keras-vis 0.4.1: sharp but noisy first, then smoothed by total variation.
-        Recipe("article-filters", (Pass(300, jitter=0.05), Pass(200, jitter=0.05, tv=10.0))),
-        Recipe("article-classes", (Pass(300, jitter=16), Pass(300, jitter=16, tv=10.0))),
+        Recipe("article-filters", (Pass(300, jitter=0.05), Pass(200, jitter=0.05, tv=10.0)), raw=True),
+        Recipe("article-classes", (Pass(300, jitter=16), Pass(300, jitter=16, tv=10.0)), raw=True),
         # The article's two passes for any network. Its own weights suit activations in the hundreds, as VGG16 has on
         # raw pixels; where activations are near 1 they leave nothing but smooth colour.
         Recipe(
@@ -75,10 +78,15 @@ FEATURE_MAPS = ("block1_conv1", "block2_conv1", "block3_conv1", "block4_conv1", 
 FEATURE_MAP_ALONE = ("block1_conv1", 19)
 
 
-def recipe(name: str) -> Recipe:
-    """A recipe by name. Raises UserError, with the nearest names, when there is none."""
+def recipe(name: str, what: str = "") -> Recipe:
+    """A recipe by name; "article" is the article's for `what`, "filters" or "classes".
+
+    Raises UserError, with the nearest names, when there is none.
+    """
+    if name == "article" and what:
+        name = f"article-{what}"
     if name not in RECIPES:
-        raise unknown("recipe", name, RECIPES)
+        raise unknown("recipe", name, ["article", *RECIPES])
     return RECIPES[name]
 
 
