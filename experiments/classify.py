@@ -50,7 +50,7 @@ def main(
     shown: list[Answer] = []
     read = 0
     bar = tqdm(classify(network, files, top, batch), total=len(files), unit=" pictures", delay=1.0)
-    with (out / "classify.csv").open("w", newline="") as file:
+    with (out / "classify.csv").open("w", newline="", encoding="utf8", errors="surrogateescape") as file:
         table = csv.writer(file)
         table.writerow(("file", "rank", "class", "probability"))
         for found in bar:
@@ -60,7 +60,7 @@ def main(
             read += 1
             ranked = list(zip(found.classes, found.probabilities, strict=True))
             table.writerows((found.file, rank, name, f"{p:.6g}") for rank, (name, p) in enumerate(ranked, 1))
-            if found.file in chosen:
+            if found.file in chosen or not shown:
                 shown.append(found)
                 tqdm.write(f"{found.file}: {', '.join(f'{name} {p:.1%}' for name, p in ranked)}")
     if not read:

@@ -93,9 +93,7 @@ def fetch(name: str, files: Mapping[str, File] = FILES) -> Path:
                 print(f"fetched {path}")
     except requests.RequestException as error:
         kept = _length(_part(path))
-        on = (
-            f"run this again to go on after the {kept / 1e6:.1f} MB that came, or " if kept else "get it elsewhere and "
-        )
+        on = f"run this again to go on after {kept / 1e6:.1f} MB, or " if kept else "get it elsewhere and "
         raise UserError(f"cannot download {file.url} ({_reason(requests, error)}): {on}{by_hand}") from None
     except OSError as error:
         raise UserError(
@@ -133,9 +131,8 @@ class _Download(NamedTuple):
 
         breaks = (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError)
         name = url.rpartition("/")[2]
-        with tqdm(
-            desc=name, total=self.size, initial=_length(self.part), unit="B", unit_scale=True, delay=_DELAY
-        ) as bar:
+        came = _length(self.part)
+        with tqdm(desc=name, total=self.size, initial=came, unit="B", unit_scale=True, delay=_DELAY) as bar:
             while (start := _length(self.part)) < self.size:
                 try:
                     self._more(url, start, bar)
