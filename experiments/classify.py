@@ -6,6 +6,9 @@
 Without --weights it is the small VGG16 that is part of the package, which knows fourteen drawn classes. A figure shows
 pictures beside their bars, of many a dozen, evenly spread; classify.csv has all of them, a row for each of a picture's
 classes. Pictures that cannot be read are named and left out.
+
+Two CPU cores with much other work going on, the package's VGG16 at 64²: 1,008 JPEG files of 150² take 4 s, start and
+figure 8 s more.
 """
 
 import csv
