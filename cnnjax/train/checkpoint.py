@@ -8,13 +8,11 @@ On several hosts all take part in Orbax's writing and reading; the first does th
 """
 
 import errno
-import hashlib
 import json
 import logging
 import os
 import re
 import shutil
-import zlib
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -25,11 +23,13 @@ from orbax.checkpoint import v1 as ocp
 
 from cnnjax import hosts
 from cnnjax.errors import UserError
+from cnnjax.manifest import checksum as _checksum
+from cnnjax.manifest import leaves as _leaves
+from cnnjax.manifest import seal as _seal
+from cnnjax.manifest import verified as _verified
 from cnnjax.train import metrics
 from cnnjax.train.metrics import Row, best
 from cnnjax.train.step import TrainState
-
-MANIFEST = "manifest.json"
 
 
 class Checkpoints:
@@ -186,48 +186,6 @@ class Checkpoints:
 def _age(name: str) -> tuple[int, bool]:
     step, _, partial = name.partition("-")
     return int(step), not partial
-
-
-def _seal(folder: Path, host: dict[str, Any], history: list[Row]) -> None:
-    files = [path for path in folder.rglob("*") if path.is_file()]
-    manifest = {
-        "history": history,
-        "arrays": {leaf: _checksum(array) for leaf, array in _leaves(host).items()},
-        "files": {str(path.relative_to(folder)): _digest(path) for path in files},
-    }
-    text = json.dumps(manifest, indent=1)
-    with (folder / MANIFEST).open("w") as file:
-        file.write(f"{hashlib.sha256(text.encode()).hexdigest()}\n{text}")
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _verified(path: Path) -> dict[str, Any]:
-    """A checkpoint's manifest. Raises ValueError or OSError unless every byte of every file is as it was written."""
-    seal, _, text = (path / MANIFEST).read_bytes().partition(b"\n")
-    if seal != hashlib.sha256(text).hexdigest().encode():
-        raise ValueError(f"{MANIFEST} has changed")
-    manifest = json.loads(text)
-    for name, digest in manifest["files"].items():
-        if _digest(path / name) != digest:
-            raise ValueError(f"{name} has changed")
-    return manifest
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        os.fsync(file.fileno())  # before it counts as written; costs nothing when it is on the disk
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _leaves(tree: Any) -> dict[str, Any]:
-    """Every array of a tree under a name that tells its place, type and shape."""
-    leaves = jax.tree.leaves_with_path(tree)
-    return {f"{jax.tree_util.keystr(path)} {leaf.dtype}{list(leaf.shape)}": leaf for path, leaf in leaves}
-
-
-def _checksum(array: Any) -> int:
-    return zlib.crc32(np.ascontiguousarray(array).data)
 
 
 def _reason(error: Exception) -> str:

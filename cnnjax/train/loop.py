@@ -68,6 +68,9 @@ def fit(
         config.model, side=config.data.side, num_classes=len(dataset.class_names), seed=config.train.seed
     )
     graph, params = models.split(model)
+    # What a checkpoint lacks to be a network.
+    about = pretrained.network(graph, {}, config.model, config.data.side, dataset.class_names, cleaning)
+    hosts.by_first(pretrained.save, folder / "input.safetensors", about)
     rule = optimizer.create(config.optimizer, steps * config.train.epochs)
     task = Task(graph, rule, config.augment, config.train.precision, config.train.microbatches, config.train.remat)
     evaluate = parallel.evaluator(way, graph, max(batch // task.microbatches, EVAL_BATCH), task.precision)

@@ -10,7 +10,10 @@ from cnnjax.config import Config, as_dict
 from cnnjax.errors import UserError
 from cnnjax.train import metrics
 
-CONTENTS = ("config.json", "metrics.jsonl", "checkpoints", "weights.safetensors", "test.json", "tensorboard")
+CONTENTS = (
+    "config.json", "metrics.jsonl", "checkpoints", "input.safetensors", "weights.safetensors", "test.json",
+    "tensorboard",
+)  # fmt: skip
 # What a resumed run may change, because no number depends on it (parallel, microbatches, remat: but by rounding).
 FREE = (
     "run", "data.feed", "data.workers", "data.cache", "train.parallel", "train.calls_per_epoch",
