@@ -3,8 +3,8 @@
     python benchmarks/ahead_of_time.py
     python benchmarks/ahead_of_time.py --platforms tpu --only "TPU v5e-8" --programs "vgg16 mesh"
 
-Needs the extras `tpu` and `cuda` (either alone will do: the other platform is left out, and said so); no accelerator, no
-driver. A TPU compilation of VGG16 takes two minutes or more of a core. Rows that are in the results' file already stay
+Needs the extras `tpu` and `cuda` (either alone will do: the other platform is left out, and said so); no accelerator
+and no driver. A TPU compilation of VGG16 takes two minutes or more of a core. Rows that are in the results' file already stay
 there, and are not compiled again without --again; each is written as soon as it is there.
 Writes benchmarks/results/ahead_of_time.json and, when there are TPUs' rows, the plot beside it. README.md says what the
 columns are and how the compiler's estimates were corrected.
@@ -106,17 +106,21 @@ def table(rows: Sequence[Row]) -> str:
         "machine", "program", "GiB", "of", "TFLOP", "compiler's", "all-reduces", "MB", "convolutions", "cuDNN",
         "step, ms", "images/s", "of peak", "roofline",
     )  # fmt: skip
-    return contest.aligned(head, [
-        (
-            r.machine, r.program, f"{r.bytes_used / machines.GIB:.2f}", f"{r.memory / machines.GIB:.0f}",
-            f"{r.flops / 1e12:.3g}", f"{r.compiler_flops / 1e12:.3g}", str(r.reductions), f"{r.reduced_bytes / 1e6:.0f}",
-            str(r.convolutions), str(r.cudnn) if r.step is None else "–",
-            *(("–",) * 4 if r.step is None else (
-                f"{1e3 * r.step:.1f}", f"{r.images_per_second:,.0f}", f"{r.share:.0%}", f"{r.roofline_share:.0%}",
-            )),
-        )
-        for r in rows
-    ])  # fmt: skip
+    return contest.aligned(head, [(*_always(r), *_timed(r)) for r in rows])
+
+
+def _always(r: Row) -> tuple[str, ...]:
+    counted = f"{r.compiler_flops / 1e12:.3g}" if r.compiler_flops else "–"
+    return (
+        r.machine, r.program, f"{r.bytes_used / machines.GIB:.2f}", f"{r.memory / machines.GIB:.0f}",
+        f"{r.flops / 1e12:.3g}", counted, str(r.reductions), f"{r.reduced_bytes / 1e6:.0f}", str(r.convolutions),
+    )  # fmt: skip
+
+
+def _timed(r: Row) -> tuple[str, ...]:
+    if r.step is None:
+        return (str(r.cudnn), *"––––")
+    return "–", f"{1e3 * r.step:.1f}", f"{r.images_per_second:,.0f}", f"{r.share:.0%}", f"{r.roofline_share:.0%}"
 
 
 def earlier(path: Path) -> dict[tuple[str, str], Row]:

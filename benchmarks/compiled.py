@@ -96,12 +96,10 @@ def measured(lowered: Any) -> Found:
 def training(model: str, way: str, chips: list[Any], each: int = EACH, plain: bool = False) -> Any:
     """A step of training in bfloat16, `each` pictures a chip, lowered; with ordinary Flax layers if `plain`."""
     import jax
-    import jax.numpy as jnp
     from flax import nnx
 
     from cnnjax import models
     from cnnjax.config import AugmentConfig, ModelConfig, OptimizerConfig
-    from cnnjax.data.clean import Cleaning
     from cnnjax.train import optimizer, parallel
     from cnnjax.train.step import Task, create_state
 
@@ -116,9 +114,17 @@ def training(model: str, way: str, chips: list[Any], each: int = EACH, plain: bo
     rule = OptimizerConfig() if model == "small-cnn" else OptimizerConfig(name="sgd", learning_rate=1e-2)
     task = Task(graph, optimizer.create(rule, 1000), AugmentConfig(), precision="bfloat16")
     state = jax.eval_shape(lambda params: create_state(params, task.optimizer), params)
-    cleaning = jax.eval_shape(lambda: Cleaning("", jnp.zeros(0), jnp.zeros((0, 0)), jnp.zeros(0))[1:])
     where = parallel.choose(way, each * len(chips), chips)
-    return parallel.lowered(where, task, state, Cleaning("none", *cleaning), (side, side, 3), each * len(chips))
+    return parallel.lowered(where, task, state, _no_cleaning(), (side, side, 3), each * len(chips))
+
+
+def _no_cleaning() -> Any:
+    import jax
+    import jax.numpy as jnp
+
+    from cnnjax.data.clean import Cleaning
+
+    return Cleaning("none", *jax.eval_shape(lambda: (jnp.zeros(0), jnp.zeros((0, 0)), jnp.zeros(0))))
 
 
 def _plain(model: str, side: int) -> Any:
@@ -149,21 +155,17 @@ def _plain(model: str, side: int) -> Any:
 
 def drawing(chip: Any) -> Any:
     """Steps of the ascent for `FILTERS` filters of VGG16's last convolution, on one chip, lowered."""
-    import jax
-    import jax.numpy as jnp
     from flax import nnx
 
     from cnnjax import models
     from cnnjax.config import ModelConfig
-    from cnnjax.data.clean import Cleaning
     from cnnjax.pretrained import Network
     from cnnjax.visualize import ascent
 
     config = ModelConfig(name="vgg16")
     made = nnx.eval_shape(lambda: models.create(config, side=224, num_classes=1000, seed=0))
-    arrays = jax.eval_shape(lambda: (jnp.zeros(0), jnp.zeros((0, 0)), jnp.zeros(0)))
     names = tuple(map(str, range(1000)))
-    network = Network(*models.split(made), config, 224, names, Cleaning("none", *arrays), "", {})
+    network = Network(*models.split(made), config, 224, names, _no_cleaning(), "", {})
     return ascent.lowered(network, LAYER, FILTERS, chip)
 
 

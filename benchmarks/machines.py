@@ -89,6 +89,7 @@ ENVIRONMENT = {
     "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
     "TF_CPP_MIN_LOG_LEVEL": "2",
     "CNNJAX_RUNTIME": "off",
+    "JAX_TRACEBACK_FILTERING": "off",  # the last line of what a process says is then the error
 }
 
 
@@ -107,7 +108,8 @@ def devices(machine: Machine) -> list[Any]:
     if reason := missing(machine.platform):
         raise UserError(reason)
     options = dict(machine.options)
-    key = "topology" if machine.platform == "cuda" else "topology_name"
     if machine.platform == "cuda":
-        return list(topologies.get_topology_desc(platform="cuda", **{key: machine.topology}, **options).devices)
-    return list(topologies.get_topology_desc(machine.topology, "tpu", **options).devices)
+        described = topologies.get_topology_desc(platform="cuda", topology=machine.topology, **options)
+    else:
+        described = topologies.get_topology_desc(machine.topology, "tpu", **options)
+    return list(described.devices)
