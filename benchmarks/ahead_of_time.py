@@ -4,8 +4,8 @@
     python benchmarks/ahead_of_time.py --platforms tpu --only "TPU v5e-8" --programs "vgg16 mesh"
 
 Needs the extras `tpu` and `cuda` (either alone will do: the other platform is left out, and said so); no accelerator
-and no driver. A TPU compilation of VGG16 takes two minutes or more of a core. Rows that are in the results' file already stay
-there, and are not compiled again without --again; each is written as soon as it is there.
+and no driver. A TPU compilation of VGG16 takes two minutes or more of a core. Rows that are in the results' file
+already stay there, and are not compiled again without --again; each is written as soon as it is there.
 Writes benchmarks/results/ahead_of_time.json and, when there are TPUs' rows, the plot beside it. README.md says what the
 columns are and how the compiler's estimates were corrected.
 """

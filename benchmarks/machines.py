@@ -70,7 +70,7 @@ _A100 = _GPU.format(
 
 MACHINES = {
     "TPU v5e-8": Machine("tpu", "v5e:2x4", 197e12, 16 * GIB, 819e9, 100e9, macs=4 * UNIT, passes=222),
-    "TPU v6e-8": Machine("tpu", "v6e:2x4", 918e12, 32 * GIB, 1640e9, 224e9, macs=16 * UNIT, passes=378),
+    "TPU v6e-8": Machine("tpu", "v6e:2x4", 918e12, 32 * GIB, 1640e9, 200e9, macs=16 * UNIT, passes=378),
     "8 × TPU v4": Machine(
         "tpu", "v4:2x2x2", 275e12, 32 * GIB, 1228e9, 150e9, options=MEGACORE, macs=8 * UNIT, passes=452
     ),

@@ -1,4 +1,4 @@
-"""Programs for accelerators that are not here: what is read from them, and, with a TPU's or GPU's compiler, the thing."""
+"""Programs for accelerators that are not here: what is read from them and, with a compiler for them, the thing."""
 
 import dataclasses
 import json
@@ -89,13 +89,15 @@ import sys, json, jax, machines, compiled
 chips = machines.devices(machines.MACHINES[sys.argv[1]])
 lowered = compiled.training("small-cnn", sys.argv[2], chips, each=8)
 program = lowered.compile()
-def layout(tree): return sorted({str(s.spec) if hasattr(s, "spec") else str(s.is_fully_replicated)
-                                 for s in jax.tree.leaves(tree)})
+def layout(tree):
+    return sorted({str(tuple(getattr(sharding, "spec", ()))) for sharding in jax.tree.leaves(tree)})
+
+assert all(s.is_fully_replicated for s in jax.tree.leaves(program.output_shardings))
 (carry, fixed, rows), _ = program.input_shardings
 memory = program.memory_analysis()
 used = memory.argument_size_in_bytes + memory.temp_size_in_bytes
 print(json.dumps(compiled.read(program.as_text()) | {"used": used, "carry": layout(carry), "fixed": layout(fixed),
-    "rows": layout(rows), "made": layout(program.output_shardings), "chips": len(chips)}))
+    "rows": layout(rows), "chips": len(chips)}))
 """
 
 
@@ -119,13 +121,12 @@ def test_a_training_step_for_chips_that_are_not_here(machine):
     is_ = json.loads(done.stdout.splitlines()[-1])
     assert is_["chips"] == 8
     # The batch is cut along its axis, after that of steps; all else is everywhere, the result too.
-    assert is_["rows"] == ["PartitionSpec(None, 'data')"] or is_["rows"] == ["P(None, 'data')"]
-    assert all("data" not in spec for part in ("carry", "fixed", "made") for spec in is_[part])
+    assert is_["rows"] == ["(None, 'data')"]
+    assert all("data" not in spec for part in ("carry", "fixed") for spec in is_[part])
     assert 0 < is_["used"] < machines.MACHINES[machine].memory / 8
     # XLA's own convolutions: four forward, four kernel gradients, three input gradients.
     assert is_["convolutions"] == 11
     assert is_["cudnn"] == (11 if machine == "8 × H100" else 0)
     # One all-reduce a type of number: kernels' gradients, biases' and the metrics, the counts.
-    parameters = 5_678_273 - 128 * 3 * 0
     assert 1 <= is_["reductions"] <= 3
-    assert 2 * 5_600_000 < is_["reduced_bytes"] < 4 * 5_800_000, parameters
+    assert 2 * 5_600_000 < is_["reduced_bytes"] < 4 * 5_800_000

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from jax import lax
 
 from cnnjax.errors import UserError
-from cnnjax.ops import conv, conv_max_pool, dense, max_pool, spread, winograd
+from cnnjax.ops import conv, conv_max_pool, dense, max_pool, pool, spread, winograd
 
 few = settings(max_examples=8, deadline=None)
 
@@ -257,6 +257,18 @@ def test_ties_go_to_the_first_maximum(values):
     F.max_pool2d(tx, 2).sum().backward()
     np.testing.assert_array_equal(gradient, from_torch(tx.grad))
     assert gradient.sum() == 4
+
+
+@pytest.mark.parametrize("window", [2, 3])
+def test_max_pool_of_a_tpu_is_the_same(window):
+    """Also where a window has several maxima, as in bfloat16 it often has."""
+    rng = np.random.default_rng(window)
+    shapes = ((2, 7, 8, 3), (2, 7, 8, 3), (2, 7 // window, 8 // window, 3))
+    x, dx, g = (jnp.asarray(rng.integers(0, 4, shape), jnp.bfloat16) for shape in shapes)
+    here, there = partial(max_pool, window=window), partial(pool._reduced, window=window)
+    np.testing.assert_array_equal(there(x), here(x))
+    np.testing.assert_array_equal(jax.vjp(there, x)[1](g)[0], jax.vjp(here, x)[1](g)[0])
+    np.testing.assert_array_equal(jax.jvp(there, (x,), (dx,))[1], jax.jvp(here, (x,), (dx,))[1])
 
 
 def test_max_pool_derivatives_both_modes():
