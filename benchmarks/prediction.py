@@ -46,7 +46,7 @@ class Machine:
 # Links: a chip of a TPU without wrap-around (below 16 a side on v5e, 4 on v5p) can use two of four, or three of six.
 MACHINES = {
     "TPU v5e": Machine(
-        197e12, 0.68, {8: (Level(8, 100e9),), 64: (Level(64, 100e9),), 512: (Level(256, 200e9), Level(2, 3.125e9))}
+        197e12, 0.58, {8: (Level(8, 100e9),), 64: (Level(64, 100e9),), 512: (Level(256, 200e9), Level(2, 3.125e9))}
     ),
     "TPU v5p": Machine(459e12, 0.68, {8: (Level(8, 300e9),), 64: (Level(64, 600e9),), 512: (Level(512, 600e9),)}),
     "H100": Machine(
