@@ -48,7 +48,7 @@ MACHINES = {
     "TPU v5e": Machine(
         197e12, 0.58, {8: (Level(8, 100e9),), 64: (Level(64, 100e9),), 512: (Level(256, 200e9), Level(2, 3.125e9))}
     ),
-    "TPU v5p": Machine(459e12, 0.68, {8: (Level(8, 300e9),), 64: (Level(64, 600e9),), 512: (Level(512, 600e9),)}),
+    "TPU v5p": Machine(459e12, 0.63, {8: (Level(8, 300e9),), 64: (Level(64, 600e9),), 512: (Level(512, 600e9),)}),
     "H100": Machine(
         989e12, 0.4, {n: (Level(8, 450e9), *((Level(n // 8, 50e9),) if n > 8 else ())) for n in CHIPS}
     ),

@@ -138,7 +138,7 @@ def shares(rows: Sequence[Any], path: Path) -> Path:
         axes.set_yticks([])
         axes.grid(visible=False)
         axes.set_xlim(0, 1)
-        axes.set_xticks([0, 0.25, 0.5, 0.75, 1], [])
+        axes.set_xticks([0, 0.25, 0.5, 0.75, 1], ["0%", "25%", "50%", "75%", "100%"])
         axes.set_ylim(len(some) - 0.5, -0.5)
         for place, row in enumerate(some):
             ours = "plain" not in row.program

@@ -209,10 +209,8 @@ def lowered(network: Any, layer: str, batch: int, device: jax.Device) -> jax.sta
     def shape(*size: int, dtype: Any = jnp.float32) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct(size, dtype, sharding=there)
 
-    leaves, tree = jax.tree.flatten(network._replace(digest="", made={}))
-    dynamic = tuple(hasattr(leaf, "shape") for leaf in leaves)
-    arrays = [shape(*leaf.shape, dtype=leaf.dtype) for leaf in leaves if hasattr(leaf, "shape")]
-    rest = (tree, tuple(None if hasattr(leaf, "shape") else leaf for leaf in leaves), dynamic)
+    arrays, rest = layers.pack(network)
+    arrays = [shape(*array.shape, dtype=array.dtype) for array in arrays]
     image = shape(batch, network.side, network.side, 3)
     state = State(image, image, shape(batch), image, shape(batch))
     keys = shape(batch, dtype=jax.eval_shape(lambda: jax.random.key(0)).dtype)

@@ -67,11 +67,16 @@ def at_side(network: Any, side: int | None) -> Any:
 def pack(network: Any) -> tuple[list[jax.Array], Hashable]:
     """A network as its arrays and all the rest, hashable: a dynamic and a static argument for jit.
 
-    So one compiled program serves every network of one architecture, and no function is compiled per call.
+    So one compiled program serves every network of one architecture, and no function is compiled per call. Arrays may
+    be jax.ShapeDtypeStruct, and stay so.
     """
     leaves, tree = jax.tree.flatten(network._replace(seal=None, made={}))
-    dynamic = [isinstance(leaf, jax.Array | np.ndarray) for leaf in leaves]
-    arrays = [jnp.asarray(leaf) for leaf, d in zip(leaves, dynamic, strict=True) if d]
+    dynamic = [isinstance(leaf, jax.Array | np.ndarray | jax.ShapeDtypeStruct) for leaf in leaves]
+    arrays = [
+        leaf if isinstance(leaf, jax.ShapeDtypeStruct) else jnp.asarray(leaf)
+        for leaf, d in zip(leaves, dynamic, strict=True)
+        if d
+    ]
     return arrays, (tree, tuple(None if d else leaf for leaf, d in zip(leaves, dynamic, strict=True)), tuple(dynamic))
 
 
