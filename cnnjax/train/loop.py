@@ -16,12 +16,13 @@ import jax
 import jax.numpy as jnp
 from tqdm import tqdm
 
-from cnnjax import models, pretrained
+from cnnjax import pretrained
 from cnnjax.config import Config, TrainConfig, as_dict
-from cnnjax.data import clean, feed, stream
+from cnnjax.data import feed, stream
+from cnnjax.data.clean import Cleaning
 from cnnjax.data.split import Dataset, Split
 from cnnjax.errors import Preempted, UserError
-from cnnjax.train import metrics, optimizer, parallel, preemption, run
+from cnnjax.train import metrics, optimizer, parallel, preemption, run, start
 from cnnjax.train.checkpoint import Checkpoints
 from cnnjax.train.step import Task, TrainState, create_state
 
@@ -46,7 +47,7 @@ def fit(
 
     With `resume` a run goes on from its latest whole checkpoint and ends as if it had never stopped, bit for bit (a
     finished one returns at once; a folder without a run starts one). Without `on_progress` a bar is shown. Raises
-    UserError for a batch that does not fit the data or the devices, a folder in use, not writable or full, another
+    UserError for a batch that does not fit the data or the devices, weights to start from that do not fit, a folder in use, not writable or full, another
     config than the resumed run's, no whole checkpoint left, or a loss that is no longer finite; Preempted when SIGTERM
     came, after the running call was finished and saved.
     """
@@ -58,14 +59,11 @@ def fit(
         test = json.loads((folder / "test.json").read_text())
         return Result(history, pretrained.load(folder / "weights.safetensors"), test)
 
-    cleaning = clean.fit(config.data.cleaning, dataset.train.images)
-    model = models.create(
-        config.model, side=config.data.side, num_classes=len(dataset.class_names), seed=config.train.seed
-    )
-    graph, params = models.split(model)
-    task = Task(graph, optimizer.create(config.optimizer, steps * config.train.epochs), config.augment)
+    graph, params, cleaning, origin = start.begin(config, dataset)
+    frozen = start.frozen(config.train.frozen, params)
+    task = Task(graph, optimizer.create(config.optimizer, steps * config.train.epochs), config.augment, frozen)
     evaluate = parallel.evaluator(way, graph, max(batch, EVAL_BATCH))
-    state, sums, history = create_state(params, task.optimizer), metrics.zeros(), []
+    state, sums, history = create_state(params, task.optimizer, frozen), metrics.zeros(), []
     with ExitStack() as opened:
         terminated = opened.enter_context(preemption.sigterm())
         checkpoints = opened.enter_context(Checkpoints(folder / "checkpoints"))
@@ -123,6 +121,7 @@ def fit(
         sums = evaluate(*parallel.replicate(way, (best, cleaning)), parallel.reside(way, split))
         test = metrics.means(sums) | {"count": len(split.labels), "epoch": row["epoch"]}
         made = {"config": as_dict(replace(config, run="")), "best": row, "test": test}
+        made |= origin
         made["seconds"] = sum(row["seconds"] for row in history)
         network = pretrained.network(graph, best, config.model, config.data.side, dataset.class_names, cleaning, made)
         pretrained.save(folder / "weights.safetensors", network)
@@ -136,7 +135,7 @@ def _trainer(
     way: parallel.Parallel,
     task: Task,
     state: TrainState,
-    cleaning: clean.Cleaning,
+    cleaning: Cleaning,
     split: Split,
     steps: int,
     display: "_Display",

@@ -1,0 +1,184 @@
+"""Transfer: a trained VGG's convolutions with new dense layers, which learn other classes from few pictures.
+
+As in Chollet (2016), "Building powerful image classification models using very little data": the convolutions see every
+picture once, and what they make of it (the bottleneck features) trains the dense layers, in seconds. What follows, the
+last block's convolutions trained along at a small rate, is an ordinary run (`loop.fit`) with `train.start` the file that
+`fit_head` leaves and `train.frozen` the blocks before.
+"""
+
+import json
+import math
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float, Int
+from tqdm import tqdm
+
+from cnnjax import models, pretrained
+from cnnjax.config import Config, ModelConfig, as_dict
+from cnnjax.data import clean, feed
+from cnnjax.data.split import Dataset, Split
+from cnnjax.errors import UserError
+from cnnjax.train import metrics, optimizer, parallel, run
+from cnnjax.train.loop import Result
+from cnnjax.train.step import DROPOUT, TrainState, create_state, example_keys, example_losses, unit
+
+BATCH = 64  # pictures at a time through the convolutions
+HEAD = ("fc1", "fc2", "predictions")
+
+
+class Features(NamedTuple):
+    """What the convolutions make of a split's pictures, on the device."""
+
+    values: Float[Array, "pictures features"]
+    labels: Int[Array, " pictures"]
+
+
+class Bottleneck(NamedTuple):
+    """The features of a data set: the training pictures as they are and then, if asked for, mirrored."""
+
+    train: Features
+    valid: Features
+    load_test: Callable[[], Features]
+
+
+def adopt(base: pretrained.Network, model: ModelConfig, side: int, class_names: tuple[str, ...], seed: int) -> Any:
+    """The Network `model` for these classes: the convolutions and the cleaning of `base`, new dense layers.
+
+    The convolutions take pictures of any side. Raises UserError for a base that is no VGG or not of the model's kind
+    and width, a side that five poolings reduce to nothing or that the base's whitening does not fit, and fewer than two
+    classes.
+    """
+    if not base.model.name.startswith("vgg"):
+        raise UserError(f"the weights are a {base.model.name}'s: give those of a VGG, whose convolutions can be kept")
+    for name in ("name", "width"):
+        own, wanted = getattr(base.model, name), getattr(model, name)
+        if own != wanted:
+            raise UserError(f"the weights have --model.{name} {own}, not {wanted}: give theirs")
+    if base.cleaning.kind == "zca" and side != base.side:
+        raise UserError(f"the weights whiten pictures of side {base.side}, not {side}: use --data.side {base.side}")
+    graph, params = models.split(models.create(model, side=side, num_classes=len(class_names), seed=seed))
+    params = {name: leaves if name in HEAD else base.params[name] for name, leaves in params.items()}
+    return pretrained.network(graph, params, model, side, class_names, base.cleaning, {"base": base.digest})
+
+
+def bottleneck(network: pretrained.Network, dataset: Dataset, *, mirrored: bool = True) -> Bottleneck:
+    """The features of every picture of `dataset` (those of the test split when they are asked for), computed once."""
+    base = {name: leaves for name, leaves in network.params.items() if name not in HEAD}
+    # No feature depends on the head; the graph wants one.
+    head = {name: jax.tree.map(jnp.zeros_like, network.params[name]) for name in HEAD}
+    way = parallel.choose("auto", jax.device_count())
+
+    def features(fixed: Any, images: Array) -> Array:
+        base, cleaning, flip = fixed
+        images = unit(images)
+        images = clean.clean(cleaning, jnp.where(flip, images[:, :, ::-1], images))
+        return models.apply(network.graph, base | head, images)[1]["flatten"]
+
+    compute = parallel.mapper(way, features, BATCH)
+
+    def of(split: Split, what: str, flips: tuple[bool, ...] = (False,)) -> Features:
+        count = len(split.labels)
+        with tqdm(total=count * len(flips), desc=f"features of {what} pictures", unit=" images", delay=1.0) as bar:
+            fixed = parallel.replicate(way, (base, network.cleaning))
+            values = [compute((*fixed, jnp.asarray(flip)), split, bar.update) for flip in flips]
+        return Features(jnp.concatenate(values), jnp.tile(jnp.asarray(split.labels), len(flips)))
+
+    return Bottleneck(
+        of(dataset.train, "training", (False, True) if mirrored else (False,)),
+        of(dataset.valid, "validation"),
+        lambda: of(dataset.load_test(), "test"),
+    )
+
+
+def fit_head(
+    config: Config, network: pretrained.Network, features: Bottleneck, folder: Path, *, resume: bool = False
+) -> Result:
+    """Train the dense layers of `network` on the features and leave a run in `folder`, without checkpoints.
+
+    An epoch is one compiled scan. A run that was interrupted starts again: that costs seconds; a finished one returns
+    at once with `resume`. The best epoch's layers are kept, as by `fit`, whose Result and UserErrors these are.
+    """
+    run.prepare(folder, config, resume)
+    if (history := run.finished(folder, config)) is not None:
+        test = json.loads((folder / "test.json").read_text())
+        return Result(history, pretrained.load(folder / "weights.safetensors"), test)
+    batch, epochs = config.train.batch_size, config.train.epochs
+    steps = feed.steps_per_epoch(config.train.steps_per_epoch, batch, len(features.train.labels))
+    descent = optimizer.create(config.optimizer, steps * epochs)
+    order_key, step_key = jax.random.split(jax.random.key(config.train.seed))
+    state = create_state({name: network.params[name] for name in HEAD}, descent)
+    # All in one place from the first call on: what comes from elsewhere would have the program compiled twice.
+    state, everything, step_key = jax.device_put((state, network.params, step_key), features.train.values.sharding)
+    train = jax.jit(partial(_epoch, network.graph, descent))
+    evaluate = jax.jit(partial(_evaluate, network.graph))
+    history, best = [], state.params
+    with tqdm(total=epochs * steps * batch, desc="dense layers", unit=" images", dynamic_ncols=True) as bar:
+        while not run.is_complete(history, config):
+            started, first = time.perf_counter(), len(history) * steps
+            order = feed.order(order_key, first * batch, steps * batch, len(features.train.labels))
+            state, sums = train(state, everything, features.train, order.reshape(steps, batch), step_key)
+            means = {"train": metrics.means(sums)}
+            means["valid"] = metrics.means(evaluate(everything | state.params, features.valid))
+            if not math.isfinite(means["train"]["loss"]):
+                raise UserError(
+                    f"the training loss is no longer finite in step {first + int(sums['finite']) + 1}: lower the "
+                    f"learning rate (it is {config.optimizer.learning_rate})"
+                )
+            seconds = time.perf_counter() - started
+            row = {f"{split}_{name}": value for split, values in means.items() for name, value in values.items()}
+            counts = {"epoch": len(history) + 1, "step": first + steps}
+            history.append(counts | row | {"images_per_second": steps * batch / seconds, "seconds": seconds})
+            best = state.params if metrics.best(history) is history[-1] else best
+            bar.update(steps * batch)
+            bar.set_postfix({name: f"{row[name]:.3f}" for name in ("train_loss", "valid_loss", "valid_accuracy")})
+    row, split = metrics.best(history), features.load_test()
+    params = everything | best
+    test = metrics.means(evaluate(params, split)) | {"count": len(split.labels), "epoch": row["epoch"]}
+    made = network.made | {"config": as_dict(replace(config, run="")), "best": row, "test": test}
+    made["seconds"] = sum(row["seconds"] for row in history)
+    kept = pretrained.network(
+        network.graph, params, network.model, network.side, network.class_names, network.cleaning, made
+    )
+    metrics.rewrite(folder / "metrics.jsonl", history)
+    pretrained.save(folder / "weights.safetensors", kept)
+    run.write(folder / "test.json", test)
+    return Result(history, kept, test)
+
+
+def _epoch(
+    graph: Any, descent: Any, state: TrainState, params: Any, features: Features, rows: Int[Array, "steps batch"], key: Any
+) -> tuple[TrainState, metrics.Sums]:
+    """One step a row of indices, each as `step.train_step` does it, from the features on."""
+    fold = jax.vmap(jax.random.fold_in, (0, None))
+
+    def advance(carry: Any, row: Array) -> tuple[Any, None]:
+        state, sums = carry
+        keys = fold(example_keys(key, state.step, jnp.arange(len(row))), DROPOUT)
+        values, labels = features.values[row], features.labels[row]
+
+        def mean_loss(head: Any) -> tuple[Array, tuple[Array, Array]]:
+            logits = models.head(graph, params | head, values, keys)
+            losses = example_losses(logits, labels)
+            return losses.mean(), (losses, logits)
+
+        gradient, (losses, logits) = jax.grad(mean_loss, has_aux=True)(state.params)
+        more = metrics.measure(losses, logits, labels, jnp.ones(labels.shape, bool))
+        updates, opt_state = descent.update(gradient, state.opt_state, state.params)
+        head = jax.tree.map(lambda p, u: p + u, state.params, updates)
+        return (TrainState(state.step + 1, head, opt_state), metrics.add(sums, more)), None
+
+    return lax.scan(advance, (state, metrics.zeros()), rows)[0]
+
+
+def _evaluate(graph: Any, params: Any, features: Features) -> metrics.Sums:
+    logits = models.head(graph, params, features.values)
+    losses = example_losses(logits, features.labels)
+    return metrics.measure(losses, logits, features.labels, jnp.ones(features.labels.shape, bool))
