@@ -241,7 +241,8 @@ PRESETS: dict[str, Config] = {
     "new-head": Config(
         data=_FEW,
         model=_NARROW,
-        train=TrainConfig(epochs=40, batch_size=16),
+        optimizer=OptimizerConfig(learning_rate=1e-4),
+        train=TrainConfig(epochs=30, batch_size=16),
     ),
     # Second step, from the first one's weights (--train.start): the last block learns too, slowly.
     "fine-tune": Config(
@@ -249,7 +250,7 @@ PRESETS: dict[str, Config] = {
         augment=AugmentConfig(enabled=True, rotation=15.0, shift=0.1),
         model=_NARROW,
         optimizer=OptimizerConfig(name="sgd", learning_rate=1e-3),
-        train=TrainConfig(epochs=30, batch_size=16, frozen=("block1", "block2", "block3", "block4")),
+        train=TrainConfig(epochs=20, batch_size=16, frozen=("block1", "block2", "block3", "block4")),
     ),
 }
 

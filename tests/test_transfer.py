@@ -1,8 +1,11 @@
-"""Transfer: cached features, a new head on them, fine-tuning with frozen blocks, and every bad input as one sentence."""
+"""Transfer: cached features, a new head on them, fine-tuning with frozen blocks, every bad input as one sentence."""
 
 import dataclasses
 import json
 import os
+import subprocess
+import sys
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -104,10 +107,10 @@ def test_features_are_the_bases_activations_of_the_pictures_and_of_their_mirror_
     old = base()
     images = jnp.asarray(DATA.train.images, jnp.float32) / 255
     expected = [old.forward(old.params, view)[1]["flatten"] for view in (images, images[:, :, ::-1])]
-    assert features.train.values.shape == (2 * SIZE, expected[0].shape[1])
-    np.testing.assert_allclose(features.train.values, np.concatenate(expected), rtol=1e-4, atol=1e-5)
-    np.testing.assert_array_equal(features.train.labels, np.tile(DATA.train.labels, 2))
-    test = features.load_test()
+    assert features.train().values.shape == (2 * SIZE, expected[0].shape[1])
+    np.testing.assert_allclose(features.train().values, np.concatenate(expected), rtol=1e-4, atol=1e-5)
+    np.testing.assert_array_equal(features.train().labels, np.tile(DATA.train.labels, 2))
+    test = features.test()
     images = jnp.asarray(DATA.load_test().images, jnp.float32) / 255
     np.testing.assert_allclose(test.values, old.forward(old.params, images)[1]["flatten"], rtol=1e-4, atol=1e-5)
 
@@ -118,8 +121,8 @@ def test_streamed_pictures_have_the_same_features(network, features, tmp_path):
     names = np.asarray([os.fsencode(tmp_path / f"{i}.png") for i in range(SIZE)])
     streamed = Pictures("here", str, names, count_colours(DATA.train.images), SIDE)
     dataset = dataclasses.replace(DATA, train=Split(streamed, DATA.train.labels))
-    found = transfer.bottleneck(network, dataset, mirrored=False).train
-    np.testing.assert_array_equal(found.values, features.train.values[:SIZE])
+    found = transfer.bottleneck(network, dataset, mirrored=False).train()
+    np.testing.assert_array_equal(found.values, features.train().values[:SIZE])
 
 
 def test_a_head_on_features_is_a_network_whose_base_is_frozen(network, tmp_path):
@@ -140,7 +143,12 @@ def test_a_head_on_features_is_a_network_whose_base_is_frozen(network, tmp_path)
 
 def test_a_heads_run_is_a_folder_and_starts_again_to_the_same_end(network, features, head, tmp_path):
     folder, result = head
-    assert {path.name for path in folder.iterdir()} == {"config.json", "metrics.jsonl", "weights.safetensors", "test.json"}
+    assert {path.name for path in folder.iterdir()} == {
+        "config.json",
+        "metrics.jsonl",
+        "weights.safetensors",
+        "test.json",
+    }
     assert json.loads((folder / "test.json").read_text()) == result.test and result.test["count"] == 10
     kept = pretrained.load(folder / "weights.safetensors")
     assert kept.digest == result.network.digest and kept.class_names == DATA.class_names
@@ -159,7 +167,9 @@ def test_fine_tuning_moves_the_last_block_and_the_head_only(head, tuned):
     before, after = head[1].network, tuned[1].network
     for name in after.params:
         learns = name.startswith("block5") or not name.startswith("block")
-        moved = [not same(a, b) for a, b in zip(*(jax.tree.leaves(n.params[name]) for n in (before, after)), strict=True)]
+        moved = [
+            not same(a, b) for a, b in zip(*(jax.tree.leaves(n.params[name]) for n in (before, after)), strict=True)
+        ]
         assert all(moved) if learns else not any(moved), name
     assert same(after.cleaning, base().cleaning)
     assert after.made["start"]["digest"] == before.digest
@@ -254,3 +264,39 @@ def test_a_loss_that_is_not_finite(network, features, tmp_path):
     wild = dataclasses.replace(HEAD, optimizer=OptimizerConfig(name="sgd", learning_rate=1e30))
     with pytest.raises(UserError, match="no longer finite in step"):
         transfer.fit_head(wild, network, features, tmp_path / "run")
+
+
+SCRIPT = Path(__file__).parents[1] / "experiments" / "transfer.py"
+
+
+def script(*arguments: str) -> subprocess.CompletedProcess:
+    return subprocess.run([sys.executable, str(SCRIPT), *arguments], capture_output=True, text=True, timeout=600)
+
+
+def test_the_experiment_from_a_folder_of_pictures(tmp_path):
+    """With the shipped VGG16, on pictures of half its side."""
+    for name, split in (("axe", 0), ("shovel", 1)):
+        (tmp_path / "pictures" / name).mkdir(parents=True)
+        for i, image in enumerate(pictures(5, 28).images[split::2]):
+            Image.fromarray(image).save(tmp_path / "pictures" / name / f"{i}.png")
+    flags = ["--run", str(tmp_path / "run"), "--data.source", f"folder:{tmp_path / 'pictures'}", "--data.side", "32"]
+    flags += ["--data.per-class", "8", "--data.eval-per-class", "3", "--seeds", "4"]
+    flags += ["--head-epochs", "2", "--fine-tune-epochs", "1", "--small-epochs", "1"]
+    done = script(*flags)
+    assert done.returncode == 0, done.stderr
+    assert "wrote" in done.stdout and (tmp_path / "run" / "curves.png").stat().st_size > 10_000
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    place = tmp_path / "run" / "seed-4"
+    assert summary.keys() == {path.name for path in place.iterdir()}
+    for name, found in summary.items():
+        test = json.loads((place / name / "test.json").read_text())
+        assert test["count"] == 6 and found["test accuracy"]["seeds"] == {"4": test["accuracy"]}
+    shipped, tuned = pretrained.shipped(), pretrained.load(place / "fine-tune" / "weights.safetensors")
+    assert tuned.side == 32 and tuned.class_names == ("axe", "shovel") and same(tuned.cleaning, shipped.cleaning)
+    moved = {name for name in tuned.params if not same(tuned.params[name], shipped.params.get(name))}
+    assert moved == {name for name in tuned.params if name.startswith(("block5", "fc", "predictions"))}
+    assert script(*flags).stderr.endswith("or name another --run\n")
+    again = script(*flags, "--resume")
+    assert again.returncode == 0 and "features of" not in again.stderr, again.stderr
+    assert json.loads((tmp_path / "run" / "summary.json").read_text()) == summary
+    assert script("--seeds").stderr.startswith("error:")

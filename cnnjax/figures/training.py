@@ -37,12 +37,13 @@ def best_epoch(history: History) -> Mapping[str, Any]:
 def curves(histories: Mapping[str, History], path: Path) -> Path:
     """Loss and accuracy of each run (title -> its epochs), training and validation, on common scales.
 
-    Two runs: a column each, loss above accuracy. One run: loss beside accuracy. An epoch is a mapping with epoch,
+    Several runs: a column each, loss above accuracy. One run: loss beside accuracy. An epoch is a mapping with epoch,
     train_loss, train_accuracy, valid_loss and valid_accuracy. The epoch of lowest validation loss is marked.
     """
     left, top, height, alone = 62, 58, 200, len(histories) == 1
     gap = 64 if alone else 26
-    wide = (WIDTH - left - 10 - gap) / 2
+    columns = 2 if alone else len(histories)
+    wide = (WIDTH - left - 10 - gap * (columns - 1)) / columns
     figure, board = sheet(WIDTH, top + (1 if alone else 2) * (height + 22) + 26)
     losses = [e[k] for h in histories.values() for e in h for k in ("train_loss", "valid_loss")]
     scores = [e[k] for h in histories.values() for e in h for k in ("train_accuracy", "valid_accuracy")]

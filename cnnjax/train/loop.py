@@ -47,9 +47,9 @@ def fit(
 
     With `resume` a run goes on from its latest whole checkpoint and ends as if it had never stopped, bit for bit (a
     finished one returns at once; a folder without a run starts one). Without `on_progress` a bar is shown. Raises
-    UserError for a batch that does not fit the data or the devices, weights to start from that do not fit, a folder in use, not writable or full, another
-    config than the resumed run's, no whole checkpoint left, or a loss that is no longer finite; Preempted when SIGTERM
-    came, after the running call was finished and saved.
+    UserError for a batch that does not fit the data or the devices, weights to start from that do not fit the config, a
+    folder in use, not writable or full, another config than the resumed run's, no whole checkpoint left, or a loss that
+    is no longer finite; Preempted when SIGTERM came, after the running call was finished and saved.
     """
     size, batch = len(dataset.train.labels), config.train.batch_size
     steps = feed.steps_per_epoch(config.train.steps_per_epoch, batch, size)

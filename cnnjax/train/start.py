@@ -51,7 +51,9 @@ def frozen(names: Sequence[str], params: dict[str, Any]) -> frozenset[str]:
     for name in names:
         layers = {layer for layer in params if layer == name or layer.startswith(f"{name}_conv")}
         if not layers:
-            raise unknown("layer to freeze", name, sorted({layer.partition("_conv")[0] for layer in params} | set(params)))
+            raise unknown(
+                "layer to freeze", name, sorted({layer.partition("_conv")[0] for layer in params} | set(params))
+            )
         found |= layers
     if len(found) == len(params):
         raise UserError(f"--train.frozen {' '.join(names)} leaves no layer to learn: freeze fewer")

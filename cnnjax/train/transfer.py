@@ -2,8 +2,8 @@
 
 As in Chollet (2016), "Building powerful image classification models using very little data": the convolutions see every
 picture once, and what they make of it (the bottleneck features) trains the dense layers, in seconds. What follows, the
-last block's convolutions trained along at a small rate, is an ordinary run (`loop.fit`) with `train.start` the file that
-`fit_head` leaves and `train.frozen` the blocks before.
+last block trained along at a small rate, is an ordinary run (`loop.fit`) with `train.start` the file that `fit_head`
+leaves and `train.frozen` the blocks before.
 """
 
 import json
@@ -11,7 +11,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -42,11 +42,13 @@ class Features(NamedTuple):
 
 
 class Bottleneck(NamedTuple):
-    """The features of a data set: the training pictures as they are and then, if asked for, mirrored."""
+    """The features of a data set, computed when first asked for: of the training pictures as they are and then, if that
+    was wished, mirrored.
+    """
 
-    train: Features
-    valid: Features
-    load_test: Callable[[], Features]
+    train: Callable[[], Features]
+    valid: Callable[[], Features]
+    test: Callable[[], Features]
 
 
 def adopt(base: pretrained.Network, model: ModelConfig, side: int, class_names: tuple[str, ...], seed: int) -> Any:
@@ -70,7 +72,10 @@ def adopt(base: pretrained.Network, model: ModelConfig, side: int, class_names: 
 
 
 def bottleneck(network: pretrained.Network, dataset: Dataset, *, mirrored: bool = True) -> Bottleneck:
-    """The features of every picture of `dataset` (those of the test split when they are asked for), computed once."""
+    """The features of every picture of `dataset`, each split's computed once and kept on the device.
+
+    They depend on the convolutions alone: networks with other dense layers and seeds can share them.
+    """
     base = {name: leaves for name, leaves in network.params.items() if name not in HEAD}
     # No feature depends on the head; the graph wants one.
     head = {name: jax.tree.map(jnp.zeros_like, network.params[name]) for name in HEAD}
@@ -92,9 +97,9 @@ def bottleneck(network: pretrained.Network, dataset: Dataset, *, mirrored: bool 
         return Features(jnp.concatenate(values), jnp.tile(jnp.asarray(split.labels), len(flips)))
 
     return Bottleneck(
-        of(dataset.train, "training", (False, True) if mirrored else (False,)),
-        of(dataset.valid, "validation"),
-        lambda: of(dataset.load_test(), "test"),
+        cache(lambda: of(dataset.train, "training", (False, True) if mirrored else (False,))),
+        cache(lambda: of(dataset.valid, "validation")),
+        cache(lambda: of(dataset.load_test(), "test")),
     )
 
 
@@ -110,23 +115,24 @@ def fit_head(
     if (history := run.finished(folder, config)) is not None:
         test = json.loads((folder / "test.json").read_text())
         return Result(history, pretrained.load(folder / "weights.safetensors"), test)
-    batch, epochs = config.train.batch_size, config.train.epochs
-    steps = feed.steps_per_epoch(config.train.steps_per_epoch, batch, len(features.train.labels))
+    pictures, valid = features.train(), features.valid()
+    batch, epochs, size = config.train.batch_size, config.train.epochs, len(pictures.labels)
+    steps = feed.steps_per_epoch(config.train.steps_per_epoch, batch, size)
     descent = optimizer.create(config.optimizer, steps * epochs)
     order_key, step_key = jax.random.split(jax.random.key(config.train.seed))
     state = create_state({name: network.params[name] for name in HEAD}, descent)
     # All in one place from the first call on: what comes from elsewhere would have the program compiled twice.
-    state, everything, step_key = jax.device_put((state, network.params, step_key), features.train.values.sharding)
+    state, everything, step_key = jax.device_put((state, network.params, step_key), pictures.values.sharding)
     train = jax.jit(partial(_epoch, network.graph, descent))
     evaluate = jax.jit(partial(_evaluate, network.graph))
     history, best = [], state.params
     with tqdm(total=epochs * steps * batch, desc="dense layers", unit=" images", dynamic_ncols=True) as bar:
         while not run.is_complete(history, config):
             started, first = time.perf_counter(), len(history) * steps
-            order = feed.order(order_key, first * batch, steps * batch, len(features.train.labels))
-            state, sums = train(state, everything, features.train, order.reshape(steps, batch), step_key)
+            order = feed.order(order_key, first * batch, steps * batch, size)
+            state, sums = train(state, everything, pictures, order.reshape(steps, batch), step_key)
             means = {"train": metrics.means(sums)}
-            means["valid"] = metrics.means(evaluate(everything | state.params, features.valid))
+            means["valid"] = metrics.means(evaluate(everything | state.params, valid))
             if not math.isfinite(means["train"]["loss"]):
                 raise UserError(
                     f"the training loss is no longer finite in step {first + int(sums['finite']) + 1}: lower the "
@@ -139,7 +145,7 @@ def fit_head(
             best = state.params if metrics.best(history) is history[-1] else best
             bar.update(steps * batch)
             bar.set_postfix({name: f"{row[name]:.3f}" for name in ("train_loss", "valid_loss", "valid_accuracy")})
-    row, split = metrics.best(history), features.load_test()
+    row, split = metrics.best(history), features.test()
     params = everything | best
     test = metrics.means(evaluate(params, split)) | {"count": len(split.labels), "epoch": row["epoch"]}
     made = network.made | {"config": as_dict(replace(config, run="")), "best": row, "test": test}
@@ -154,7 +160,13 @@ def fit_head(
 
 
 def _epoch(
-    graph: Any, descent: Any, state: TrainState, params: Any, features: Features, rows: Int[Array, "steps batch"], key: Any
+    graph: Any,
+    descent: Any,
+    state: TrainState,
+    params: Any,
+    features: Features,
+    rows: Int[Array, "steps batch"],
+    key: Any,
 ) -> tuple[TrainState, metrics.Sums]:
     """One step a row of indices, each as `step.train_step` does it, from the features on."""
     fold = jax.vmap(jax.random.fold_in, (0, None))

@@ -175,7 +175,7 @@ def axe(stream: Stream, canvas: Canvas, noise: Noise) -> list[Layer]:
 
 
 def shovel(stream: Stream, canvas: Canvas, noise: Noise) -> list[Layer]:
-    """A handle, with a cross-grip or a loop at its far end, and a blade that goes on from it: pointed, round, square."""
+    """A handle, with a cross-grip or a loop at its far end, and a blade in line with it: pointed, round or square."""
     here = place(stream, canvas, scale=(0.55, 1.0), rotation=180.0, offset=0.2)
     here = here._replace(y=here.y + 0.3)
     light, long = sun(stream), stream.uniform(0.9, 1.3)
