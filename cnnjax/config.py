@@ -249,8 +249,8 @@ PRESETS: dict[str, Config] = {
         data=_FEW,
         augment=AugmentConfig(enabled=True, rotation=15.0, shift=0.1),
         model=_NARROW,
-        optimizer=OptimizerConfig(name="sgd", learning_rate=1e-3),
-        train=TrainConfig(epochs=20, batch_size=16, frozen=("block1", "block2", "block3", "block4")),
+        optimizer=OptimizerConfig(name="sgd", learning_rate=1e-4),
+        train=TrainConfig(epochs=12, batch_size=16, frozen=("block1", "block2", "block3", "block4")),
     ),
 }
 

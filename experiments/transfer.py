@@ -40,7 +40,7 @@ def compare(
     seeds: tuple[int, ...] = (0, 1, 2),
     head_epochs: int = PRESETS["new-head"].train.epochs,
     fine_tune_epochs: int = PRESETS["fine-tune"].train.epochs,
-    small_epochs: int = 40,
+    small_epochs: int = 20,
     run: Path = Path("runs/transfer"),
     resume: bool = False,
     fresh: bool = False,
@@ -53,7 +53,7 @@ def compare(
         seeds: Each fixes weights, order, dropout and augmentation; the pictures stay those of --data.seed.
         head_epochs: Passes over the features of the pictures and of their mirror images.
         fine_tune_epochs: Passes over the augmented pictures.
-        small_epochs: Of 25 steps each.
+        small_epochs: Of 50 steps each; ended after 8 without a lower validation loss.
         run: The folder.
         resume: Go on with the runs in the folder.
         fresh: Delete the runs in the folder first.
@@ -109,7 +109,7 @@ def _configs(
         model, pictures = config.model, data
         if name.startswith("small"):
             batch = min(train.batch_size, data.per_class or train.batch_size)
-            train = replace(train, steps_per_epoch=25, batch_size=batch)
+            train = replace(train, steps_per_epoch=50, batch_size=batch, early_stopping=8)
         else:
             model = replace(model, name=base.model.name, width=base.model.width)
             pictures = replace(data, cleaning=base.cleaning.kind)  # the weights bring theirs
@@ -136,10 +136,9 @@ def _summary(results: dict[int, Result]) -> dict[str, dict[str, Any]]:
 
 
 def _mean(histories: list[list[metrics.Row]]) -> list[metrics.Row]:
-    """Epoch by epoch, the mean over the seeds."""
-    return [
-        {name: statistics.fmean(row[name] for row in rows) for name in rows[0]} for rows in zip(*histories, strict=True)
-    ]
+    """The mean over the seeds of every epoch that all of them have."""
+    rows = zip(*histories, strict=False)
+    return [{name: statistics.fmean(row[name] for row in same) for name in same[0]} for same in rows]
 
 
 if __name__ == "__main__":
