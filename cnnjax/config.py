@@ -11,6 +11,7 @@ from typing import Any, Literal
 from cnnjax.errors import UserError, unknown
 
 MODELS = ("small-cnn", "vgg11", "vgg13", "vgg16", "vgg19")
+PRECISIONS = ("float32", "bfloat16")
 
 
 def _require(condition: bool, sentence: str) -> None:
@@ -149,6 +150,15 @@ class TrainConfig:
     early_stopping: int = 0
     """Stop after this many epochs without a lower validation loss; 0 never stops early."""
     tensorboard: bool = False
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """What layers compute in. Parameters, the optimizer's state, logits and loss are float32 in both. For accelerators:
+    a CPU gains nothing from bfloat16."""
+    microbatches: int = 1
+    """Each device takes its share of a batch in so many equal parts, one after another, and adds up their gradients
+    before the one update: less memory. Results depend on it by rounding only."""
+    remat: bool = False
+    """Keep only the input of each block of convolutions, and compute the rest of it again in the backward pass: less
+    memory, about a third more operations. Results depend on it by rounding only."""
     start: str = ""
     """A weights file whose network goes on learning: its parameters and its cleaning instead of new ones."""
     frozen: tuple[str, ...] = ()
@@ -157,6 +167,9 @@ class TrainConfig:
     def __post_init__(self) -> None:
         _require(self.epochs >= 1, f"--train.epochs {self.epochs} must be at least 1")
         _require(self.batch_size >= 1, f"--train.batch-size {self.batch_size} must be at least 1")
+        _require(self.microbatches >= 1, f"--train.microbatches {self.microbatches} must be at least 1")
+        if self.precision not in PRECISIONS:
+            raise unknown("precision", self.precision, PRECISIONS)
         for name in ("steps_per_epoch", "calls_per_epoch", "checkpoint_steps", "early_stopping"):
             _require(getattr(self, name) >= 0, f"--train.{name.replace('_', '-')} must not be negative")
 

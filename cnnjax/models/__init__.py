@@ -44,12 +44,16 @@ def apply(
     params: dict[str, Any],
     images: Float[Array, "batch height width channels"],
     keys: Key[Array, " batch"] | None = None,
+    *,
+    remat: bool = False,
 ) -> tuple[Float[Array, "batch ..."], dict[str, Array]]:
     """Logits and activations of the network `graph` with these parameters; pure. See the networks' `__call__`.
 
+    The layers compute in the type of the images, float32 or bfloat16; logits and the gradient of the parameters stay
+    float32. With `remat` a gradient keeps the input of each block of convolutions and computes the rest of it again.
     The activations are in the order of the layers; what jax.jit returns is in alphabetical order instead.
     """
-    return nnx.merge(graph, params)(images, keys)
+    return nnx.merge(graph, params)(images, keys, remat=remat)
 
 
 def head(

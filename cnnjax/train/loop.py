@@ -53,17 +53,18 @@ def fit(
     """
     size, batch = len(dataset.train.labels), config.train.batch_size
     steps = feed.steps_per_epoch(config.train.steps_per_epoch, batch, size)
-    way = parallel.choose(config.train.parallel, batch)
+    way = parallel.choose(config.train.parallel, batch, microbatches=config.train.microbatches)
     run.prepare(folder, config, resume)
     if (history := run.finished(folder, config)) is not None:
         test = json.loads((folder / "test.json").read_text())
         return Result(history, pretrained.load(folder / "weights.safetensors"), test)
 
     graph, params, cleaning, origin = start.begin(config, dataset)
-    frozen = start.frozen(config.train.frozen, params)
-    task = Task(graph, optimizer.create(config.optimizer, steps * config.train.epochs), config.augment, frozen)
-    evaluate = parallel.evaluator(way, graph, max(batch, EVAL_BATCH))
-    state, sums, history = create_state(params, task.optimizer, frozen), metrics.zeros(), []
+    rule = optimizer.create(config.optimizer, steps * config.train.epochs)
+    kinds = config.train.precision, config.train.microbatches, config.train.remat
+    task = Task(graph, rule, config.augment, *kinds, frozen=start.frozen(config.train.frozen, params))
+    evaluate = parallel.evaluator(way, graph, max(batch // task.microbatches, EVAL_BATCH), task.precision)
+    state, sums, history = create_state(params, task.optimizer, task.frozen), metrics.zeros(), []
     with ExitStack() as opened:
         terminated = opened.enter_context(preemption.sigterm())
         checkpoints = opened.enter_context(Checkpoints(folder / "checkpoints"))

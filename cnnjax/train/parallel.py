@@ -43,10 +43,10 @@ class Parallel:
         return self.mesh.size
 
 
-def choose(mode: str, batch_size: int, devices: list[jax.Device] | None = None) -> Parallel:
+def choose(mode: str, batch_size: int, devices: list[jax.Device] | None = None, microbatches: int = 1) -> Parallel:
     """The way to run that `mode` names: "auto" is "jit" on one device and "mesh" on several; "jit" uses the first.
 
-    Raises UserError when the devices cannot share out a batch evenly.
+    Raises UserError when the devices cannot share out a batch evenly, or cut their part of it into `microbatches`.
     """
     devices = list(devices or jax.devices())
     if mode == "auto":
@@ -62,6 +62,13 @@ def choose(mode: str, batch_size: int, devices: list[jax.Device] | None = None) 
         raise UserError(
             f"--train.batch-size {batch_size} cannot be shared out evenly to {n} devices: "
             f"use {near}, or --train.parallel jit for one device"
+        )
+    if (each := batch_size // n) % microbatches:
+        whole = [m for m in range(1, each + 1) if each % m == 0]
+        near = [*(m for m in whole[::-1] if m < microbatches)][:1] + [m for m in whole if m > microbatches][:1]
+        raise UserError(
+            f"--train.microbatches {microbatches} does not divide the {each} pictures of a batch on each device: "
+            f"use {' or '.join(map(str, near))}"
         )
     return Parallel(mode, jax.make_mesh((n,), (AXIS,), axis_types=(AxisType.Auto,), devices=devices))
 
@@ -114,7 +121,7 @@ def trainer(
         examples = place(parallel, Split(images, np.zeros(local, np.int32)))
         shared = place(parallel, positions[:, index * local[1] :][:, : local[1]])
         split = None
-    program = _program(parallel, partial(_train, task), donate=(0,))
+    program = _program(parallel, _accumulating(parallel, task), donate=(0,))
 
     def arguments(state: TrainState, sums: dict[str, Array], examples: Any, split: Split | None) -> Any:
         examples = examples if streamed else _share(parallel, examples)
@@ -133,12 +140,14 @@ def trainer(
     return run
 
 
-def evaluator(parallel: Parallel, graph: Any, batch_size: int) -> Callable[..., dict[str, Array]]:
+def evaluator(
+    parallel: Parallel, graph: Any, batch_size: int, precision: str = "float32"
+) -> Callable[..., dict[str, Array]]:
     """`run(params, cleaning, split)` gives the metrics of a whole split as sums, exactly: padding is masked.
 
     A streamed split is decoded by threads, batch after batch.
     """
-    program = _program(parallel, partial(_evaluate, graph), donate=())
+    program = _program(parallel, partial(_evaluate, graph, precision), donate=())
     batch_size = -(-batch_size // parallel.devices) * parallel.devices
 
     def run(params: Any, cleaning: Cleaning, split: Split) -> dict[str, Array]:
@@ -216,10 +225,19 @@ def _train(task: Task, carry: Any, fixed: Any, row: Any, axis: str | None = None
     return state, metrics.add(sums, more)
 
 
-def _evaluate(graph: Any, sums: Any, fixed: Any, row: Any, axis: str | None = None) -> Any:
+def _accumulating(parallel: Parallel, task: Task) -> Callable[..., Any]:
+    """The training step. On a mesh, one with microbatches is written for one device, as for pmap: in a loop over
+    sharded parts jit would sum the gradients over devices in every turn."""
+    step = partial(_train, task)
+    if parallel.mode != "mesh" or task.microbatches == 1:
+        return step
+    return jax.shard_map(partial(step, axis=AXIS), mesh=parallel.mesh, in_specs=(P(), P(), P(AXIS)), out_specs=P())
+
+
+def _evaluate(graph: Any, precision: str, sums: Any, fixed: Any, row: Any, axis: str | None = None) -> Any:
     (params, cleaning, split), (examples, mask) = fixed, row
     images, labels = _pictures(split, examples)
-    return metrics.add(sums, eval_step(graph, params, images, labels, mask, cleaning, axis))
+    return metrics.add(sums, eval_step(graph, params, images, labels, mask, cleaning, axis, precision))
 
 
 def _pictures(split: Split | None, examples: Any) -> tuple[Array, Array]:

@@ -11,10 +11,10 @@ from cnnjax.errors import UserError
 from cnnjax.train import metrics
 
 CONTENTS = ("config.json", "metrics.jsonl", "checkpoints", "weights.safetensors", "test.json", "tensorboard")
-# What a resumed run may change, because no number depends on it (parallel: none but by rounding).
+# What a resumed run may change, because no number depends on it (parallel, microbatches, remat: but by rounding).
 FREE = (
     "run", "data.feed", "data.workers", "data.cache", "train.parallel", "train.calls_per_epoch",
-    "train.checkpoint_steps", "train.tensorboard", "train.early_stopping",
+    "train.checkpoint_steps", "train.tensorboard", "train.early_stopping", "train.microbatches", "train.remat",
 )  # fmt: skip
 
 
@@ -91,7 +91,9 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _compare(saved: dict[str, Any], wanted: dict[str, Any], folder: Path) -> None:
-    old, new = _flatten(saved), _flatten(json.loads(json.dumps(wanted)))
+    # A field that came later than the run has the default's meaning.
+    old = _flatten(json.loads(json.dumps(as_dict(Config())))) | _flatten(saved)
+    new = _flatten(json.loads(json.dumps(wanted)))
     for name in sorted(old.keys() | new.keys()):
         before, after = old.get(name), new.get(name)
         if before == after or name in FREE:
