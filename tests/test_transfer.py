@@ -190,6 +190,14 @@ def test_fine_tuning_resumed_is_the_uninterrupted_run_bit_for_bit(tuning, tuned,
     assert numbers(resumed.history) == numbers(tuned[1].history) and resumed.test == tuned[1].test
 
 
+@pytest.mark.parametrize("parallel", ["pmap", "mesh"])
+def test_eight_devices_fine_tune_as_one_does(tuning, tuned, parallel, tmp_path):
+    train = dataclasses.replace(tuning.train, parallel=parallel, epochs=1)
+    result = fit(dataclasses.replace(tuning, train=train), DATA, tmp_path / "run")
+    assert numbers(result.history)[0] == pytest.approx(numbers(tuned[1].history)[0], rel=1e-4)
+    assert same(result.network.params["block4_conv2"], tuned[1].network.params["block4_conv2"])
+
+
 def test_frozen_layers_have_no_backward_pass_and_no_optimizer_state(network):
     frozen = start.frozen(EARLY, network.params)
     adam = optimizer.create(OptimizerConfig(), 10)
