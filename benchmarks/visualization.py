@@ -57,9 +57,9 @@ def random_vgg16(seed: int = 0) -> pretrained.Network:
 
 def chosen(network: pretrained.Network, layers: Sequence[str], filters: int) -> dict[str, list[int]]:
     """The filters to draw, by layer. Raises UserError for what the network has not, or the contenders cannot draw."""
-    if not network.model.name.startswith("vgg") or network.cleaning.kind == "zca":
+    if not network.model.name.startswith("vgg") or network.cleaning.kind not in ("none", "mean", "standard"):
         about = f"is a {network.model.name} with cleaning {network.cleaning.kind!r}"
-        raise UserError(f"the network of --weights {about}: give a VGG without zca")
+        raise UserError(f"the network of --weights {about}: give a VGG with none, mean or standard")
     known = {name: shape for name, shape in layers_.shapes(network).items() if "_conv" in name}
     return {
         layer: layers_.require(known, layer, filters_of(layer, known.get(layer, (0,))[-1])[:filters])

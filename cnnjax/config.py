@@ -5,6 +5,7 @@ The presets are those of the article's section 4 (batch sizes, Adam at 1e-3, aug
 """
 
 import dataclasses
+import re
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -172,6 +173,41 @@ class TrainConfig:
             raise unknown("precision", self.precision, PRECISIONS)
         for name in ("steps_per_epoch", "calls_per_epoch", "checkpoint_steps", "early_stopping"):
             _require(getattr(self, name) >= 0, f"--train.{name.replace('_', '-')} must not be negative")
+
+
+@dataclass(frozen=True)
+class HostsConfig:
+    """Which of several machines this is. Left out: as SLURM, GKE, Cloud TPU or Open MPI say, else this one alone."""
+
+    coordinator: str = ""
+    """ADDRESS:PORT of host 0, a free port there that the others can reach."""
+    count: int = 0
+    """How many hosts there are; 1 looks for no others."""
+    index: int = -1
+    """This host's number, from 0."""
+    patience: int = 300
+    """Seconds to wait for the other hosts at the start."""
+
+    def __post_init__(self) -> None:
+        _require(self.patience >= 1, f"--hosts.patience {self.patience} must be at least 1 second")
+        if not self.coordinator:
+            _require(
+                self.index == -1 and self.count in (0, 1),
+                "--hosts.count and --hosts.index need --hosts.coordinator, ADDRESS:PORT of host 0",
+            )
+            return
+        _require(
+            re.fullmatch(r".+:\d{1,5}", self.coordinator) is not None,
+            f"--hosts.coordinator {self.coordinator} must be ADDRESS:PORT, such as 10.0.0.1:8476",
+        )
+        _require(self.count >= 1, "--hosts.coordinator needs --hosts.count, how many hosts there are")
+        _require(
+            0 <= self.index < self.count,
+            f"--hosts.index must be this host's number, from 0 to {self.count - 1}, not {self.index}",
+        )
+
+
+AUTO = HostsConfig()
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,8 @@
 import difflib
 from collections.abc import Iterable
 
+_NAMED = 40  # of ImageNet's thousand classes nobody reads all
+
 
 class UserError(ValueError):
     """Bad input. Scripts print the sentence and exit with code 2; nothing already computed is lost."""
@@ -18,7 +20,9 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> UserError:
     `unknown("layer", "block1_conv9", layers)` → "unknown layer 'block1_conv9': did you mean block1_conv1, …?"
     """
     known = list(known)
-    near = difflib.get_close_matches(name, known, n=3, cutoff=0.4)
+    parts = [other for other in known if name and name.lower() in other.lower().split()]
+    near = list(dict.fromkeys(parts + difflib.get_close_matches(name, known, n=3, cutoff=0.4)))[:3]
     if near:
         return UserError(f"unknown {kind} {name!r}: did you mean {', '.join(near)}?")
-    return UserError(f"unknown {kind} {name!r}: choose one of {', '.join(known)}")
+    rest = f" and {len(known) - _NAMED} more" if len(known) > _NAMED else ""
+    return UserError(f"unknown {kind} {name!r}: choose one of {', '.join(known[:_NAMED])}{rest}")

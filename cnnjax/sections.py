@@ -141,7 +141,7 @@ def filters(folder: Path, vgg: pretrained.Network, recipe: recipes.Recipe, side:
 
 
 def classes(folder: Path, vgg: pretrained.Network, recipe: recipes.Recipe, seed: int) -> Result:
-    names = [name for name in recipes.CLASSES if name in vgg.class_names] or list(vgg.class_names)[:12]
+    names = recipes.classes_of(vgg.class_names)
     draw = functools.partial(ascent.classes, vgg, names, recipes.at_side(recipe, vgg.side), seed)
     drawn = _draw(folder, "classes", len(names) * recipe.steps, draw)
     grid = figures.picture_grid([p.image for p in drawn], names, folder / "classes.png")

@@ -56,7 +56,8 @@ def article(
         eval_per_class: Pictures a class for validation, and again for the test.
         plain_epochs: Epochs without augmentation.
         augmented_epochs: Epochs with augmentation.
-        weights: A VGG's weights file to look into; empty takes the small VGG16 that is part of the package.
+        weights: A VGG's weights file to look into, or imagenet (fetched and kept); empty takes the small VGG16 that is
+            part of the package.
         image: A picture for the feature maps; empty takes the cat photograph that is part of the package.
         filters_recipe: How filters are drawn.
         filters_side: Side of the filters' pictures.
@@ -65,8 +66,11 @@ def article(
         fresh: Start over instead of going on.
     """
     started, clock = datetime.datetime.now(datetime.UTC), time.perf_counter()
-    filters_recipe_, classes_recipe_ = recipes.recipe(filters_recipe), recipes.recipe(classes_recipe)
-    vgg = pretrained.load(Path(weights)) if weights else pretrained.shipped()
+    filters_recipe_, classes_recipe_ = (
+        recipes.recipe(filters_recipe, "filters"),
+        recipes.recipe(classes_recipe, "classes"),
+    )
+    vgg = pretrained.find(weights)
     photo = functools.partial(photograph.load_picture, Path(image)) if image else photograph.chelsea_face
     photo(vgg.side)
     stages = Stages(out, PLAN, fresh)

@@ -2,7 +2,7 @@
 
     python experiments/transfer.py
     python experiments/transfer.py --data.classes axe shovel fox bear --run runs/transfer-four
-    python experiments/transfer.py --data.source folder:PATH --data.side 150 --weights FILE
+    python experiments/transfer.py --data.source folder:PATH --data.side 150 --weights imagenet
 
 The step that the article's source takes next (Chollet, 2016, "Building powerful image classification models using very
 little data"). Beside it the small CNN is trained from scratch on the same pictures, without and with augmentation.
@@ -48,7 +48,7 @@ def compare(
     """Train both ways, once a seed.
 
     Args:
-        weights: Weights file of a VGG; empty takes the VGG16 that is part of the package.
+        weights: Weights file of a VGG, or imagenet; empty takes the VGG16 that is part of the package.
         data: Which pictures; empty classes of the procedural source are fox and axe.
         seeds: Each fixes weights, order, dropout and augmentation; the pictures stay those of --data.seed.
         head_epochs: Passes over the features of the pictures and of their mirror images.
@@ -62,7 +62,7 @@ def compare(
         raise UserError("--resume goes on with runs and --fresh deletes them: give one of them")
     if not seeds:
         raise UserError("--seeds names no seed: give one or more")
-    base = pretrained.load(Path(weights)) if weights else pretrained.shipped()
+    base = pretrained.find(weights, top=False)
     if data.source == "procedural" and not data.classes:
         data = replace(data, classes=NEW)
     epochs = {"head": head_epochs, "fine-tune": fine_tune_epochs, "small-cnn": small_epochs}

@@ -4,6 +4,7 @@
     python experiments/visualize.py filters --layer block3_conv3 --channels 4 8 15 --recipe quick
     python experiments/visualize.py classes --names hammer "tennis ball" --weights runs/vgg16-mini/weights.safetensors
 
+With --weights imagenet it is the article's VGG16, fetched once; `--names lamp` then means "table lamp", as there.
 Without --weights it is the small VGG16 that is part of the package, without --image its cat photograph. Every drawn
 picture is saved as PNG with its provenance inside and as JSON beside it, and all of them on one sheet.
 
@@ -17,7 +18,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from cnnjax import cli, figures, pretrained
-from cnnjax.data import photograph
+from cnnjax.data import imagenet, photograph
 from cnnjax.stages import make_folder
 from cnnjax.visualize import ascent, feature_maps, layers, pictures, recipes
 
@@ -29,23 +30,26 @@ def show_feature_maps(
     layer: tuple[str, ...] = (),
     channels: tuple[int, ...] = (),
     side: int = 150,
+    top: bool = True,
     out: Path = Path("runs/feature-maps"),
 ) -> None:
     """Show how a picture is transformed, layer by layer.
 
     Args:
-        weights: Weights file; empty takes the VGG16 that is part of the package.
+        weights: A weights file, or imagenet (fetched and kept); empty takes the VGG16 that is part of the package.
         image: A picture file; empty takes the cat photograph.
         layer: Which layers; empty takes the first convolution of each block, or all of a small network.
         channels: Which channels of each layer; empty takes the first eight.
         side: Side of the picture that a VGG's convolutions see; other networks take their own.
+        top: Whether the weights have dense layers to read; imagenet-notop has none, and is a tenth in size.
         out: Folder to write.
     """
     make_folder(out)
-    network = _network(weights)
+    network = pretrained.find(weights, top)
     if network.model.name == "small-cnn":
         side = network.side
-    shown = photograph.load_picture(Path(image), side) if image else photograph.chelsea_face(side)
+    crop = imagenet.crop(network.class_names)
+    shown = photograph.load_picture(Path(image), side, crop) if image else photograph.chelsea_face(side)
     maps = feature_maps.compute(network, shown, layer or _default_layers(network), channels or 8)
     for name, found in maps.items():
         dead = [channel for channel, d in zip(found.channels, found.dead, strict=True) if d]
@@ -60,6 +64,7 @@ def draw_filters(
     channels: tuple[int, ...] = (),
     recipe: str = "filters",
     side: int = 0,
+    top: bool = True,
     seed: int = 0,
     out: Path = Path("runs/filters"),
 ) -> None:
@@ -67,15 +72,17 @@ def draw_filters(
 
     Args:
         layer: Which layer.
-        weights: Weights file; empty takes the VGG16 that is part of the package.
+        weights: A weights file, or imagenet (fetched and kept); empty takes the VGG16 that is part of the package.
         channels: Which of its channels; empty takes eight.
-        recipe: How.
+        recipe: How; article is the article's way, which feeds raw pictures to weights that came from Caffe.
         side: Side of the pictures, where only a VGG's convolutions are needed; 0 takes the network's.
+        top: Whether the weights have dense layers to read; imagenet-notop has none, and is a tenth in size.
         seed: Of the noise that the ascent starts from.
         out: Folder to write.
     """
     make_folder(out)
-    network, how = _network(weights), recipes.recipe(recipe)
+    network, how = pretrained.find(weights, top), recipes.recipe(recipe, "filters")
+    print(ascent.told(network, how))
     base = layers.at_side(network, side or None)
     known = layers.shapes(base)
     wanted = layers.require(known, layer, channels or recipes.filters_of(layer, known.get(layer, (1,))[-1]))
@@ -98,23 +105,20 @@ def draw_classes(
     """Draw what a network takes for its classes.
 
     Args:
-        names: Which classes; empty takes all.
-        weights: Weights file; empty takes the VGG16 that is part of the package.
-        recipe: How.
+        names: Which classes; empty takes the article's twelve, or the network's first twelve.
+        weights: A weights file, or imagenet (fetched and kept); empty takes the VGG16 that is part of the package.
+        recipe: How; article is the article's way, which feeds raw pictures to weights that came from Caffe.
         seed: Of the noise that the ascent starts from.
         out: Folder to write.
     """
     make_folder(out)
-    network = _network(weights)
-    how = recipes.at_side(recipes.recipe(recipe), network.side)
-    steps = (len(names) or len(network.class_names)) * how.steps
-    drawn = _draw(steps, lambda tick: ascent.classes(network, names, how, seed, on_progress=tick))
+    network = pretrained.find(weights)
+    how = recipes.at_side(recipes.recipe(recipe, "classes"), network.side)
+    print(ascent.told(network, how))
+    names = recipes.classes_of(network.class_names, names)
+    drawn = _draw(len(names) * how.steps, lambda tick: ascent.classes(network, names, how, seed, on_progress=tick))
     titles = [f"{p.provenance['class']} {p.provenance['probability_after']:.0%}" for p in drawn]
     _save(drawn, out, "classes.png", titles)
-
-
-def _network(weights: str) -> pretrained.Network:
-    return pretrained.load(Path(weights)) if weights else pretrained.shipped()
 
 
 def _default_layers(network: pretrained.Network) -> list[str]:

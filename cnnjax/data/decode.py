@@ -19,11 +19,13 @@ _UPRIGHT = {
 }
 
 
-def decode(source: str | Path | bytes, side: int) -> UInt8[np.ndarray, "{side} {side} 3"]:
+def decode(source: str | Path | bytes, side: int, crop: float = 0.0) -> UInt8[np.ndarray, "{side} {side} 3"]:
     """The first frame of a picture, from its file or the file's content, upright, as side × side RGB.
 
     The whole picture is resized, without keeping its aspect (as the article's Keras generators do), by antialiased
-    bilinear interpolation. Grey and palette pictures become RGB, transparency is composited on white, 16 bits become 8.
+    bilinear interpolation; or, with `crop`, the square in its middle that is this share of its short side: 224/256 is
+    "resize the short side to 256 and take the middle 224", as networks trained on ImageNet are evaluated.
+    Grey and palette pictures become RGB, transparency is composited on white, 16 bits become 8.
     Raises what Pillow raises (exceptions of many kinds) when the file is broken.
     """
     if not isinstance(source, bytes):
@@ -34,14 +36,24 @@ def decode(source: str | Path | bytes, side: int) -> UInt8[np.ndarray, "{side} {
     except UnidentifiedImageError:
         raise UnidentifiedImageError("it is not a picture") from None  # Pillow would name the buffer
     with opened as picture:
-        # A JPEG can be decoded at 1/2, 1/4 or 1/8 for much less work; never smaller than what is asked.
-        picture.draft(None, (side, side))
+        # A JPEG can be decoded at 1/2, 1/4 or 1/8 for much less work; never smaller than what is asked. What published
+        # networks are evaluated with has no such shortcuts.
+        if not crop:
+            picture.draft(None, (side, side))
         orientation = _orientation(picture)
         rgb = _to_rgb(picture)
-    small = rgb.resize((side, side), Image.Resampling.BILINEAR, reducing_gap=3.0)
+    box, gap = (_middle(rgb.size, crop), None) if crop else (None, 3.0)
+    small = rgb.resize((side, side), Image.Resampling.BILINEAR, box, reducing_gap=gap)
     if orientation in _UPRIGHT:
         small = small.transpose(_UPRIGHT[orientation])
     return np.frombuffer(small.tobytes(), np.uint8).reshape(side, side, 3)
+
+
+def _middle(size: tuple[int, int], crop: float) -> tuple[float, float, float, float]:
+    width, height = size
+    square = min(size) * crop
+    left, top = (width - square) / 2, (height - square) / 2
+    return left, top, left + square, top + square
 
 
 def _orientation(picture: Image.Image) -> int:

@@ -27,15 +27,15 @@ def chelsea_face(side: int = 150) -> Float[np.ndarray, "{side} {side} 3"]:
     return np.asarray(face, np.float32) / 255
 
 
-def load_picture(path: Path, side: int) -> Float[np.ndarray, "{side} {side} 3"]:
-    """A picture file as RGB in [0, 1], resized whole to a square as the training pictures are.
+def load_picture(path: Path, side: int, crop: float = 0.0) -> Float[np.ndarray, "{side} {side} 3"]:
+    """A picture file as RGB in [0, 1], resized whole to a square as the training pictures are, or cropped (`decode`).
 
     Raises UserError when the file is missing, is not a picture or is broken.
     """
     if not path.is_file():
         raise UserError(f"there is no picture {path}: give the path of a JPEG, PNG or WebP file")
     try:
-        picture = decode(path, side)
+        picture = decode(path, side, crop)
     except Exception as error:  # Pillow's decoders raise many kinds
         raise UserError(f"{path} cannot be read as a picture ({type(error).__name__}): is it broken?") from error
     return picture.astype(np.float32) / 255

@@ -7,6 +7,7 @@ at most about 150 kB, and returns the path.
 from pathlib import Path
 
 from cnnjax.figures import networks, training, volumes, windows
+from cnnjax.figures.answers import answers as answers
 from cnnjax.figures.canvas import save as save
 from cnnjax.figures.canvas import sheet as sheet
 from cnnjax.figures.grids import augmented_samples as augmented_samples

@@ -16,18 +16,24 @@ from cnnjax.models.vgg import STAGES, VGG, VGG11, VGG13, VGG16, VGG19
 __all__ = ["VGG", "VGG11", "VGG13", "VGG16", "VGG19", "SmallCNN", "apply", "create", "head", "layer_shapes", "split"]
 
 
-def create(config: ModelConfig, *, side: int, num_classes: int, seed: int) -> nnx.Module:
+def create(
+    config: ModelConfig, *, side: int, num_classes: int, seed: int, outputs: int = 0, top: bool = True
+) -> nnx.Module:
     """A freshly initialised network for images of this side; two classes get one sigmoid logit.
 
-    Raises UserError for fewer than two classes or a side that is too small.
+    outputs: another number of logits, as other libraries' files may have. Without `top`, a VGG ends at block5_pool and
+    needs no classes. Raises UserError for fewer than two classes, a side that is too small, or a small network without
+    its top.
     """
-    if num_classes < 2:
+    if top and num_classes < 2:
         raise UserError(f"a classifier needs two classes or more, not {num_classes}")
-    outputs = 1 if num_classes == 2 else num_classes
+    outputs = outputs or (1 if num_classes == 2 else num_classes)
     if config.name == "small-cnn":
+        if not top:
+            raise UserError("small-cnn needs its dense layers: only a VGG does without them")
         kind = SmallCNN
     else:
-        kind = partial(VGG, STAGES[int(config.name.removeprefix("vgg"))], dense=config.dense or None)
+        kind = partial(VGG, STAGES[int(config.name.removeprefix("vgg"))], dense=config.dense or None, top=top)
     make = partial(kind, side=side, outputs=outputs, width=config.width, dropout=config.dropout)
     # One program for all parameters: drawn one by one, each would be compiled and kept apart.
     return nnx.jit(lambda rngs: make(rngs=rngs))(nnx.Rngs(seed))

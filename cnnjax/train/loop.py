@@ -5,6 +5,7 @@ import json
 import math
 import sys
 import time
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
 from dataclasses import replace
@@ -14,9 +15,10 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from tqdm import tqdm
 
-from cnnjax import pretrained
+from cnnjax import hosts, pretrained, version
 from cnnjax.config import Config, TrainConfig, as_dict
 from cnnjax.data import feed, stream
 from cnnjax.data.clean import Cleaning
@@ -54,12 +56,18 @@ def fit(
     size, batch = len(dataset.train.labels), config.train.batch_size
     steps = feed.steps_per_epoch(config.train.steps_per_epoch, batch, size)
     way = parallel.choose(config.train.parallel, batch, microbatches=config.train.microbatches)
-    run.prepare(folder, config, resume)
-    if (history := run.finished(folder, config)) is not None:
+    _agree(config, dataset)
+    hosts.by_first(run.prepare, folder, config, resume)
+    hosts.all_well(run.require_shared, folder)
+    history = json.loads(hosts.by_first(lambda: json.dumps(run.finished(folder, config))))
+    if history is not None:
         test = json.loads((folder / "test.json").read_text())
         return Result(history, pretrained.load(folder / "weights.safetensors"), test)
 
     graph, params, cleaning, origin = start.begin(config, dataset)
+    # What a checkpoint lacks to be a network.
+    about = pretrained.network(graph, {}, config.model, config.data.side, dataset.class_names, cleaning)
+    hosts.by_first(pretrained.save, folder / "input.safetensors", about)
     rule = optimizer.create(config.optimizer, steps * config.train.epochs)
     kinds = config.train.precision, config.train.microbatches, config.train.remat
     task = Task(graph, rule, config.augment, *kinds, frozen=start.frozen(config.train.frozen, params))
@@ -70,11 +78,11 @@ def fit(
         checkpoints = opened.enter_context(Checkpoints(folder / "checkpoints"))
 
         def between_calls(state: TrainState, sums: metrics.Sums) -> None:
-            """Save where it is due or SIGTERM came; then stop."""
-            step, every = int(state.step), config.train.checkpoint_steps
-            if step > checkpoints.step and (terminated() or (step % steps and 0 < every <= step - checkpoints.step)):
+            """Save where it is due or SIGTERM came to any host; then stop."""
+            step, every, stop = int(state.step), config.train.checkpoint_steps, hosts.any_of(terminated())
+            if step > checkpoints.step and (stop or (step % steps and 0 < every <= step - checkpoints.step)):
                 checkpoints.save(state, sums, history)
-            if terminated():
+            if stop:
                 checkpoints.wait()
                 raise Preempted(
                     f"stopped by SIGTERM: {folder} keeps all {step} steps; run the same command again to go on "
@@ -83,8 +91,7 @@ def fit(
 
         if checkpoints.latest is not None:
             state, sums, history = checkpoints.load(state)
-        (folder / "test.json").unlink(missing_ok=True)  # its being there says that the run is finished
-        metrics.rewrite(folder / "metrics.jsonl", history)
+        hosts.by_first(_begin, folder, history)
         display = _Display(steps, config.train, int(state.step), on_progress)
         state, sums, placed = parallel.replicate(way, (state, sums, cleaning))
         try:
@@ -99,7 +106,7 @@ def fit(
                 history = [*history, row | {"seconds": time.perf_counter() - started}]
                 sums = parallel.replicate(way, metrics.zeros())
                 checkpoints.save(state, sums, history)
-                log(history[-1])
+                hosts.by_first(log, history[-1])
                 display.epoch(history[-1])
                 between_calls(state, sums)
         except KeyboardInterrupt:
@@ -113,6 +120,13 @@ def fit(
             raise UserError(
                 f"{folder} cannot be written ({error.strerror or error}): make room and go on with --resume"
             ) from error
+        except jax.errors.JaxRuntimeError as error:
+            if not hosts.several():
+                raise
+            reason = str(error).strip().splitlines()[0][:150]
+            raise UserError(
+                f"the hosts lost each other ({reason}): {checkpoints.told()}; start all again with --resume"
+            ) from error
         finally:
             display.close()
         best, row = checkpoints.load_best(state, history)
@@ -125,10 +139,29 @@ def fit(
         made |= origin
         made["seconds"] = sum(row["seconds"] for row in history)
         network = pretrained.network(graph, best, config.model, config.data.side, dataset.class_names, cleaning, made)
-        pretrained.save(folder / "weights.safetensors", network)
-        run.write(folder / "test.json", test)
+        hosts.by_first(pretrained.save, folder / "weights.safetensors", network)
+        hosts.by_first(run.write, folder / "test.json", test)
         between_calls(state, sums)
     return Result(history, network, test)
+
+
+def _agree(config: Config, dataset: Dataset) -> None:
+    """Raises UserError where hosts would train different things together."""
+    if not hosts.several():
+        return
+    hosts.agree("their versions", f"{version.__version__} {jax.__version__}")
+    hosts.agree("their settings", json.dumps(as_dict(config)))
+    hosts.agree("their classes", json.dumps(dataset.class_names))
+    hosts.agree("what fits into their memory (--data.feed)", str(stream.is_streamed(dataset.train)))
+    for name, split in (("training", dataset.train), ("validation", dataset.valid)):
+        pictures = (split.images.names, split.images.colours) if stream.is_streamed(split) else (split.images,)
+        sums = [zlib.crc32(np.ascontiguousarray(array)) for array in (*pictures, split.labels)]
+        hosts.agree(f"their {name} pictures", json.dumps([len(split.labels), *sums]))
+
+
+def _begin(folder: Path, history: list[metrics.Row]) -> None:
+    (folder / "test.json").unlink(missing_ok=True)  # its being there says that the run is finished
+    metrics.rewrite(folder / "metrics.jsonl", history)
 
 
 def _trainer(
@@ -197,7 +230,8 @@ def _prefixed(name: str, values: dict[str, float]) -> dict[str, float]:
 
 def _logger(config: Config, folder: Path, first_step: int) -> Callable[[metrics.Row], None]:
     """What writes an epoch's row down: metrics.jsonl and, where the config wants it, TensorBoard's events."""
-    write = metrics.tensorboard(folder / "tensorboard", first_step) if config.train.tensorboard else None
+    wanted = config.train.tensorboard and hosts.first()
+    write = metrics.tensorboard(folder / "tensorboard", first_step) if wanted else None
 
     def log(row: metrics.Row) -> None:
         metrics.append(folder / "metrics.jsonl", row)
@@ -218,7 +252,7 @@ class _Display:
             total=self._total * self._batch,
             initial=self._done * self._batch,
             unit=" images",
-            disable=on_progress is not None,
+            disable=on_progress is not None or not hosts.first(),
             dynamic_ncols=True,
         )
 

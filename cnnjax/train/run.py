@@ -10,7 +10,10 @@ from cnnjax.config import Config, as_dict
 from cnnjax.errors import UserError
 from cnnjax.train import metrics
 
-CONTENTS = ("config.json", "metrics.jsonl", "checkpoints", "weights.safetensors", "test.json", "tensorboard")
+CONTENTS = (
+    "config.json", "metrics.jsonl", "checkpoints", "input.safetensors", "weights.safetensors", "test.json",
+    "tensorboard",
+)  # fmt: skip
 # What a resumed run may change, because no number depends on it (parallel, microbatches, remat: but by rounding).
 FREE = (
     "run", "data.feed", "data.workers", "data.cache", "train.parallel", "train.calls_per_epoch",
@@ -34,6 +37,14 @@ def prepare(folder: Path, config: Config, resume: bool) -> None:
             )
         _compare(saved, as_dict(config), folder)
     write(path, as_dict(config))
+
+
+def require_shared(folder: Path) -> None:
+    """Raises UserError unless this host sees the run that the first one has prepared."""
+    if not (folder / "config.json").exists():
+        raise UserError(
+            f"{folder} is not the folder that host 0 writes to: --run must be on a disk that all hosts share"
+        )
 
 
 def write(path: Path, values: dict[str, Any]) -> None:

@@ -16,12 +16,13 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
 
-from cnnjax.errors import UserError, unknown
+from cnnjax.data import clean
+from cnnjax.errors import UserError
 from cnnjax.visualize import images as images_
 from cnnjax.visualize import layers, objectives, transforms
 from cnnjax.visualize.objectives import Objective
 from cnnjax.visualize.pictures import Picture
-from cnnjax.visualize.recipes import RECIPES, Pass, Recipe
+from cnnjax.visualize.recipes import RECIPES, Pass, Recipe, classes_of
 
 EPSILON = 1e-7
 DECAY = 0.95
@@ -179,12 +180,12 @@ def classes(
     on_progress: Progress | None = None,
     batch: int = 16,
 ) -> list[Picture]:
-    """A picture for each class (default: all) that drives its logit most. Raises UserError for an unknown class."""
+    """A picture for each class (default: all) that drives its logit most. Raises UserError for an unknown class.
+
+    Of ImageNet's classes the article's words are understood, too (`recipes.classes_of`).
+    """
     known = network.class_names
-    names = list(names) or list(known)
-    for name in names:
-        if name not in known:
-            raise unknown("class", name, known)
+    names = classes_of(known, names or known)
     indices = [known.index(name) for name in names]
     drawn = _draw(network, objectives.class_, indices, recipe, seed, on_progress, batch)
     return [
@@ -196,6 +197,21 @@ def classes(
         )
         for name, index, d in zip(names, indices, drawn, strict=True)
     ]
+
+
+def fed(network: Any, recipe: Recipe) -> Any:
+    """The network as a recipe gives it pictures: itself, or with the article's preprocessing, which is none at all."""
+    if recipe.raw and getattr(network.cleaning, "kind", "") == "caffe":
+        return network._replace(cleaning=clean.raw())
+    return network
+
+
+def told(network: Any, recipe: Recipe) -> str:
+    """What is optimised and what the network is given, in a sentence."""
+    sentence = f"the pictures are display RGB; the network is given {clean.told(fed(network, recipe).cleaning)}"
+    if recipe.raw and fed(network, recipe) is network:
+        sentence += f", as it was trained: only Caffe's weights are fed raw by recipe {recipe.name}"
+    return sentence
 
 
 class _Drawn(NamedTuple):
@@ -217,13 +233,14 @@ def _draw(
     """All targets, `batch` at a time, the last batch filled up so that there is one program."""
     if batch < 1:
         raise UserError(f"a batch of {batch} objectives is none: use 1 or more")
-    size = min(batch, len(targets))
+    size, network = min(batch, len(targets)), fed(network, recipe)
     arrays, rest = layers.pack(network)
     shared = {
         "weights": network.digest,
         "model": network.model.name,
         "side": network.side,
         "recipe": recipe.name,
+        "input": clean.told(network.cleaning) if network.cleaning else "",
         "steps": recipe.steps,
         "seed": seed,
     }

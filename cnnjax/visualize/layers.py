@@ -55,7 +55,7 @@ def at_side(network: Any, side: int | None) -> Any:
     if side is None or side == network.side:
         return network
     model = nnx.merge(network.graph, network.params)
-    if not getattr(model, "top", False):
+    if not hasattr(model, "top"):
         raise UserError(
             f"this network only takes pictures of side {network.side}, not {side}: "
             "only a VGG's convolutions can be looked at alone"
@@ -69,7 +69,7 @@ def pack(network: Any) -> tuple[list[jax.Array], Hashable]:
 
     So one compiled program serves every network of one architecture, and no function is compiled per call.
     """
-    leaves, tree = jax.tree.flatten(network._replace(digest="", made={}))
+    leaves, tree = jax.tree.flatten(network._replace(seal=None, made={}))
     dynamic = [isinstance(leaf, jax.Array | np.ndarray) for leaf in leaves]
     arrays = [jnp.asarray(leaf) for leaf, d in zip(leaves, dynamic, strict=True) if d]
     return arrays, (tree, tuple(None if d else leaf for leaf, d in zip(leaves, dynamic, strict=True)), tuple(dynamic))

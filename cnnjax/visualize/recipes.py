@@ -1,7 +1,9 @@
 """Named ways to draw, and what the article drew with them: data."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from cnnjax.data import imagenet
 from cnnjax.errors import unknown
 
 
@@ -25,6 +27,9 @@ class Pass:
 class Recipe:
     name: str
     passes: tuple[Pass, ...]
+    raw: bool = False
+    """Weights that came from Caffe are given red, green, blue in 0 to 255 as they are, as the article did, instead of
+    what they were trained on. Other weights never are."""
 
     @property
     def steps(self) -> int:
@@ -36,8 +41,8 @@ RECIPES: dict[str, Recipe] = {
     recipe.name: recipe
     for recipe in (
         # The article's notebook on keras-vis 0.4.1: sharp but noisy first, then smoothed by total variation.
-        Recipe("article-filters", (Pass(300, jitter=0.05), Pass(200, jitter=0.05, tv=10.0))),
-        Recipe("article-classes", (Pass(300, jitter=16), Pass(300, jitter=16, tv=10.0))),
+        Recipe("article-filters", (Pass(300, jitter=0.05), Pass(200, jitter=0.05, tv=10.0)), raw=True),
+        Recipe("article-classes", (Pass(300, jitter=16), Pass(300, jitter=16, tv=10.0)), raw=True),
         # The article's two passes for any network. Its own weights suit activations in the hundreds, as VGG16 has on
         # raw pixels; where activations are near 1 they leave nothing but smooth colour.
         Recipe(
@@ -73,10 +78,15 @@ FEATURE_MAPS = ("block1_conv1", "block2_conv1", "block3_conv1", "block4_conv1", 
 FEATURE_MAP_ALONE = ("block1_conv1", 19)
 
 
-def recipe(name: str) -> Recipe:
-    """A recipe by name. Raises UserError, with the nearest names, when there is none."""
+def recipe(name: str, what: str = "") -> Recipe:
+    """A recipe by name; "article" is the article's for `what`, "filters" or "classes".
+
+    Raises UserError, with the nearest names, when there is none.
+    """
+    if name == "article" and what:
+        name = f"article-{what}"
     if name not in RECIPES:
-        raise unknown("recipe", name, RECIPES)
+        raise unknown("recipe", name, ["article", *RECIPES])
     return RECIPES[name]
 
 
@@ -95,3 +105,20 @@ def filters_of(layer: str, count: int) -> tuple[int, ...]:
         return chosen
     number = min(8, count)
     return tuple(i * count // number for i in range(number))
+
+
+def classes_of(known: Sequence[str], names: Sequence[str] = ()) -> list[str]:
+    """The classes that are asked for, by default the article's; of a network that knows none of them, the first twelve.
+
+    `known` are the network's. If they are ImageNet's, the article's words stand for its classes: "lamp" for table lamp.
+    Raises UserError, with the nearest names, for one that is not there.
+    """
+    is_imagenet = tuple(known) == imagenet.class_names()
+    meant = {word: known[index] for word, index in CLASSES.items()} if is_imagenet else {}
+    if not names:
+        return [meant.get(word, word) for word in CLASSES if word in meant or word in known] or list(known[:12])
+    found = [name if name in known else meant.get(name, name) for name in names]
+    for name in found:
+        if name not in known:
+            raise unknown("class", name, known)
+    return found
