@@ -26,7 +26,7 @@ from cnnjax.train.loop import Result, fit
 
 NEW = ("fox", "axe")
 TITLES = {
-    "head": "new head on frozen convolutions",
+    "head": "new head, base frozen",
     "fine-tune": "then block 5 fine-tuned",
     "small-cnn": "small CNN from scratch",
     "small-cnn-augmented": "small CNN, augmented",
@@ -40,7 +40,7 @@ def compare(
     seeds: tuple[int, ...] = (0, 1, 2),
     head_epochs: int = PRESETS["new-head"].train.epochs,
     fine_tune_epochs: int = PRESETS["fine-tune"].train.epochs,
-    small_epochs: int = 20,
+    small_epochs: int = 40,
     run: Path = Path("runs/transfer"),
     resume: bool = False,
     fresh: bool = False,
@@ -53,7 +53,7 @@ def compare(
         seeds: Each fixes weights, order, dropout and augmentation; the pictures stay those of --data.seed.
         head_epochs: Passes over the features of the pictures and of their mirror images.
         fine_tune_epochs: Passes over the augmented pictures.
-        small_epochs: Of 50 steps each; ended after 8 without a lower validation loss.
+        small_epochs: Of 50 steps each; ended after 15 without a lower validation loss.
         run: The folder.
         resume: Go on with the runs in the folder.
         fresh: Delete the runs in the folder first.
@@ -109,7 +109,7 @@ def _configs(
         model, pictures = config.model, data
         if name.startswith("small"):
             batch = min(train.batch_size, data.per_class or train.batch_size)
-            train = replace(train, steps_per_epoch=50, batch_size=batch, early_stopping=8)
+            train = replace(train, steps_per_epoch=50, batch_size=batch, early_stopping=15)
         else:
             model = replace(model, name=base.model.name, width=base.model.width)
             pictures = replace(data, cleaning=base.cleaning.kind)  # the weights bring theirs
@@ -120,18 +120,11 @@ def _configs(
 
 
 def _summary(results: dict[int, Result]) -> dict[str, dict[str, Any]]:
-    """Mean and (sample) deviation over the seeds, with the parameters of the lowest validation loss."""
-    columns = {
-        "validation accuracy": [metrics.best(r.history)["valid_accuracy"] for r in results.values()],
-        "test accuracy": [r.test["accuracy"] for r in results.values()],
-    }
+    """Over the seeds, with the parameters of the lowest validation loss."""
+    best = {seed: metrics.best(r.history) for seed, r in results.items()}
     return {
-        name: {
-            "mean": statistics.mean(values),
-            "deviation": statistics.stdev(values) if len(values) > 1 else 0.0,
-            "seeds": dict(zip(map(str, results), values, strict=True)),
-        }
-        for name, values in columns.items()
+        "validation accuracy": metrics.over_seeds({seed: row["valid_accuracy"] for seed, row in best.items()}),
+        "test accuracy": metrics.over_seeds({seed: r.test["accuracy"] for seed, r in results.items()}),
     }
 
 

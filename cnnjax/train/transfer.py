@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import optax
 from jax import lax
 from jaxtyping import Array, Float, Int
 from tqdm import tqdm
@@ -115,6 +116,22 @@ def fit_head(
     if (history := run.finished(folder, config)) is not None:
         test = json.loads((folder / "test.json").read_text())
         return Result(history, pretrained.load(folder / "weights.safetensors"), test)
+    history, params = _train(config, network, features)
+    row, split = metrics.best(history), features.test()
+    test = metrics.means(_evaluate(network.graph, params, split)) | {"count": len(split.labels), "epoch": row["epoch"]}
+    made = network.made | {"config": as_dict(replace(config, run="")), "best": row, "test": test}
+    made["seconds"] = sum(row["seconds"] for row in history)
+    kept = pretrained.network(
+        network.graph, params, network.model, network.side, network.class_names, network.cleaning, made
+    )
+    pretrained.save(folder / "weights.safetensors", kept)
+    metrics.rewrite(folder / "metrics.jsonl", history)
+    run.write(folder / "test.json", test)
+    return Result(history, kept, test)
+
+
+def _train(config: Config, network: pretrained.Network, features: Bottleneck) -> tuple[list[metrics.Row], Any]:
+    """The history, and all parameters after its best epoch."""
     pictures, valid = features.train(), features.valid()
     batch, epochs, size = config.train.batch_size, config.train.epochs, len(pictures.labels)
     steps = feed.steps_per_epoch(config.train.steps_per_epoch, batch, size)
@@ -122,43 +139,31 @@ def fit_head(
     order_key, step_key = jax.random.split(jax.random.key(config.train.seed))
     state = create_state({name: network.params[name] for name in HEAD}, descent)
     # All in one place from the first call on: what comes from elsewhere would have the program compiled twice.
-    state, everything, step_key = jax.device_put((state, network.params, step_key), pictures.values.sharding)
-    train = jax.jit(partial(_epoch, network.graph, descent))
-    evaluate = jax.jit(partial(_evaluate, network.graph))
+    state, params, step_key = jax.device_put((state, network.params, step_key), pictures.values.sharding)
     history, best = [], state.params
     with tqdm(total=epochs * steps * batch, desc="dense layers", unit=" images", dynamic_ncols=True) as bar:
         while not run.is_complete(history, config):
             started, first = time.perf_counter(), len(history) * steps
-            order = feed.order(order_key, first * batch, steps * batch, size)
-            state, sums = train(state, everything, pictures, order.reshape(steps, batch), step_key)
-            means = {"train": metrics.means(sums)}
-            means["valid"] = metrics.means(evaluate(everything | state.params, valid))
-            if not math.isfinite(means["train"]["loss"]):
+            order = feed.order(order_key, first * batch, steps * batch, size).reshape(steps, batch)
+            state, sums = _epoch(network.graph, descent, state, params, pictures, order, step_key)
+            row = {f"train_{name}": value for name, value in metrics.means(sums).items()}
+            found = metrics.means(_evaluate(network.graph, params | state.params, valid))
+            row |= {f"valid_{name}": value for name, value in found.items()}
+            if not math.isfinite(row["train_loss"]):
                 raise UserError(
                     f"the training loss is no longer finite in step {first + int(sums['finite']) + 1}: lower the "
                     f"learning rate (it is {config.optimizer.learning_rate})"
                 )
             seconds = time.perf_counter() - started
-            row = {f"{split}_{name}": value for split, values in means.items() for name, value in values.items()}
-            counts = {"epoch": len(history) + 1, "step": first + steps}
-            history.append(counts | row | {"images_per_second": steps * batch / seconds, "seconds": seconds})
+            row = {"epoch": len(history) + 1, "step": first + steps, **row}
+            history.append(row | {"images_per_second": steps * batch / seconds, "seconds": seconds})
             best = state.params if metrics.best(history) is history[-1] else best
             bar.update(steps * batch)
             bar.set_postfix({name: f"{row[name]:.3f}" for name in ("train_loss", "valid_loss", "valid_accuracy")})
-    row, split = metrics.best(history), features.test()
-    params = everything | best
-    test = metrics.means(evaluate(params, split)) | {"count": len(split.labels), "epoch": row["epoch"]}
-    made = network.made | {"config": as_dict(replace(config, run="")), "best": row, "test": test}
-    made["seconds"] = sum(row["seconds"] for row in history)
-    kept = pretrained.network(
-        network.graph, params, network.model, network.side, network.class_names, network.cleaning, made
-    )
-    metrics.rewrite(folder / "metrics.jsonl", history)
-    pretrained.save(folder / "weights.safetensors", kept)
-    run.write(folder / "test.json", test)
-    return Result(history, kept, test)
+    return history, params | best
 
 
+@partial(jax.jit, static_argnums=(0, 1))
 def _epoch(
     graph: Any,
     descent: Any,
@@ -184,12 +189,13 @@ def _epoch(
         gradient, (losses, logits) = jax.grad(mean_loss, has_aux=True)(state.params)
         more = metrics.measure(losses, logits, labels, jnp.ones(labels.shape, bool))
         updates, opt_state = descent.update(gradient, state.opt_state, state.params)
-        head = jax.tree.map(lambda p, u: p + u, state.params, updates)
-        return (TrainState(state.step + 1, head, opt_state), metrics.add(sums, more)), None
+        state = TrainState(state.step + 1, optax.apply_updates(state.params, updates), opt_state)
+        return (state, metrics.add(sums, more)), None
 
     return lax.scan(advance, (state, metrics.zeros()), rows)[0]
 
 
+@partial(jax.jit, static_argnums=0)
 def _evaluate(graph: Any, params: Any, features: Features) -> metrics.Sums:
     logits = models.head(graph, params, features.values)
     losses = example_losses(logits, features.labels)
