@@ -9,6 +9,16 @@ little data"). Beside it the small CNN is trained from scratch on the same pictu
 Without --weights the base is the small VGG16 that is part of the package; what it is to learn, it has never seen.
 
 RUN/seed-N/ holds four runs, head, fine-tune, small-cnn and small-cnn-augmented; RUN has summary.json and curves.png.
+What SIGTERM or Ctrl-C stopped goes on with --resume; a head begins anew, which takes seconds.
+
+As measured by the first command: fox against axe, 100 training pictures a class, 500 for validation and 500 for test,
+side 64; mean ± deviation over seeds 0, 1, 2; parameters of the lowest validation loss. Two CPU cores with much other
+work going on, about 11 minutes of CPU time in all.
+
+    new head, base frozen      test 96.6 ± 0.1%    30 epochs in 2 to 3 s, after the features' computation
+    then block 5 fine-tuned    test 96.5 ± 0.1%    12 epochs in 75 s
+    small CNN from scratch     test 76.8 ± 5.2%    17 to 20 epochs of 50 steps in 2 min
+    small CNN, augmented       test 89.6 ± 3.9%    22 to 40 epochs of 50 steps in 5 to 7 min
 """
 
 import statistics
@@ -63,6 +73,7 @@ def compare(
     if not seeds:
         raise UserError("--seeds names no seed: give one or more")
     base = pretrained.find(weights, top=False)
+    transfer.require(base, data.side)
     if data.source == "procedural" and not data.classes:
         data = replace(data, classes=NEW)
     epochs = {"head": head_epochs, "fine-tune": fine_tune_epochs, "small-cnn": small_epochs}

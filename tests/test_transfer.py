@@ -103,6 +103,13 @@ def test_the_new_network_has_the_base_and_its_cleaning(network):
     assert network.params["predictions"]["kernel"].shape == (12, 1)
 
 
+def test_a_base_without_dense_layers_serves_as_well(network, tmp_path):
+    pretrained.save(tmp_path / "base.safetensors", base())
+    bare = pretrained.load(tmp_path / "base.safetensors", top=False)
+    assert "fc1" not in bare.params and bare.class_names == ()
+    assert transfer.adopt(bare, MODEL, SIDE, DATA.class_names, seed=3).digest == network.digest
+
+
 def test_features_are_the_bases_activations_of_the_pictures_and_of_their_mirror_images(network, features):
     old = base()
     images = jnp.asarray(DATA.train.images, jnp.float32) / 255

@@ -52,21 +52,28 @@ class Bottleneck(NamedTuple):
     test: Callable[[], Features]
 
 
-def adopt(base: pretrained.Network, model: ModelConfig, side: int, class_names: tuple[str, ...], seed: int) -> Any:
-    """The Network `model` for these classes: the convolutions and the cleaning of `base`, new dense layers.
-
-    The convolutions take pictures of any side. Raises UserError for a base that is no VGG or not of the model's kind
-    and width, a side that five poolings reduce to nothing or that the base's whitening does not fit, and fewer than two
-    classes.
-    """
+def require(base: pretrained.Network, side: int) -> None:
+    """Raises UserError for a base that is no VGG, or whose whitening does not fit pictures of this side."""
     if not base.model.name.startswith("vgg"):
         raise UserError(f"the weights are a {base.model.name}'s: give those of a VGG, whose convolutions can be kept")
+    if base.cleaning.kind == "zca" and side != base.side:
+        raise UserError(f"the weights whiten pictures of side {base.side}, not {side}: use --data.side {base.side}")
+
+
+def adopt(
+    base: pretrained.Network, model: ModelConfig, side: int, class_names: tuple[str, ...], seed: int
+) -> pretrained.Network:
+    """The network `model` for these classes: the convolutions and the cleaning of `base`, new dense layers.
+
+    The base may have dense layers or none; its convolutions take pictures of any side. Raises UserError as `require`
+    does, for a base of another kind or width than the model's, a side that five poolings reduce to nothing, and fewer
+    than two classes.
+    """
+    require(base, side)
     for name in ("name", "width"):
         own, wanted = getattr(base.model, name), getattr(model, name)
         if own != wanted:
             raise UserError(f"the weights have --model.{name} {own}, not {wanted}: give theirs")
-    if base.cleaning.kind == "zca" and side != base.side:
-        raise UserError(f"the weights whiten pictures of side {base.side}, not {side}: use --data.side {base.side}")
     graph, params = models.split(models.create(model, side=side, num_classes=len(class_names), seed=seed))
     params = {name: leaves if name in HEAD else base.params[name] for name, leaves in params.items()}
     return pretrained.network(graph, params, model, side, class_names, base.cleaning, {"base": base.digest})
