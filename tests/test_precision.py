@@ -3,6 +3,7 @@
 import re
 from dataclasses import replace
 from functools import partial
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -273,7 +274,7 @@ def test_what_cannot_be_is_one_sentence():
     with pytest.raises(UserError, match="--train.microbatches 0 must be at least 1"):
         TrainConfig(microbatches=0)
     with pytest.raises(UserError, match="unknown precision 'bfloat61': did you mean bfloat16"):
-        TrainConfig(precision="bfloat61")
+        TrainConfig.__post_init__(SimpleNamespace(**vars(TrainConfig()) | {"precision": "bfloat61"}))
     for mode, count, words in (("jit", 5, "the 32 pictures of a batch on each device: use 4 or 8"),
                                ("jit", 64, "the 32 pictures of a batch on each device: use 32$"),
                                ("mesh", 3, "the 4 pictures of a batch on each device: use 2 or 4")):  # fmt: skip

@@ -108,7 +108,7 @@ def losses(panels: Mapping[str, Mapping[str, Sequence[float]]], path: Path) -> P
     names = list(dict.fromkeys(who for some in panels.values() for who in some))
     colors = dict(zip(names, (RULE, RED, BLUE, GREEN, PLUM, GOLD), strict=False))
     wide = (WIDTH - left - 10 - gap * (len(panels) - 1)) / len(panels)
-    below = top + height + 44
+    below = top + height + 54
     figure, board = sheet(WIDTH, below + 20 * -(-len(names) // 3) + 4)
     for column, (title, some) in enumerate(panels.items()):
         x = left + column * (wide + gap)
@@ -118,7 +118,7 @@ def losses(panels: Mapping[str, Mapping[str, Sequence[float]]], path: Path) -> P
             first, faint = who == names[0], who == names[-1]
             style = {"linewidth": 5 if first else 1.3, "linestyle": (0, (1, 2)) if faint else "-"}
             axes.plot(range(1, len(values) + 1), values, color=colors[who], zorder=1 if first else 2, **style)
-        axes.set_ylim(0, None)
+        axes.set_ylim(0, 1.05 * max(v for values in some.values() for v in values))
         axes.set_xlabel("step", fontsize=BODY, color=MUTED)
         if not column:
             axes.set_ylabel("training loss", fontsize=BODY, color=MUTED)
