@@ -13,13 +13,13 @@ from flax import nnx
 from jax import lax
 
 from cnnjax import models
-from cnnjax.config import AugmentConfig, Config, ModelConfig, OptimizerConfig, TrainConfig, as_dict
+from cnnjax.config import AugmentConfig, Config, DataConfig, ModelConfig, OptimizerConfig, TrainConfig, as_dict
 from cnnjax.data import clean
-from cnnjax.data.split import Split
+from cnnjax.data.split import Dataset, Split
 from cnnjax.errors import UserError
 from cnnjax.models.layers import Conv
 from cnnjax.ops import conv, recompute
-from cnnjax.train import metrics, optimizer, parallel, run, step
+from cnnjax.train import loop, metrics, optimizer, parallel, run, step
 
 SIDE, BATCH, STEPS, SIZE, CLASSES = 32, 32, 50, 96, 3
 SMALL = ModelConfig(width=0.25)
@@ -247,6 +247,28 @@ def test_recompute_is_the_function_with_all_its_gradients():
         return jax.jit(lambda kernel, x: (f(kernel, x), slopes(kernel, x), second(kernel, x)))(kernel, x)
 
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-4, atol=1e-4), of(again), of(plain))
+
+
+def test_a_run_trains_and_evaluates_as_its_config_says(tmp_path, monkeypatch):
+    pictures = data()
+    dataset = Dataset(pictures, pictures, lambda: pictures, ("a", "b", "c"))
+    told = TrainConfig(batch_size=96, steps_per_epoch=1, parallel="jit", calls_per_epoch=1, **ALL)
+    seen = {}
+    monkeypatch.setattr(parallel, "evaluator", lambda way, graph, *rest: seen.update(evaluated=rest))
+
+    def trainer(way, task, *rest):
+        raise KeyboardInterrupt(task)
+
+    monkeypatch.setattr(parallel, "trainer", trainer)
+    with pytest.raises(KeyboardInterrupt) as stopped:
+        loop.fit(Config(data=DataConfig(side=SIDE), model=SMALL, train=told), dataset, tmp_path)
+    task = stopped.value.args[0]
+    assert (task.precision, task.microbatches, task.remat) == ("bfloat16", 4, True)
+    # No more pictures at a time than training takes, if that is enough.
+    assert seen["evaluated"] == (loop.EVAL_BATCH, "bfloat16")
+    with pytest.raises(UserError, match="--train.microbatches 5 does not divide the 96 pictures"):
+        loop.fit(Config(train=replace(told, microbatches=5)), dataset, tmp_path / "other")
+    assert not (tmp_path / "other").exists()
 
 
 def test_a_resumed_run_may_change_what_only_rounds(tmp_path):
