@@ -109,6 +109,7 @@ def memory(
     model: Literal["small-cnn", "vgg11", "vgg13", "vgg16", "vgg19"] = "vgg16",
     batch: int = 32,
     side: int = 224,
+    precisions: tuple[Literal["float32", "bfloat16"], ...] = ("float32", "bfloat16"),
     microbatches: tuple[int, ...] = (1, 4),
     compiler: Literal["cpu", "h100"] = "cpu",
     out: Path = Path("benchmarks/results/memory.json"),
@@ -119,15 +120,18 @@ def memory(
         model: Whose training step.
         batch: Pictures a step.
         side: Pixels a side.
+        precisions: What layers compute in.
         microbatches: Numbers of parts to cut the batch into.
         compiler: For what device.
         out: Where the results go.
     """
+    if not precisions or not microbatches:
+        raise UserError("there is nothing to compile: give --precisions and --microbatches")
     if uneven := [count for count in microbatches if count < 1 or batch % count]:
         raise UserError(f"--microbatches {uneven[0]} does not divide the batch of {batch}")
     work = {"model": model, "batch": batch, "side": side, "task": "train"}
     place, rows, again = device(compiler), [], recomputed(work)
-    ways = list(itertools.product(("float32", "bfloat16"), microbatches, (False, True)))
+    ways = list(itertools.product(precisions, microbatches, (False, True)))
     for precision, count, remat in tqdm(ways, unit=" programs", dynamic_ncols=True):
         started = time.perf_counter()
         program = compiled(work, {"precision": precision, "microbatches": count, "remat": remat}, place)

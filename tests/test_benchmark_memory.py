@@ -20,7 +20,20 @@ BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
 def test_memory_as_a_user_runs_it(tmp_path):
     out = tmp_path / "memory.json"
-    flags = ["--model", "small-cnn", "--side", "16", "--batch", "8", "--microbatches", "2", "--out", str(out)]
+    flags = [
+        "--model",
+        "small-cnn",
+        "--side",
+        "16",
+        "--batch",
+        "8",
+        "--precisions",
+        "bfloat16",
+        "--microbatches",
+        "2",
+        "--out",
+        str(out),
+    ]
     command = [sys.executable, str(BENCHMARKS / "memory.py"), *flags]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
@@ -28,7 +41,7 @@ def test_memory_as_a_user_runs_it(tmp_path):
     assert out.with_suffix(".png").stat().st_size > 5000
     results = json.loads(out.read_text())
     ways = [(row["precision"], row["microbatches"], row["remat"]) for row in results["rows"]]
-    assert ways == [("float32", 2, False), ("float32", 2, True), ("bfloat16", 2, False), ("bfloat16", 2, True)]
+    assert ways == [("bfloat16", 2, False), ("bfloat16", 2, True)]
     for row in results["rows"]:
         # Parameters in float32 and gradient descent's momentum lie there, and are updated in place.
         assert row["arguments"] >= row["alias"] >= 2 * 4 * 430_000
@@ -45,6 +58,8 @@ def test_what_is_computed_again_is_less_than_a_forward_pass():
 def test_memory_refuses_parts_that_do_not_fit():
     with pytest.raises(UserError, match="--microbatches 3 does not divide the batch of 32"):
         memory.memory(microbatches=(1, 3))
+    with pytest.raises(UserError, match="there is nothing to compile"):
+        memory.memory(precisions=())
 
 
 def test_losses_and_how_far_they_are_apart(tmp_path):
@@ -59,7 +74,7 @@ def test_losses_and_how_far_they_are_apart(tmp_path):
     one = list(precision.losses(config, split, 2, {}, 0, 0))
     other = list(precision.losses(config, split, 2, {"microbatches": 2}, 0, 0))
     noisy = list(precision.losses(config, split, 2, {}, 0, 1))
-    assert len(one) == 3 and one[0] == pytest.approx(np.log(2), abs=0.1)
+    assert len(one) == 3 and one[0] == pytest.approx(np.log(2), abs=0.3)
     reference = np.array([one])
     assert precision.deviation("p", "w", np.array([other]), reference).mean < 1e-5
     assert precision.deviation("p", "w", np.array([noisy]), reference).mean > 1e-5
