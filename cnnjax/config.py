@@ -275,7 +275,7 @@ PRESETS: dict[str, Config] = {
         augment=AugmentConfig(enabled=True, rotation=15.0, shift=0.1),
         model=ModelConfig(name="vgg16"),
         optimizer=OptimizerConfig(name="sgd", learning_rate=1e-2, schedule="warmup-cosine", warmup=700),
-        train=TrainConfig(epochs=60, batch_size=64),
+        train=TrainConfig(epochs=60, batch_size=64, precision="bfloat16"),
     ),
     # The narrow VGG16 that the package ships.
     "vgg16-mini": Config(
