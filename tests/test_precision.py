@@ -129,7 +129,7 @@ def programs():
             np.arange(2 * BATCH, dtype=np.int32).reshape(2, BATCH),
             np.tile(np.arange(BATCH, dtype=np.int32), (2, 1)),
         )
-        rows = parallel._share(way, rows)
+        rows = parallel.place(way, parallel.own(way, rows))
         program = parallel._program(way, parallel._accumulating(way, task), (0,)).lower(carry, fixed, rows).compile()
         found[mode] = program, jax.device_get(program(carry, fixed, rows)), carry
     return found
