@@ -1,14 +1,18 @@
 """What a run begins with: a new network, or one from a weights file, and the layers of it that stay as they are."""
 
+import json
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
+import numpy as np
 from flax import nnx
 
-from cnnjax import models, pretrained
-from cnnjax.config import Config
-from cnnjax.data import clean
+from cnnjax import hosts, models, pretrained, version
+from cnnjax.config import Config, as_dict
+from cnnjax.data import clean, stream
 from cnnjax.data.split import Dataset
 from cnnjax.errors import UserError, unknown
 
@@ -58,3 +62,17 @@ def frozen(names: Sequence[str], params: dict[str, Any]) -> frozenset[str]:
     if len(found) == len(params):
         raise UserError(f"--train.frozen {' '.join(names)} leaves no layer to learn: freeze fewer")
     return frozenset(found)
+
+
+def agree(config: Config, dataset: Dataset) -> None:
+    """Raises UserError where several hosts would train different things together."""
+    if not hosts.several():
+        return
+    hosts.agree("their versions", f"{version.__version__} {jax.__version__}")
+    hosts.agree("their settings", json.dumps(as_dict(config)))
+    hosts.agree("their classes", json.dumps(dataset.class_names))
+    hosts.agree("what fits into their memory (--data.feed)", str(stream.is_streamed(dataset.train)))
+    for name, split in (("training", dataset.train), ("validation", dataset.valid)):
+        pictures = (split.images.names, split.images.colours) if stream.is_streamed(split) else (split.images,)
+        sums = [zlib.crc32(np.ascontiguousarray(array)) for array in (*pictures, split.labels)]
+        hosts.agree(f"their {name} pictures", json.dumps([len(split.labels), *sums]))
