@@ -160,6 +160,10 @@ class TrainConfig:
     remat: bool = False
     """Keep only the input of each block of convolutions, and compute the rest of it again in the backward pass: less
     memory, about a third more operations. Results depend on it by rounding only."""
+    start: str = ""
+    """A weights file whose network goes on learning: its parameters and its cleaning instead of new ones."""
+    frozen: tuple[str, ...] = ()
+    """Layers, or blocks of them, that stay as they are: block1 block2 block3_conv1."""
 
     def __post_init__(self) -> None:
         _require(self.epochs >= 1, f"--train.epochs {self.epochs} must be at least 1")
@@ -246,6 +250,8 @@ _ALL = (
 )  # fmt: skip
 
 _GENTLE = OptimizerConfig(schedule="warmup", warmup=500)
+_FEW = DataConfig(side=64, per_class=100)
+_NARROW = ModelConfig(name="vgg16", width=0.25, dense=256)
 
 PRESETS: dict[str, Config] = {
     # Everything, in seconds: for trying changes.
@@ -269,7 +275,7 @@ PRESETS: dict[str, Config] = {
         augment=AugmentConfig(enabled=True, rotation=15.0, shift=0.1),
         model=ModelConfig(name="vgg16"),
         optimizer=OptimizerConfig(name="sgd", learning_rate=1e-2, schedule="warmup-cosine", warmup=700),
-        train=TrainConfig(epochs=60, batch_size=64),
+        train=TrainConfig(epochs=60, batch_size=64, precision="bfloat16"),
     ),
     # The narrow VGG16 that the package ships.
     "vgg16-mini": Config(
@@ -278,6 +284,22 @@ PRESETS: dict[str, Config] = {
         model=ModelConfig(name="vgg16", width=0.25, dense=512, dropout=0.5),
         optimizer=OptimizerConfig(name="adam", learning_rate=5e-4, schedule="warmup-cosine", warmup=260),
         train=TrainConfig(epochs=12, batch_size=32),
+    ),
+    # Transfer, first step: new dense layers on what a trained VGG's convolutions make of few pictures (blog post's
+    # bottleneck features; it has one layer of 256 units, a VGG has two).
+    "new-head": Config(
+        data=_FEW,
+        model=_NARROW,
+        optimizer=OptimizerConfig(learning_rate=1e-4),
+        train=TrainConfig(epochs=30, batch_size=16),
+    ),
+    # Second step, from the first one's weights (--train.start): the last block learns too, slowly.
+    "fine-tune": Config(
+        data=_FEW,
+        augment=AugmentConfig(enabled=True, rotation=15.0, shift=0.1),
+        model=_NARROW,
+        optimizer=OptimizerConfig(name="sgd", learning_rate=1e-4),
+        train=TrainConfig(epochs=12, batch_size=16, frozen=("block1", "block2", "block3", "block4")),
     ),
 }
 

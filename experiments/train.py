@@ -85,14 +85,7 @@ def _summary(results: dict[int, Result]) -> dict[str, dict[str, Any]]:
         "validation accuracy at the end": [_end(r, "valid_accuracy") for r in results.values()],
         "test accuracy at the lowest loss": [r.test["accuracy"] for r in results.values()],
     }
-    return {
-        name: {
-            "mean": statistics.mean(values),
-            "deviation": statistics.stdev(values) if len(values) > 1 else 0.0,
-            "seeds": dict(zip(map(str, results), values, strict=True)),
-        }
-        for name, values in columns.items()
-    }
+    return {name: metrics.over_seeds(dict(zip(results, values, strict=True))) for name, values in columns.items()}
 
 
 def _end(result: Result, name: str) -> float:

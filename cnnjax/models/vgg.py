@@ -71,9 +71,18 @@ class VGG(nnx.Module):
             activations |= new
         if self.top:
             x = activations["flatten"] = x.reshape(len(x), -1)
-            x = activations["fc1"] = dropout(jax.nn.relu(self.fc1(x)), self.dropout, keys, 0)
-            x = activations["fc2"] = dropout(jax.nn.relu(self.fc2(x)), self.dropout, keys, 1)
-            x = activations["predictions"] = self.predictions(widened(x))
+            x, new = self.head(x, keys)
+            activations |= new
+        return x, activations
+
+    def head(
+        self, features: Float[Array, "batch features"], keys: Key[Array, " batch"] | None = None
+    ) -> tuple[Float[Array, "batch outputs"], dict[str, Array]]:
+        """What the dense layers make of `features` (block5_pool, flattened): the logits, and activations by name."""
+        activations: dict[str, Array] = {}
+        x = activations["fc1"] = dropout(jax.nn.relu(self.fc1(features)), self.dropout, keys, 0)
+        x = activations["fc2"] = dropout(jax.nn.relu(self.fc2(x)), self.dropout, keys, 1)
+        x = activations["predictions"] = self.predictions(widened(x))
         return x, activations
 
 

@@ -6,7 +6,7 @@ All three ways compute the same to float32 rounding.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -212,6 +212,31 @@ def lowered(
     key = jax.eval_shape(lambda: jax.random.key(0))
     program = _program(parallel, _accumulating(parallel, task), donate=(0,))
     return program.lower(carry, (key, cleaning, None), rows)
+
+
+def mapper(parallel: Parallel, function: Callable[[Any, Array], Array], batch_size: int) -> Callable[..., Array]:
+    """`run(fixed, split, on_batch)` gives function(fixed, pictures) of a whole split, in order, on the first device.
+
+    One compiled program for any split; pictures reach the devices batch after batch, decoded or read ahead by threads.
+    `on_batch(n)` is told of every n pictures done.
+    """
+    parallel = replace(parallel, mode="jit" if parallel.mode == "jit" else "mesh")
+    batch_size = -(-batch_size // parallel.devices) * parallel.devices
+    whole, spread = NamedSharding(parallel.mesh, P()), NamedSharding(parallel.mesh, P(None, AXIS))
+    program = jax.jit(
+        lambda fixed, images: function(fixed, images[0]), in_shardings=(whole, spread), out_shardings=whole
+    )
+
+    def run(fixed: Any, split: Split, on_batch: Callable[[int], Any] = lambda count: None) -> Array:
+        indices, mask = feed.padded(len(split.labels), batch_size)
+        outputs = []
+        with stream.ahead(split, own(parallel, indices), 0, 1, partial(place, parallel)) as batches:
+            for examples, real in zip(batches, mask, strict=True):
+                outputs.append(jax.block_until_ready(program(fixed, examples.images)))  # as in `trainer`
+                on_batch(int(real.sum()))
+        return jnp.concatenate([output.addressable_data(0) for output in outputs])[: len(split.labels)]
+
+    return run
 
 
 def calls_per_epoch(configured: int, graph: Any, params: Any, split: Split, steps: int, batch_size: int) -> int:

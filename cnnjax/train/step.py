@@ -42,6 +42,8 @@ class Task(NamedTuple):
     precision: str = "float32"
     microbatches: int = 1
     remat: bool = False
+    frozen: frozenset[str] = frozenset()
+    """Layers that stay as they are: they have no gradient and no optimizer state."""
 
 
 class Batch(NamedTuple):
@@ -52,9 +54,19 @@ class Batch(NamedTuple):
     positions: Int[Array, " batch"]
 
 
-def create_state(params: Any, optimizer: optax.GradientTransformation) -> TrainState:
+def create_state(
+    params: Any, optimizer: optax.GradientTransformation, frozen: frozenset[str] = frozenset()
+) -> TrainState:
     """The state before the first step."""
-    return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params))
+    return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(part(params, frozen)[1]))
+
+
+def part(params: dict[str, Any], frozen: frozenset[str]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The parameters of the layers that are `frozen`, and of those that learn."""
+    return (
+        {name: leaves for name, leaves in params.items() if name in frozen},
+        {name: leaves for name, leaves in params.items() if name not in frozen},
+    )
 
 
 def example_keys(key: Key[Array, ""], step: Int[Array, ""], positions: Int[Array, " batch"]) -> Key[Array, " batch"]:
@@ -80,28 +92,31 @@ def train_step(
 ) -> tuple[TrainState, dict[str, Array]]:
     """Augment, clean, predict, descend. Gives the next state and the batch's metrics as sums.
 
+    Frozen layers are passed through: where they come first, their activations are computed and nothing flows back.
     `axis` names the axis over which the global batch is spread in equal parts; None when `batch` is all of it.
     """
     keys = example_keys(key, state.step, batch.positions)
+    frozen, learning = part(state.params, task.frozen)
     # Without pcast, shard_map would sum the gradient of replicated parameters over devices before pmean averages it.
-    params = state.params if axis is None else lax.pcast(state.params, axis, to="varying")
-    gradient, sums = _accumulated(partial(_gradient, task, params, cleaning), batch, keys, task.microbatches, axis)
+    params = learning if axis is None else lax.pcast(learning, axis, to="varying")
+    gradient = partial(_gradient, task, params, frozen, cleaning)
+    gradient, sums = _accumulated(gradient, batch, keys, task.microbatches, axis)
     if axis is not None:
         gradient, sums = lax.pmean(gradient, axis), lax.psum(sums, axis)
-    updates, opt_state = task.optimizer.update(gradient, state.opt_state, state.params)
-    return TrainState(state.step + 1, optax.apply_updates(state.params, updates), opt_state), sums
+    updates, opt_state = task.optimizer.update(gradient, state.opt_state, learning)
+    return TrainState(state.step + 1, frozen | optax.apply_updates(learning, updates), opt_state), sums
 
 
 def _gradient(
-    task: Task, params: Any, cleaning: Cleaning, batch: Batch, keys: Key[Array, " batch"]
+    task: Task, params: Any, frozen: Any, cleaning: Cleaning, batch: Batch, keys: Key[Array, " batch"]
 ) -> tuple[Any, dict[str, Array]]:
-    """The gradient of the mean loss, and the metrics as sums."""
+    """The gradient of the mean loss by `params`, the layers that learn, and the metrics as sums."""
     fold = jax.vmap(jax.random.fold_in, (0, None))
     images = clean(cleaning, augment(fold(keys, AUGMENT), unit(batch.images), task.augment))
 
     def mean_loss(params: Any) -> tuple[Array, tuple[Array, Array]]:
         inputs = images.astype(task.precision)
-        logits, _ = models.apply(task.graph, params, inputs, fold(keys, DROPOUT), remat=task.remat)
+        logits, _ = models.apply(task.graph, frozen | params, inputs, fold(keys, DROPOUT), remat=task.remat)
         losses = example_losses(logits, batch.labels)
         return losses.mean(), (losses, logits)
 
