@@ -27,7 +27,7 @@ class Architecture(NamedTuple):
 def layers(model: ModelConfig, top: bool = True) -> list[str]:
     """The layers with parameters, in order."""
     if model.name == "small-cnn":
-        return [f"conv_{i}" for i in range(1, len(small_cnn.CHANNELS) + 1)] + list(SMALL_TOP)
+        return [f"conv_{i}" for i in range(1, len(small_cnn.CHANNELS) + 1)] + list(SMALL_TOP if top else ())
     stages = vgg.STAGES[int(model.name.removeprefix("vgg"))]
     convolutions = [f"block{b}_conv{i}" for b, count in enumerate(stages, 1) for i in range(1, count + 1)]
     return convolutions + list(TOP if top else ())

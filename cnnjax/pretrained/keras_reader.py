@@ -17,6 +17,7 @@ import ml_dtypes
 import numpy as np
 
 from cnnjax.data.clean import caffe, of_colours
+from cnnjax.errors import UserError
 from cnnjax.pretrained import architecture
 from cnnjax.pretrained.archive import members
 from cnnjax.pretrained.description import KEY
@@ -91,7 +92,7 @@ def _file(where: Path | Part) -> Iterator[h5py.File]:
     try:
         with h5py.File(where, "r", locking=False) if isinstance(where, Path) else h5py.File(where, "r") as file:
             yield file
-    except (Damaged, Refused):
+    except (Damaged, Refused, UserError):
         raise
     except (OSError, RuntimeError, KeyError, ValueError, TypeError, MemoryError) as error:
         said = str(error).strip().splitlines() or [type(error).__name__]
@@ -142,7 +143,8 @@ def _new_layers(root: Any) -> dict[str, list[Tensor]]:
 def _named(layers: dict[str, list[Tensor]]) -> tuple[dict[str, Tensor], list[str]]:
     """The arrays under our names, by the layers' own where they are ours, else by their order; and those left over."""
     known = {name for model in MODELS for name in architecture.layers(model)}
-    if not known & layers.keys():
+    # Keras itself calls dense layers dense_1 and dense_2, as the small network does.
+    if not any(name in known and "conv" in name for name in layers):
         ranks = {name: max((len(t.shape) for t in tensors), default=0) for name, tensors in layers.items()}
         convolutions, dense = ([name for name, rank in ranks.items() if rank == wanted] for wanted in (4, 2))
         for model in MODELS:
