@@ -103,8 +103,9 @@ def _contents(file: h5py.File, config: dict[str, Any] | None) -> Contents:
     about = _json(file.attrs[KEY]) if KEY in file.attrs else None
     root: Any = file
     if "layer_names" not in file.attrs and "model_weights" in file:
-        root, config = _follow(file, "model_weights"), _json(file.attrs.get("model_config", "{}"))
-    if config:
+        root = _follow(file, "model_weights")
+        config = _json(file.attrs["model_config"]) if "model_config" in file.attrs else None
+    if config is not None:
         _require_known(config)
     if "layer_names" in root.attrs:
         format, layers = "Keras' HDF5 file", _old_layers(root)
@@ -113,7 +114,7 @@ def _contents(file: h5py.File, config: dict[str, Any] | None) -> Contents:
     tensors, left = _named(layers)
     small = any(name.startswith("dense_1/") for name in tensors)
     cleaning = of_colours("none") if small else caffe()
-    return Contents(".keras archive" if config else format, tensors, left, cleaning, about, _side(config))
+    return Contents(format, tensors, left, cleaning, about, _side(config))
 
 
 def _old_layers(root: Any) -> dict[str, list[Tensor]]:

@@ -126,8 +126,8 @@ def _load(file: io.BytesIO) -> Any:
     except (Refused, Damaged):
         raise
     except KeyError as error:
-        raise Damaged(
-            f"its pickle has an instruction ({error}) that weights do not need; nothing was executed"
+        raise Refused(
+            f"its pickle has an instruction ({error}) that weights do not need: nothing was executed"
         ) from None
     except Exception as error:
         raise Damaged("its pickle cannot be read") from error
