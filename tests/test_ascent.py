@@ -160,7 +160,7 @@ def test_one_program_for_all_channels_passes_step_counts_and_weights_of_a_layer(
     before = ascent._advance._cache_size()
     ascent.filters(network, "conv_1", [0, 1], SHORT)
     ascent.filters(network, "conv_1", [3, 2], Recipe("other", (Pass(7, jitter=0.3, tv=3.0),)), seed=4)
-    other = network._replace(params=jax.tree.map(lambda x: x * 2, network.params), digest="e" * 64)
+    other = network._replace(params=jax.tree.map(lambda x: x * 2, network.params), seal="e" * 64)
     ascent.filters(other, "conv_1", [1, 2], SHORT)
     assert ascent._advance._cache_size() == before + 1
 

@@ -284,7 +284,7 @@ CASES = {
     "zip: renamed": (renamed(pth), f"lacks block2_conv1/kernel, {LACKS} and has features.99.weight, {LEFT}"),
     "zip: missing": (tensors(pth, features__0__bias=None), f"lacks block1_conv1/bias, {LACKS}"),
     "zip: left over": (tensors(pth, extra=lambda _: torch.zeros(2)), f"has extra, {LEFT}"),
-    "zip: shape": (tensors(pth, features__3__bias=lambda v: v[:-1].clone()), "features.3.bias as float32 (5,) but"),
+    "zip: shape": (tensors(pth, features__3__bias=lambda v: v[:-1].clone()), "features.3.bias as float32 (5,), but"),
     "zip: rank": (tensors(pth, features__3__weight=lambda v: v[0].clone()), "but its network needs float32 (3, 3, 3"),
     "zip: type": (tensors(pth, features__3__bias=lambda v: v.double()), "as float64 (6,), but its network needs"),
     "zip: integers": (tensors(pth, features__3__bias=lambda v: v.long()), "as int64 (6,), but its network needs"),

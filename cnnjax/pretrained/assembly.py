@@ -5,13 +5,13 @@ that are not finite; so reading takes little more memory than the network.
 """
 
 import math
+import mmap
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
@@ -27,6 +27,8 @@ from cnnjax.pretrained.tensors import FLOATS, Contents, Tensor, blocks, listed
 
 INFLATION = 4
 """Times that a file's arrays may be larger than it: trained parameters hardly compress."""
+HUGE = 1 << 22
+"""Bytes from which an array's memory is asked of the system itself."""
 ZEROS = np.zeros(1 << 16, np.float32)
 
 
@@ -138,8 +140,8 @@ def _filled(path: Path, contents: Contents, tensors: dict[str, Tensor], expected
         tensor = tensors[name]
         here, there = shape_here(tensor), f"{tensor.name} as {tensor.dtype} {tensor.shape}"
         if here != leaf.shape:
-            same = "" if here == tensor.shape else f", which is {here} here,"
-            raise UserError(f"{path} has {there}{same} but its network needs {leaf.dtype} {leaf.shape}")
+            same = "" if here == tensor.shape else f", which is {here} here"
+            raise UserError(f"{path} has {there}{same}, but its network needs {leaf.dtype} {leaf.shape}")
         if tensor.dtype not in FLOATS:
             raise UserError(
                 f"{path} has {there}, but its network needs {leaf.dtype}: only float16 and bfloat16 become that "
@@ -172,7 +174,7 @@ def _read(path: Path, tensor: Tensor) -> jax.Array:
                 f"{path} has numbers that are not finite in {tensor.name}: its training failed; train it again"
             )
         place(out, block, tensor, first, last)
-    return jnp.asarray(out)
+    return jax.device_put(out, may_alias=True)
 
 
 def place(out: np.ndarray, block: np.ndarray, tensor: Tensor, first: int, last: int) -> None:
@@ -198,8 +200,12 @@ def finite(block: np.ndarray) -> bool:
 
 
 def aligned(shape: tuple[int, ...]) -> np.ndarray:
-    """An empty float32 array that JAX on a CPU takes as it is, without a copy."""
-    size = int(np.prod(shape)) * 4
+    """An empty float32 array that JAX on a CPU takes as it is, without a copy; a large one in huge pages."""
+    size = math.prod(shape) * 4
+    if size >= HUGE and hasattr(mmap, "MADV_HUGEPAGE"):
+        pages = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        pages.madvise(mmap.MADV_HUGEPAGE)
+        return np.frombuffer(pages, np.float32).reshape(shape)
     memory = np.empty(size + 64, np.uint8)
     start = -memory.ctypes.data % 64
     return memory[start : start + size].view(np.float32).reshape(shape)

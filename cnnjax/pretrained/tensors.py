@@ -11,7 +11,7 @@ import numpy as np
 
 from cnnjax.data.clean import Cleaning
 
-BLOCK = 1 << 22
+BLOCK = 1 << 21
 """Bytes that are read at a time where an array is turned around."""
 FLOATS = {np.dtype(kind) for kind in (np.float32, np.float16, ml_dtypes.bfloat16)}
 """Types that become float32 without loss."""
