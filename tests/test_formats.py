@@ -4,9 +4,11 @@ import os
 
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 
+import copyreg
 import json
 import subprocess
 import sys
+from collections import OrderedDict
 from functools import partial
 
 import h5py
@@ -101,6 +103,10 @@ def timm_state(torchvision):
     return {name: value.contiguous() for name, value in net.state_dict().items()}
 
 
+def old_parameter(self, protocol):
+    return copyreg.__newobj__, (torch.nn.Parameter, self.data), (self.requires_grad, False, OrderedDict())
+
+
 def save_torch(kind, path, net):
     state = net.state_dict()
     if kind == "zip":
@@ -109,6 +115,12 @@ def save_torch(kind, path, net):
         torch.save(state, path, _use_new_zipfile_serialization=False)
     elif kind == "legacy parameters":
         torch.save(dict(net.named_parameters()), path, _use_new_zipfile_serialization=False)
+    elif kind == "legacy, as published":
+        # torchvision's file is of 2017: parameters are made first and told afterwards what they need.
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(torch.nn.Parameter, "__reduce_ex__", old_parameter)
+            torch.save(OrderedDict(net.named_parameters()), path, _use_new_zipfile_serialization=False)
+        assert torch.load(path, weights_only=True).keys() == state.keys()
     elif kind == "strided":
         # Views of one storage, turned around: what a state dict may hold as well.
         torch.save({n: v.transpose(0, -1).contiguous().transpose(0, -1) for n, v in state.items()}, path)
@@ -118,7 +130,9 @@ def save_torch(kind, path, net):
         safetensors.torch.save_file(timm_state(net), path)
 
 
-@pytest.mark.parametrize("kind", ["zip", "legacy", "legacy parameters", "strided", "safetensors", "timm"])
+@pytest.mark.parametrize(
+    "kind", ["zip", "legacy", "legacy parameters", "legacy, as published", "strided", "safetensors", "timm"]
+)
 def test_pytorchs_files_give_pytorchs_numbers(tmp_path, torchvision, expected, kind):
     path = tmp_path / "weights"
     save_torch(kind, path, torchvision)

@@ -308,7 +308,11 @@ CASES = {
     "zip: OBJ": (lambda path: archive(path, b"(ccollections\nOrderedDict\no."), OPCODES),
     "zip: BUILD of what is no dict": (
         lambda path: archive(path, b"\x80\x02ctorch._utils\n_rebuild_parameter\n}b."),
-        "changes what is no dict",
+        "changes what is neither a tensor nor a dict",
+    ),
+    "zip: NEWOBJ": (
+        lambda path: archive(path, b"\x80\x02ccollections\nOrderedDict\n)\x81."),
+        "makes what is no tensor",
     ),
     "zip: a vast memo": (lambda path: archive(path, b"\x80\x02Nr\xff\xff\xff\xff."), "it holds no state dict"),
     "zip: pickle cut": (lambda path: archive(path, b"\x80\x02("), "its pickle cannot be read"),

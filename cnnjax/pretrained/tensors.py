@@ -1,10 +1,11 @@
 """Arrays in a file, known by name, shape and type before any is read, and read a few rows at a time."""
 
 import os
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import ml_dtypes
 import numpy as np
@@ -83,12 +84,14 @@ def listed(names: list[str], most: int = 6) -> str:
 class Bytes:
     """A file open for reading at any place, by several threads; a read past its end raises Damaged."""
 
-    def __init__(self, number: int):
-        self._number = number
-        self.size = os.fstat(number).st_size
+    def __init__(self, file: BinaryIO):
+        self._file, self._lock = file, threading.Lock()
+        self.size = os.fstat(file.fileno()).st_size
 
     def read(self, offset: int, size: int) -> bytes:
         """Exactly so many bytes."""
+        if offset + size > self.size:
+            raise Damaged("it ends too early")
         buffer = bytearray(size)
         self.into(buffer, offset)
         return bytes(buffer)
@@ -96,22 +99,21 @@ class Bytes:
     def into(self, buffer: Any, offset: int) -> None:
         """Fill the buffer."""
         view = memoryview(buffer).cast("B")
-        while len(view):
-            # A read from the system may be shorter than asked for, above 2 GiB always.
-            count = os.preadv(self._number, [view], offset)
-            if not count:
-                raise Damaged("it ends too early")
-            view, offset = view[count:], offset + count
+        with self._lock:
+            self._file.seek(offset)
+            while len(view):
+                # The system may give less than was asked for, above 2 GiB always.
+                count = self._file.readinto(view)
+                if not count:
+                    raise Damaged("it ends too early")
+                view = view[count:]
 
 
 @contextmanager
 def opened(path: Path) -> Iterator[Bytes]:
     """The file's bytes, while they are needed."""
-    number = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
-    try:
-        yield Bytes(number)
-    finally:
-        os.close(number)
+    with path.open("rb", buffering=0) as file:
+        yield Bytes(file)
 
 
 def dense(
