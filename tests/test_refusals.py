@@ -283,6 +283,20 @@ CASES = {
     "zip: pickle damaged": (flipped(pth, b"_rebuild_tensor_v2"), CODE),
     "zip: renamed": (renamed(pth), f"lacks block2_conv1/kernel, {LACKS} and has features.99.weight, {LEFT}"),
     "zip: missing": (tensors(pth, features__0__bias=None), f"lacks block1_conv1/bias, {LACKS}"),
+    "zip: the last bias missing": (tensors(pth, classifier__6__bias=None), f"lacks predictions/bias, {LACKS}"),
+    "zip: the last layer missing": (
+        tensors(pth, classifier__6__bias=None, classifier__6__weight=None),
+        f"lacks predictions/bias, predictions/kernel, {LACKS}",
+    ),
+    "zip: no outputs": (tensors(pth, classifier__6__bias=lambda v: v[:0].clone()), "classifier.6.bias as float32 (0,)"),
+    "zip: no channels": (
+        tensors(pth, features__0__weight=lambda v: v[:0].clone()),
+        "features.0.weight as float32 (0, 3",
+    ),
+    "zip: no convolution": (
+        lambda path: pth(path, {n: v for n, v in state().items() if n.startswith("classifier")}),
+        "holds no network known here, but classifier.0.weight",
+    ),
     "zip: left over": (tensors(pth, extra=lambda _: torch.zeros(2)), f"has extra, {LEFT}"),
     "zip: shape": (tensors(pth, features__3__bias=lambda v: v[:-1].clone()), "features.3.bias as float32 (5,), but"),
     "zip: rank": (tensors(pth, features__3__weight=lambda v: v[0].clone()), "but its network needs float32 (3, 3, 3"),
@@ -376,7 +390,7 @@ CASES = {
     "weights.h5: type": (dataset(weights_h5, "layers/dense/vars/1", put(np.int32)), "as int32"),
     "weights.h5: external link": (dataset(weights_h5, "layers/dense/vars/1", external), "is a link to another place"),
     "weights.h5: a circle": (lambda path: weights_h5(path, cycle), "its groups are nested too deep"),
-    "weights.h5: nothing": (lambda path: h5py.File(path, "w").close(), "holds no network known here"),
+    "weights.h5: nothing": (lambda path: h5py.File(path, "w").close(), "holds no network known here, but no arrays"),
     # .keras
     "keras: cut": (cut(keras, 0.9), "its table of contents cannot be read"),
     "keras: Lambda": (lambda path: keras(path, [LAMBDA]), "its layer 'f' is a Lambda, which is code: nothing was exec"),

@@ -97,8 +97,9 @@ def assemble(
 def _inferred(path: Path, contents: Contents) -> Architecture:
     found = architecture.infer({name: shape_here(tensor) for name, tensor in contents.tensors.items()})
     if found is None:
+        there = [tensor.name for tensor in contents.tensors.values()] + contents.left
         raise UserError(
-            f"{path} ({contents.format}) holds no network known here, but {listed(contents.left)}: "
+            f"{path} ({contents.format}) holds no network known here, but {listed(there) or 'no arrays'}: "
             "give the weights of a VGG11, 13, 16 or 19 without batch normalisation, or of a SmallCNN"
         )
     return found

@@ -237,7 +237,7 @@ def _side(config: dict[str, Any] | None) -> int:
     """The side of square pictures that a config's input layer names, or 0."""
     for layer in _layers(config) if config else ():
         shape = layer.get("config", {}).get("batch_shape") or layer.get("config", {}).get("batch_input_shape")
-        if isinstance(shape, list) and len(shape) == 4 and type(shape[1]) is int and shape[1] == shape[2]:
+        if isinstance(shape, list) and len(shape) == 4 and shape[1] in range(1, 10_000) and shape[1] == shape[2]:
             return shape[1]
     return 0
 
