@@ -16,6 +16,7 @@ from pathlib import Path
 
 import contest
 import jax
+import reading_once
 from tqdm import tqdm
 
 from cnnjax import cli
@@ -68,7 +69,9 @@ def measure(format: str, rounds: int, folder: Path, bar: tqdm) -> list[Row]:
     path = folder / FORMATS[format]
     once("write", format=format, path=str(path))
     size = path.stat().st_size
-    who = ["cnnjax"] if format == "cnnjax" else ["cnnjax", "Keras" if format.startswith("keras") else "PyTorch"]
+    who = ["cnnjax"]
+    if format != "cnnjax":
+        who += ["Keras"] if format.startswith("keras") else ["PyTorch", reading_once.ALL]
     found: dict[str, list[dict[str, float]]] = {name: [] for name in who}
     for turn in range(rounds):
         for name in who if turn % 2 else who[::-1]:

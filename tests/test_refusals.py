@@ -295,7 +295,7 @@ CASES = {
     ),
     "zip: no convolution": (
         lambda path: pth(path, {n: v for n, v in state().items() if n.startswith("classifier")}),
-        "holds no network known here, but classifier.0.weight",
+        "holds no network known here, but classifier.",
     ),
     "zip: left over": (tensors(pth, extra=lambda _: torch.zeros(2)), f"has extra, {LEFT}"),
     "zip: shape": (tensors(pth, features__3__bias=lambda v: v[:-1].clone()), "features.3.bias as float32 (5,), but"),

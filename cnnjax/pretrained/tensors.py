@@ -1,5 +1,6 @@
 """Arrays in a file, known by name, shape and type before any is read, and read a few rows at a time."""
 
+import math
 import os
 import threading
 from collections.abc import Callable, Iterator
@@ -14,6 +15,8 @@ from cnnjax.data.clean import Cleaning
 
 BLOCK = 1 << 21
 """Bytes that are read at a time where an array is turned around."""
+LINE = 16
+"""Numbers in a line of a processor's cache: so many rows are turned around together."""
 FLOATS = {np.dtype(kind) for kind in (np.float32, np.float16, ml_dtypes.bfloat16)}
 """Types that become float32 without loss."""
 
@@ -58,20 +61,24 @@ class Contents(NamedTuple):
     side: int = 0
 
 
-def blocks(tensor: Tensor) -> Iterator[tuple[int, int, np.ndarray]]:
-    """All of a tensor, some rows at a time: the first, the last (not included), the rows."""
-    length, size = (tensor.shape or (1,))[0], int(np.prod(tensor.shape)) * tensor.dtype.itemsize
-    step = max(1, BLOCK * length // max(1, size))
+def spans(tensor: Tensor) -> Iterator[tuple[int, int]]:
+    """All of a tensor's rows, so many at a time that they are about `BLOCK` bytes."""
+    length, size = (tensor.shape or (1,))[0], math.prod(tensor.shape) * tensor.dtype.itemsize
+    step = max(LINE, BLOCK * length // max(1, size) // LINE * LINE)
     for first in range(0, length, step):
-        last = min(first + step, length)
-        yield first, last, tensor.rows(first, last)
+        yield first, min(first + step, length)
+
+
+def blocks(tensor: Tensor) -> Iterator[np.ndarray]:
+    """All of a tensor, some rows at a time."""
+    return (tensor.rows(first, last) for first, last in spans(tensor))
 
 
 def whole(tensor: Tensor) -> np.ndarray:
     """All of a small tensor."""
     out = np.empty(tensor.shape, tensor.dtype)
-    for first, last, rows in blocks(tensor):
-        (out if tensor.shape else out.reshape(1))[first:last] = rows
+    for first, last in spans(tensor):
+        (out if tensor.shape else out.reshape(1))[first:last] = tensor.rows(first, last)
     return out
 
 
@@ -120,7 +127,7 @@ def dense(
     bytes_: Bytes, name: str, shape: tuple[int, ...], dtype: np.dtype, offset: int, layout: str = "ours"
 ) -> Tensor:
     """A tensor that lies in the file row by row, from `offset` on."""
-    width = int(np.prod(shape[1:])) * dtype.itemsize
+    width = math.prod(shape[1:]) * dtype.itemsize
 
     def rows(first: int, last: int) -> np.ndarray:
         block = np.empty((last - first, *shape[1:]), dtype)
