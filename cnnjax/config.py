@@ -5,12 +5,14 @@ The presets are those of the article's section 4 (batch sizes, Adam at 1e-3, aug
 """
 
 import dataclasses
+import re
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from cnnjax.errors import UserError, unknown
 
 MODELS = ("small-cnn", "vgg11", "vgg13", "vgg16", "vgg19")
+PRECISIONS = ("float32", "bfloat16")
 
 
 def _require(condition: bool, sentence: str) -> None:
@@ -149,12 +151,63 @@ class TrainConfig:
     early_stopping: int = 0
     """Stop after this many epochs without a lower validation loss; 0 never stops early."""
     tensorboard: bool = False
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """What layers compute in. Parameters, the optimizer's state, logits and loss are float32 in both. For accelerators:
+    a CPU gains nothing from bfloat16."""
+    microbatches: int = 1
+    """Each device takes its share of a batch in so many equal parts, one after another, and adds up their gradients
+    before the one update: less memory. Results depend on it by rounding only."""
+    remat: bool = False
+    """Keep only the input of each block of convolutions, and compute the rest of it again in the backward pass: less
+    memory, about a third more operations. Results depend on it by rounding only."""
+    start: str = ""
+    """A weights file whose network goes on learning: its parameters and its cleaning instead of new ones."""
+    frozen: tuple[str, ...] = ()
+    """Layers, or blocks of them, that stay as they are: block1 block2 block3_conv1."""
 
     def __post_init__(self) -> None:
         _require(self.epochs >= 1, f"--train.epochs {self.epochs} must be at least 1")
         _require(self.batch_size >= 1, f"--train.batch-size {self.batch_size} must be at least 1")
+        _require(self.microbatches >= 1, f"--train.microbatches {self.microbatches} must be at least 1")
+        if self.precision not in PRECISIONS:
+            raise unknown("precision", self.precision, PRECISIONS)
         for name in ("steps_per_epoch", "calls_per_epoch", "checkpoint_steps", "early_stopping"):
             _require(getattr(self, name) >= 0, f"--train.{name.replace('_', '-')} must not be negative")
+
+
+@dataclass(frozen=True)
+class HostsConfig:
+    """Which of several machines this is. Left out: as SLURM, GKE, Cloud TPU or Open MPI say, else this one alone."""
+
+    coordinator: str = ""
+    """ADDRESS:PORT of host 0, a free port there that the others can reach."""
+    count: int = 0
+    """How many hosts there are; 1 looks for no others."""
+    index: int = -1
+    """This host's number, from 0."""
+    patience: int = 300
+    """Seconds to wait for the other hosts at the start."""
+
+    def __post_init__(self) -> None:
+        _require(self.patience >= 1, f"--hosts.patience {self.patience} must be at least 1 second")
+        if not self.coordinator:
+            _require(
+                self.index == -1 and self.count in (0, 1),
+                "--hosts.count and --hosts.index need --hosts.coordinator, ADDRESS:PORT of host 0",
+            )
+            return
+        _require(
+            re.fullmatch(r".+:\d{1,5}", self.coordinator) is not None,
+            f"--hosts.coordinator {self.coordinator} must be ADDRESS:PORT, such as 10.0.0.1:8476",
+        )
+        _require(self.count >= 1, "--hosts.coordinator needs --hosts.count, how many hosts there are")
+        _require(
+            0 <= self.index < self.count,
+            f"--hosts.index must be this host's number, from 0 to {self.count - 1}, not {self.index}",
+        )
+
+
+AUTO = HostsConfig()
 
 
 @dataclass(frozen=True)
@@ -197,6 +250,8 @@ _ALL = (
 )  # fmt: skip
 
 _GENTLE = OptimizerConfig(schedule="warmup", warmup=500)
+_FEW = DataConfig(side=64, per_class=100)
+_NARROW = ModelConfig(name="vgg16", width=0.25, dense=256)
 
 PRESETS: dict[str, Config] = {
     # Everything, in seconds: for trying changes.
@@ -220,7 +275,7 @@ PRESETS: dict[str, Config] = {
         augment=AugmentConfig(enabled=True, rotation=15.0, shift=0.1),
         model=ModelConfig(name="vgg16"),
         optimizer=OptimizerConfig(name="sgd", learning_rate=1e-2, schedule="warmup-cosine", warmup=700),
-        train=TrainConfig(epochs=60, batch_size=64),
+        train=TrainConfig(epochs=60, batch_size=64, precision="bfloat16"),
     ),
     # The narrow VGG16 that the package ships.
     "vgg16-mini": Config(
@@ -229,6 +284,22 @@ PRESETS: dict[str, Config] = {
         model=ModelConfig(name="vgg16", width=0.25, dense=512, dropout=0.5),
         optimizer=OptimizerConfig(name="adam", learning_rate=5e-4, schedule="warmup-cosine", warmup=260),
         train=TrainConfig(epochs=12, batch_size=32),
+    ),
+    # Transfer, first step: new dense layers on what a trained VGG's convolutions make of few pictures (blog post's
+    # bottleneck features; it has one layer of 256 units, a VGG has two).
+    "new-head": Config(
+        data=_FEW,
+        model=_NARROW,
+        optimizer=OptimizerConfig(learning_rate=1e-4),
+        train=TrainConfig(epochs=30, batch_size=16),
+    ),
+    # Second step, from the first one's weights (--train.start): the last block learns too, slowly.
+    "fine-tune": Config(
+        data=_FEW,
+        augment=AugmentConfig(enabled=True, rotation=15.0, shift=0.1),
+        model=_NARROW,
+        optimizer=OptimizerConfig(name="sgd", learning_rate=1e-4),
+        train=TrainConfig(epochs=12, batch_size=16, frozen=("block1", "block2", "block3", "block4")),
     ),
 }
 

@@ -33,8 +33,8 @@ def contact_sheet(
 ) -> None:
     """Render `count` pictures of each class into one labelled sheet."""
     for name in classes:
-        if name not in procedural.CLASSES:
-            raise unknown("procedural class", name, procedural.CLASSES)
+        if name not in procedural.KNOWN:
+            raise unknown("procedural class", name, procedural.KNOWN)
     if not classes or min(count, columns) < 1 or side < 8:
         raise UserError("a contact sheet needs a class, --count and --columns of 1 or more, and --side of 8 or more")
     suffixes = (".png", ".jpg", ".webp")

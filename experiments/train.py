@@ -9,21 +9,27 @@ epoch) and test.json. With --seeds the training is repeated, one sub-folder a se
 deviation; a seed fixes weights, order, dropout and augmentation, while the pictures stay those of --data.seed.
 """
 
-import json
 import statistics
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from cnnjax import cli, data
-from cnnjax.config import Config
+from cnnjax.config import AUTO, Config, HostsConfig
 from cnnjax.errors import UserError
+from cnnjax.hosts import all_well, by_first, join, say
 from cnnjax.train import metrics, run
 from cnnjax.train.loop import Result, fit
 
 
 def train(
-    preset: str, config: Config, *, resume: bool = False, fresh: bool = False, seeds: tuple[int, ...] = ()
+    preset: str,
+    config: Config,
+    *,
+    resume: bool = False,
+    fresh: bool = False,
+    seeds: tuple[int, ...] = (),
+    hosts: HostsConfig = AUTO,
 ) -> None:
     """Train a preset.
 
@@ -31,7 +37,9 @@ def train(
         resume: Go on with the run in the folder.
         fresh: Delete the run in the folder first.
         seeds: Repeat the training with each of these seeds, into RUN/seed-N.
+        hosts: Where several machines train together.
     """
+    join(hosts)
     if resume and fresh:
         raise UserError("--resume goes on with a run and --fresh deletes it: give one of them")
     folder = Path(config.run or f"runs/{preset}")
@@ -42,20 +50,20 @@ def train(
         place = folder / f"seed-{seed}" if seeds else folder
         runs[place] = replace(config, run=str(place), train=replace(config.train, seed=seed))
         if fresh:
-            run.clear(place)
-        run.prepare(place, runs[place], resume)  # refuses before any picture is made
-    dataset = data.load(config.data)
+            by_first(run.clear, place)
+        by_first(run.prepare, place, runs[place], resume)  # refuses before any picture is made
+    dataset = all_well(data.load, config.data)
     if dataset.skipped:
-        print(f"left out {len(dataset.skipped)} broken pictures: {', '.join(dataset.skipped[:5])}")
+        say(f"left out {len(dataset.skipped)} broken pictures: {', '.join(dataset.skipped[:5])}")
     results = {}
     for place, one in runs.items():
         results[one.train.seed] = fit(one, dataset, place, resume=resume)
-        print(f"{place}: {_sentence(results[one.train.seed])}")
+        say(f"{place}: {_sentence(results[one.train.seed])}")
     if seeds:
-        (folder / "summary.json").write_text(json.dumps(_summary(results), indent=2) + "\n")
-        print(_table(_summary(results)) + f"\nwrote {folder}/summary.json and a run for each seed beside it")
+        by_first(run.write, folder / "summary.json", _summary(results))
+        say(_table(_summary(results)) + f"\nwrote {folder}/summary.json and a run for each seed beside it")
     else:
-        print(f"wrote {folder}/weights.safetensors, metrics.jsonl, test.json and checkpoints")
+        say(f"wrote {folder}/weights.safetensors, metrics.jsonl, test.json and checkpoints")
 
 
 def _sentence(result: Result) -> str:
@@ -77,14 +85,7 @@ def _summary(results: dict[int, Result]) -> dict[str, dict[str, Any]]:
         "validation accuracy at the end": [_end(r, "valid_accuracy") for r in results.values()],
         "test accuracy at the lowest loss": [r.test["accuracy"] for r in results.values()],
     }
-    return {
-        name: {
-            "mean": statistics.mean(values),
-            "deviation": statistics.stdev(values) if len(values) > 1 else 0.0,
-            "seeds": dict(zip(map(str, results), values, strict=True)),
-        }
-        for name, values in columns.items()
-    }
+    return {name: metrics.over_seeds(dict(zip(results, values, strict=True))) for name, values in columns.items()}
 
 
 def _end(result: Result, name: str) -> float:

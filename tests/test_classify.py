@@ -194,13 +194,19 @@ def test_the_shipped_network_calls_the_cat_a_cat(tmp_path, capsys):
 
 
 def test_a_figure_of_many_pictures_is_spread_over_them(weights, tmp_path, capsys):
+    place = tmp_path / "thirty"
+    place.mkdir()
     for index in range(30):
-        Image.new("RGB", (8, 8), (index * 8, 0, 0)).save(tmp_path / f"{index:02}.png")
-    assert run(tmp_path, "--weights", weights, "--out", tmp_path / "out") == 0
+        Image.new("RGB", (8, 8), (index * 8, 0, 0)).save(place / f"{index:02}.png")
+    assert run(place, "--weights", weights, "--out", tmp_path / "out") == 0
     said = capsys.readouterr().out
     assert "(12 of 30 pictures)" in said
     assert re.findall(r"/(\d\d)\.png: ", said) == [f"{i * 30 // 12:02}" for i in range(12)]
     assert len((tmp_path / "out" / "classify.csv").read_text().splitlines()) == 1 + 30 * 5
+    for index in range(12):  # those that were shown
+        (place / f"{index * 30 // 12:02}.png").write_bytes(b"broken")
+    assert run(place, "--weights", weights, "--out", tmp_path / "again") == 0
+    assert "(1 of 18 pictures)" in capsys.readouterr().out
 
 
 def sentence(capsys, *arguments):

@@ -179,8 +179,8 @@ def test_sigterm_saves_after_the_running_call(whole, tmp_path, when, kept):
 
     def terminate(done: int, total: int, latest: dict) -> None:
         if done == when:
-            os.kill(os.getpid(), signal.SIGTERM)
-            assert signal.getsignal(signal.SIGTERM) == before  # a second one would end the process at once
+            for _ in range(2):  # a scheduler may tell a process twice
+                os.kill(os.getpid(), signal.SIGTERM)
 
     sentence = f"stopped by SIGTERM: {folder} keeps all {when} steps; run the same command again to go on .*--resume"
     with pytest.raises(Preempted, match=sentence):

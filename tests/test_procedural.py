@@ -126,6 +126,15 @@ def test_load_is_what_the_seed_says():
     np.testing.assert_array_equal(procedural.render("dog", key[None], SIDE)[0], first[8])
 
 
+def test_new_classes_leave_the_others_their_pictures_and_share_none():
+    mixed = procedural.load(dataclasses.replace(CONFIG, classes=("dog", "fox", "bear"), per_class=4))
+    alone = procedural.load(dataclasses.replace(CONFIG, classes=("fox", "dog"), per_class=4))
+    np.testing.assert_array_equal(mixed.train.images[:8], np.roll(alone.train.images, 4, axis=0))
+    # Not the whole picture depends on the class: no two classes or splits may have a key in common.
+    scenes = np.concatenate([mixed.train.images, mixed.valid.images, mixed.load_test().images])[:, :3, :3]
+    assert len({corner.tobytes() for corner in scenes}) == len(scenes)
+
+
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [

@@ -13,8 +13,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from cnnjax import pretrained
 from cnnjax.errors import UserError
 from cnnjax.pretrained import published
+from cnnjax.visualize import layers
 
 CONTENT = np.random.default_rng(0).bytes(3_000_000)
 PUBLISHED = hashlib.sha256(CONTENT).hexdigest()
@@ -56,6 +58,7 @@ def server(monkeypatch, tmp_path):
     monkeypatch.setenv("CNNJAX_CACHE", str(tmp_path))
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     monkeypatch.setattr(published, "_PAUSE", 0.0)
+    monkeypatch.setattr(published, "_DELAY", 0.0)
     monkeypatch.setattr(published, "_CHUNK", 1000)
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         server.daemon_threads = True
@@ -102,7 +105,10 @@ def test_a_dropped_connection_is_resumed_where_it_broke(server, tmp_path, capsys
 
 def test_a_later_call_goes_on_where_one_was_given_up(server, tmp_path):
     server.drops = [1_200_000, 0]
-    with pytest.raises(UserError, match=r"cannot download http://127.0.0.1.*no connection.*go on from the 40%"):
+    with pytest.raises(
+        UserError,
+        match=r"cannot download http://127.0.0.1.*no connection.*after 1.2 MB, or put it",
+    ):
         published.fetch("it", files(server))
     assert part(tmp_path).read_bytes() == CONTENT[:1_200_000]
     assert not (tmp_path / "weights" / "it.h5").exists()
@@ -166,7 +172,7 @@ def test_a_refused_connection_says_where_to_put_which_file(server, tmp_path):
     with pytest.raises(UserError) as caught:
         published.fetch("it", known)
     assert str(caught.value) == (
-        f"cannot download {known['it'].url} (no connection to the server): download it elsewhere and put it as "
+        f"cannot download {known['it'].url} (no connection to the server): get it elsewhere and put it as "
         f"{tmp_path}/weights/it.h5 by hand"
     )
 
@@ -248,7 +254,7 @@ def test_a_read_only_cache_is_one_sentence_but_serves_what_it_holds(server, tmp_
     assert server.asked == [None]
 
 
-def test_a_full_disk_keeps_what_came(server, tmp_path):
+def test_a_full_disk_is_one_sentence(server, tmp_path):
     known = files(server)
     part(tmp_path).parent.mkdir()
     part(tmp_path).symlink_to("/dev/full")
@@ -267,6 +273,31 @@ def test_runs_that_start_together_fetch_it_once(server, tmp_path, caplog):
 
 def test_imagenet_is_the_file_that_the_article_used():
     assert published.FILES["imagenet"] == published.FILES["imagenet-keras"]
+
+
+def test_find_takes_nothing_a_name_or_a_path(server, tmp_path, monkeypatch):
+    shipped = pretrained.find("")
+    assert shipped.class_names[:2] == ("cat", "dog")
+    pretrained.save(tmp_path / "net.safetensors", shipped)
+    server.content = (tmp_path / "net.safetensors").read_bytes()
+    known = published.File(
+        f"http://127.0.0.1:{server.server_port}/net.safetensors",
+        f"sha256:{hashlib.sha256(server.content).hexdigest()}",
+        len(server.content),
+    )
+    for name in ("imagenet", "imagenet-notop"):
+        monkeypatch.setitem(published.FILES, name, known)
+    for weights in ("imagenet", str(tmp_path / "net.safetensors")):
+        found = pretrained.find(weights)
+        assert found.digest == shipped.digest and found.class_names == shipped.class_names
+    for found in (pretrained.find("imagenet-notop"), pretrained.find("imagenet", top=False)):
+        assert found.class_names == () and "fc1" not in found.params
+        assert layers.shapes(layers.at_side(found, 96))["block5_pool"][:2] == (3, 3)
+    assert server.asked == [None]
+    with pytest.raises(UserError, match=r"unknown weights 'imagnet': did you mean imagenet"):
+        pretrained.find("imagnet")
+    with pytest.raises(UserError, match=r"there is no weights file .*lost\.h5"):
+        pretrained.find("lost.h5")
 
 
 def test_an_unknown_name_gets_the_nearest():

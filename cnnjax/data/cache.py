@@ -5,6 +5,7 @@ the checksums; the index of a split that is streamed is kept the same way. Entri
 one is thrown away and made anew.
 """
 
+import errno
 import hashlib
 import json
 import logging
@@ -67,6 +68,7 @@ def _read(entry: Path, kind: type[Arrays]) -> tuple[Arrays, tuple[str, ...]] | N
         logger.warning("the cache entry %s is damaged: making it anew", entry)
     except (OSError, ValueError, KeyError, TypeError, EOFError) as error:
         logger.warning("the cache entry %s cannot be read (%s): making it anew", entry, error)
+    shutil.rmtree(entry, ignore_errors=True)
     return None
 
 
@@ -80,10 +82,10 @@ def _write(entry: Path, name: str, key: dict[str, Any], kept: Arrays, skipped: t
             np.save(temporary / f"{field}.npy", array)
             about[field] = _describe(array)
         (temporary / "entry.json").write_text(json.dumps(about, indent=1))
-        shutil.rmtree(entry, ignore_errors=True)  # a damaged entry, or one that another process has just written
         os.rename(temporary, entry)
     except OSError as error:
-        logger.warning("cannot keep %s in the cache (%s): it will be made again next time", name, error)
+        if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):  # another process has just written the same
+            logger.warning("cannot keep %s in the cache (%s): it will be made again next time", name, error)
         if temporary is not None:
             shutil.rmtree(temporary, ignore_errors=True)
 

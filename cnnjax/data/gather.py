@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Int32, Int64
 from tqdm import tqdm
 
-from cnnjax import runtime
+from cnnjax import hosts, runtime
 from cnnjax.config import DataConfig
 from cnnjax.data.cache import cached_noting
 from cnnjax.data.decode import decode
@@ -157,7 +157,8 @@ def _decode_all(
         use(slot, picture)
         return ""
 
-    bar = tqdm(total=len(labels), desc=f"decoding {name} pictures of {source.place}", unit=" pictures", delay=1.0)
+    shown = {"desc": f"decoding {name} pictures of {source.place}", "unit": " pictures", "delay": 1.0}
+    bar = tqdm(total=len(labels), disable=not hosts.first(), **shown)
     pool = ThreadPoolExecutor()
     try:
         with bar, warnings.catch_warnings():
@@ -189,7 +190,7 @@ def _decode_all(
 
 
 def _warn(place: str, skipped: tuple[str, ...]) -> None:
-    if skipped:
+    if skipped and hosts.first():
         more = f" and {len(skipped) - _NAMED} more" if len(skipped) > _NAMED else ""
         files = f"{len(skipped)} {'file' if len(skipped) == 1 else 'files'}"
         logger.warning("%s: left out %s that cannot be read: %s%s", place, files, ", ".join(skipped[:_NAMED]), more)

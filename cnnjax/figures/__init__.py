@@ -14,11 +14,13 @@ from cnnjax.figures.grids import augmented_samples as augmented_samples
 from cnnjax.figures.grids import feature_map_grid as feature_map_grid
 from cnnjax.figures.grids import maps_in_a_row as maps_in_a_row
 from cnnjax.figures.grids import picture_grid as picture_grid
+from cnnjax.figures.memory import memory as memory
 from cnnjax.figures.networks import receptive_fields as receptive_fields
 from cnnjax.figures.speed import contest as contest
 from cnnjax.figures.speed import growth as growth
 from cnnjax.figures.training import best_epoch as best_epoch
 from cnnjax.figures.training import curves as curves
+from cnnjax.figures.training import losses as losses
 from cnnjax.figures.training import probabilities as probabilities
 from cnnjax.figures.volumes import architecture as architecture
 from cnnjax.lessons import Lessons

@@ -35,7 +35,7 @@ def answers(
             length = room * float(chance)
             board.fill_between((bar, bar + max(length, 1)), y - 7, y + 7, color=BLUE if first else _PALE, linewidth=0)
             text(board, bar + length + 8, y, f"{chance:.1%}", SMALL, MUTED, ha="left")
-    return save(figure, path)
+    return save(figure, path, limit=100_000 * len(pictures))  # photographs, and not for the article's page
 
 
 def _shortened(title: str, most: int = 80) -> str:

@@ -11,11 +11,14 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 from cnnjax.figures.canvas import (
     BLUE,
     BODY,
+    GOLD,
     GREEN,
     HEAD,
     INK,
     MUTED,
+    PLUM,
     RED,
+    RULE,
     SMALL,
     WIDTH,
     picture,
@@ -37,12 +40,13 @@ def best_epoch(history: History) -> Mapping[str, Any]:
 def curves(histories: Mapping[str, History], path: Path) -> Path:
     """Loss and accuracy of each run (title -> its epochs), training and validation, on common scales.
 
-    Two runs: a column each, loss above accuracy. One run: loss beside accuracy. An epoch is a mapping with epoch,
+    Several runs: a column each, loss above accuracy. One run: loss beside accuracy. An epoch is a mapping with epoch,
     train_loss, train_accuracy, valid_loss and valid_accuracy. The epoch of lowest validation loss is marked.
     """
     left, top, height, alone = 62, 58, 200, len(histories) == 1
     gap = 64 if alone else 26
-    wide = (WIDTH - left - 10 - gap) / 2
+    columns = 2 if alone else len(histories)
+    wide = (WIDTH - left - 10 - gap * (columns - 1)) / columns
     figure, board = sheet(WIDTH, top + (1 if alone else 2) * (height + 22) + 26)
     losses = [e[k] for h in histories.values() for e in h for k in ("train_loss", "valid_loss")]
     scores = [e[k] for h in histories.values() for e in h for k in ("train_accuracy", "valid_accuracy")]
@@ -97,6 +101,34 @@ def _curve(axes: Axes, history: History, kind: str) -> None:
         bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 1},
     )
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+
+
+def losses(panels: Mapping[str, Mapping[str, Sequence[float]]], path: Path) -> Path:
+    """The loss at each step, a panel each for title -> who -> losses. The first is drawn broad, below the others."""
+    left, top, height, gap = 52, 34, 230, 34
+    names = list(dict.fromkeys(who for some in panels.values() for who in some))
+    colors = dict(zip(names, (RULE, RED, BLUE, GREEN, PLUM, GOLD), strict=False))
+    wide = (WIDTH - left - 10 - gap * (len(panels) - 1)) / len(panels)
+    below = top + height + 54
+    figure, board = sheet(WIDTH, below + 20 * -(-len(names) // 3) + 4)
+    for column, (title, some) in enumerate(panels.items()):
+        x = left + column * (wide + gap)
+        text(board, x, 16, title, HEAD, INK, ha="left", weight="bold")
+        axes = plot(figure, x, top, wide, height)
+        for who, values in some.items():
+            first, faint = who == names[0], who == names[-1]
+            style = {"linewidth": 5 if first else 1.3, "linestyle": (0, (1, 2)) if faint else "-"}
+            axes.plot(range(1, len(values) + 1), values, color=colors[who], zorder=1 if first else 2, **style)
+        axes.set_ylim(0, 1.05 * max(v for values in some.values() for v in values))
+        axes.set_xlabel("step", fontsize=BODY, color=MUTED)
+        if not column:
+            axes.set_ylabel("training loss", fontsize=BODY, color=MUTED)
+    for i, who in enumerate(names):
+        x, y = left + 232 * (i % 3), below + 20 * (i // 3)
+        style = {"linewidth": 5 if not i else 2, "linestyle": (0, (1, 2)) if i == len(names) - 1 else "-"}
+        board.plot((x, x + 20), (y, y), color=colors[who], **style)
+        text(board, x + 26, y, who, SMALL, MUTED, ha="left")
+    return save(figure, path)
 
 
 def descent(lesson: Descent, path: Path, shown: Sequence[int] = (0, 2, 8, 60)) -> Path:

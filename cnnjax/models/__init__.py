@@ -13,7 +13,7 @@ from cnnjax.errors import UserError
 from cnnjax.models.small_cnn import SmallCNN
 from cnnjax.models.vgg import STAGES, VGG, VGG11, VGG13, VGG16, VGG19
 
-__all__ = ["VGG", "VGG11", "VGG13", "VGG16", "VGG19", "SmallCNN", "apply", "create", "layer_shapes", "split"]
+__all__ = ["VGG", "VGG11", "VGG13", "VGG16", "VGG19", "SmallCNN", "apply", "create", "head", "layer_shapes", "split"]
 
 
 def create(
@@ -50,12 +50,26 @@ def apply(
     params: dict[str, Any],
     images: Float[Array, "batch height width channels"],
     keys: Key[Array, " batch"] | None = None,
+    *,
+    remat: bool = False,
 ) -> tuple[Float[Array, "batch ..."], dict[str, Array]]:
     """Logits and activations of the network `graph` with these parameters; pure. See the networks' `__call__`.
 
+    The layers compute in the type of the images, float32 or bfloat16; logits and the gradient of the parameters stay
+    float32. With `remat` a gradient keeps the input of each block of convolutions and computes the rest of it again.
     The activations are in the order of the layers; what jax.jit returns is in alphabetical order instead.
     """
-    return nnx.merge(graph, params)(images, keys)
+    return nnx.merge(graph, params)(images, keys, remat=remat)
+
+
+def head(
+    graph: nnx.GraphDef,
+    params: dict[str, Any],
+    features: Float[Array, "batch features"],
+    keys: Key[Array, " batch"] | None = None,
+) -> Float[Array, "batch outputs"]:
+    """The logits of a VGG's dense layers for what its convolutions gave: `apply`'s activation `flatten`. Pure."""
+    return nnx.merge(graph, params).head(features, keys)[0]
 
 
 def layer_shapes(

@@ -1,15 +1,20 @@
-"""What the networks are made of: convolution blocks, dense layers, dropout."""
+"""What the networks are made of: convolution blocks, dense layers, dropout.
+
+Parameters are float32; a layer computes in the type of its input. A kernel is cast to it, and its gradient back. A bias
+is cast after it was spread over the places, so that its gradient, a sum over all of them, is a sum in float32.
+"""
 
 from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jax.nn.initializers import Initializer
 from jaxtyping import Array, Float, Key
 
 from cnnjax.errors import UserError
-from cnnjax.ops import conv, conv_max_pool, dense, spread
+from cnnjax.ops import conv, conv_max_pool, dense, recompute, spread
 
 
 class Conv(nnx.Module):
@@ -20,17 +25,17 @@ class Conv(nnx.Module):
         self.bias = nnx.Param(jnp.zeros(outputs, jnp.float32))
 
     def __call__(self, x: Float[Array, "batch height width inputs"]) -> Float[Array, "batch height width outputs"]:
-        return conv(x, self.kernel[...])
+        return conv(x, self.kernel[...].astype(x.dtype))
 
     def pooled(
         self, x: Float[Array, "batch height width inputs"]
     ) -> Float[Array, "batch half_height half_width outputs"]:
         """The convolution's maxima in 2×2 windows."""
-        return conv_max_pool(x, self.kernel[...])
+        return conv_max_pool(x, self.kernel[...].astype(x.dtype))
 
     def relu(self, z: Float[Array, "batch height width outputs"]) -> Float[Array, "batch height width outputs"]:
         """relu(z + bias)."""
-        return jax.nn.relu(z + spread(self.bias[...], z.shape))
+        return jax.nn.relu(z + spread(self.bias[...], z.shape).astype(z.dtype))
 
 
 class Dense(nnx.Module):
@@ -41,24 +46,32 @@ class Dense(nnx.Module):
         self.bias = nnx.Param(jnp.zeros(outputs, jnp.float32))
 
     def __call__(self, x: Float[Array, "batch inputs"]) -> Float[Array, "batch outputs"]:
-        return dense(x, self.kernel[...]) + self.bias[None, :]
+        z = dense(x, self.kernel[...].astype(x.dtype))
+        return z + jnp.broadcast_to(self.bias[...], z.shape).astype(z.dtype)
 
 
 def block(
-    x: Float[Array, "batch height width inputs"], layers: Mapping[str, Conv], pool: str
+    x: Float[Array, "batch height width inputs"], layers: Mapping[str, Conv], pool: str, remat: bool = False
 ) -> tuple[Float[Array, "batch half_height half_width outputs"], dict[str, Array]]:
     """Convolutions with relu, then 2×2 max pooling. Returns the pooled map, and every layer's activation by name.
 
     Adding a bias and relu are monotone, so they commute with the maximum, exactly: done after the pooling they cost a
     quarter. The last convolution's own activation, at full resolution, is computed apart; jit drops it if nobody
-    reads it.
+    reads it. With `remat` a gradient keeps only x, and computes what else it needs again.
     """
-    activations = {}
-    for name, layer in layers.items():
-        before, x = x, layer.relu(layer(x))
-        activations[name] = x
-    x = activations[pool] = layer.relu(layer.pooled(before))
-    return x, activations
+
+    def run(x: Array) -> tuple[Array, dict[str, Array]]:
+        activations = {}
+        for name, layer in layers.items():
+            before, x = x, layer.relu(layer(x))
+            activations[name] = x
+        x = activations[pool] = layer.relu(layer.pooled(before))
+        return x, activations
+
+    pooled, activations = run(x)
+    if remat:
+        pooled = activations[pool] = recompute(lambda x: run(x)[0], x)
+    return pooled, activations
 
 
 def dropout(x: Float[Array, "batch ..."], rate: float, keys: Key[Array, " batch"] | None, layer: int) -> Array:
@@ -71,6 +84,11 @@ def dropout(x: Float[Array, "batch ..."], rate: float, keys: Key[Array, " batch"
         return x
     keep = jax.vmap(lambda key: jax.random.bernoulli(jax.random.fold_in(key, layer), 1 - rate, x.shape[1:]))(keys)
     return jnp.where(keep, x / (1 - rate), 0)
+
+
+def widened(x: Float[Array, "..."]) -> Float[Array, "..."]:
+    """In float32 what is narrower, so that the last layer computes in it."""
+    return x.astype(np.promote_types(x.dtype, np.float32))
 
 
 def scaled(units: int, width: float) -> int:

@@ -5,7 +5,7 @@ from flax import nnx
 from jax.nn.initializers import glorot_uniform
 from jaxtyping import Array, Float, Key
 
-from cnnjax.models.layers import Conv, Dense, block, dropout, require_images, require_side, scaled
+from cnnjax.models.layers import Conv, Dense, block, dropout, require_images, require_side, scaled, widened
 
 CHANNELS = (32, 64, 128, 128)
 
@@ -40,21 +40,26 @@ class SmallCNN(nnx.Module):
         self.output = Dense(scaled(256, width), outputs, init=init, rngs=rngs)
 
     def __call__(
-        self, images: Float[Array, "batch height width channels"], keys: Key[Array, " batch"] | None = None
+        self,
+        images: Float[Array, "batch height width channels"],
+        keys: Key[Array, " batch"] | None = None,
+        *,
+        remat: bool = False,
     ) -> tuple[Float[Array, "batch outputs"], dict[str, Array]]:
         """Logits, and each layer's activation (after relu) by name; with one typed key an example, dropout is on.
 
-        Images are cleaned float32. Raises UserError for images of another shape.
+        Images are cleaned; layers compute in their type, the last one in float32. `remat` is that of `block`. Raises
+        UserError for images of another shape.
         """
         require_images("SmallCNN", images, self.side, self.channels)
         activations: dict[str, Array] = {}
         x = images
         for i in range(1, len(CHANNELS) + 1):
-            x, new = block(x, {f"conv_{i}": getattr(self, f"conv_{i}")}, f"maxpool_{i}")
+            x, new = block(x, {f"conv_{i}": getattr(self, f"conv_{i}")}, f"maxpool_{i}", remat)
             activations |= new
         x = activations["flatten"] = x.reshape(len(x), -1)
         x = activations["dropout"] = dropout(x, self.dropout, keys, 0)
         x = activations["dense_1"] = jax.nn.relu(self.dense_1(x))
         x = activations["dense_2"] = jax.nn.relu(self.dense_2(x))
-        x = activations["output"] = self.output(x)
+        x = activations["output"] = self.output(widened(x))
         return x, activations

@@ -7,7 +7,7 @@ from flax import nnx
 from jax.nn.initializers import he_normal
 from jaxtyping import Array, Float, Key
 
-from cnnjax.models.layers import Conv, Dense, block, dropout, require_images, require_side, scaled
+from cnnjax.models.layers import Conv, Dense, block, dropout, require_images, require_side, scaled, widened
 
 CHANNELS = (64, 128, 256, 512, 512)
 STAGES = {11: (1, 1, 2, 2, 2), 13: (2, 2, 2, 2, 2), 16: (2, 2, 3, 3, 3), 19: (2, 2, 4, 4, 4)}
@@ -51,24 +51,38 @@ class VGG(nnx.Module):
             self.predictions = Dense(units, outputs, init=init, rngs=rngs)
 
     def __call__(
-        self, images: Float[Array, "batch height width channels"], keys: Key[Array, " batch"] | None = None
+        self,
+        images: Float[Array, "batch height width channels"],
+        keys: Key[Array, " batch"] | None = None,
+        *,
+        remat: bool = False,
     ) -> tuple[Float[Array, "batch ..."], dict[str, Array]]:
         """Logits, and each layer's activation (after relu) by name; with one typed key an example, dropout is on.
 
-        Images are cleaned float32. Raises UserError for images of another shape.
+        Images are cleaned; layers compute in their type, the last one in float32. `remat` is that of `block`. Raises
+        UserError for images of another shape.
         """
         require_images("VGG", images, self.side if self.top else None, self.channels)
         activations: dict[str, Array] = {}
         x = images
         for b, count in enumerate(self.stages, 1):
             names = [f"block{b}_conv{i}" for i in range(1, count + 1)]
-            x, new = block(x, {name: getattr(self, name) for name in names}, f"block{b}_pool")
+            x, new = block(x, {name: getattr(self, name) for name in names}, f"block{b}_pool", remat)
             activations |= new
         if self.top:
             x = activations["flatten"] = x.reshape(len(x), -1)
-            x = activations["fc1"] = dropout(jax.nn.relu(self.fc1(x)), self.dropout, keys, 0)
-            x = activations["fc2"] = dropout(jax.nn.relu(self.fc2(x)), self.dropout, keys, 1)
-            x = activations["predictions"] = self.predictions(x)
+            x, new = self.head(x, keys)
+            activations |= new
+        return x, activations
+
+    def head(
+        self, features: Float[Array, "batch features"], keys: Key[Array, " batch"] | None = None
+    ) -> tuple[Float[Array, "batch outputs"], dict[str, Array]]:
+        """What the dense layers make of `features` (block5_pool, flattened): the logits, and activations by name."""
+        activations: dict[str, Array] = {}
+        x = activations["fc1"] = dropout(jax.nn.relu(self.fc1(features)), self.dropout, keys, 0)
+        x = activations["fc2"] = dropout(jax.nn.relu(self.fc2(x)), self.dropout, keys, 1)
+        x = activations["predictions"] = self.predictions(widened(x))
         return x, activations
 
 

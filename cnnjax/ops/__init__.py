@@ -4,5 +4,6 @@ from cnnjax.ops.bias import spread
 from cnnjax.ops.conv import conv, conv_max_pool
 from cnnjax.ops.dense import dense
 from cnnjax.ops.pool import max_pool
+from cnnjax.ops.recompute import recompute
 
-__all__ = ["conv", "conv_max_pool", "dense", "max_pool", "spread"]
+__all__ = ["conv", "conv_max_pool", "dense", "max_pool", "recompute", "spread"]

@@ -12,6 +12,7 @@ from typing import Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
 
@@ -138,7 +139,9 @@ def _in_blocks(gradient: Callable[..., Array], x: Array, g: Array, edges: Edges,
         return gradient(*(lax.dynamic_index_in_dim(a, i, 1, keepdims=False) for a in (x, g)), edges)
 
     # Not from part(0) on: outside the loop it would be fused with what made x and g, which is then computed twice.
-    return lax.fori_loop(0, count, lambda i, total: total + part(i), jnp.zeros_like(part(0)))
+    wide = np.promote_types(x.dtype, np.float32)  # a sum of many bfloat16 forgets its small terms
+    zeros = jnp.zeros_like(part(0), wide)
+    return lax.fori_loop(0, count, lambda i, total: total + part(i).astype(wide), zeros).astype(x.dtype)
 
 
 def _kernel_forward(x: Array, g: Array, edges: Edges) -> tuple[Array, tuple[Array, Array]]:

@@ -21,6 +21,7 @@ from cnnjax.errors import UserError, unknown
 logger = logging.getLogger(__name__)
 
 _TIMEOUT = (10, 60)  # seconds to connect, and without a byte
+_DELAY = 0.5  # seconds before there is a bar: none where there is no network
 _PAUSE = 1.0  # seconds before the rest is asked for
 _CHUNK = 2**16  # bytes; less than one is lost when a connection breaks
 
@@ -91,8 +92,8 @@ def fetch(name: str, files: Mapping[str, File] = FILES) -> Path:
                 _retrieve(pooch, path, file)
                 print(f"fetched {path}")
     except requests.RequestException as error:
-        kept = _length(_part(path)) / file.size
-        on = f"run this again to go on from the {kept:.0%} that came, or " if kept else "download it elsewhere and "
+        kept = _length(_part(path))
+        on = f"run this again to go on after {kept / 1e6:.1f} MB, or " if kept else "get it elsewhere and "
         raise UserError(f"cannot download {file.url} ({_reason(requests, error)}): {on}{by_hand}") from None
     except OSError as error:
         raise UserError(
@@ -130,7 +131,8 @@ class _Download(NamedTuple):
 
         breaks = (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError)
         name = url.rpartition("/")[2]
-        with tqdm(desc=name, total=self.size, initial=_length(self.part), unit="B", unit_scale=True) as bar:
+        came = _length(self.part)
+        with tqdm(desc=name, total=self.size, initial=came, unit="B", unit_scale=True, delay=_DELAY) as bar:
             while (start := _length(self.part)) < self.size:
                 try:
                     self._more(url, start, bar)

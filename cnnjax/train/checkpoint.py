@@ -3,9 +3,12 @@
 A checkpoint is written under the name `unfinished` and renamed when all of it is on the disk, so what a kill leaves
 half-written is never offered. Orbax restores flipped bytes without a word: `manifest.json` holds a checksum of every
 file, of every array and, in its first line, of itself. What is not as it was written is named and passed over.
+
+On several hosts all take part in Orbax's writing and reading; the first does the rest and tells the others.
 """
 
 import errno
+import json
 import logging
 import os
 import re
@@ -16,9 +19,9 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.experimental import multihost_utils
 from orbax.checkpoint import v1 as ocp
 
+from cnnjax import hosts
 from cnnjax.errors import UserError
 from cnnjax.manifest import checksum as _checksum
 from cnnjax.manifest import leaves as _leaves
@@ -41,9 +44,15 @@ class Checkpoints:
 
     def __init__(self, folder: Path):
         self.folder = folder.absolute()
-        self._manifests: dict[str, dict[str, Any]] = {}  # of the whole ones, by name
         self._thread = ThreadPoolExecutor(1)
         self._saving: Future | None = None
+        # Of the whole ones, by name.
+        self._manifests: dict[str, dict[str, Any]] = json.loads(hosts.by_first(self._open))
+        self.step = max((_age(name)[0] for name in self._manifests), default=0)
+        """The step of the latest checkpoint, be it still in the making."""
+
+    def _open(self) -> str:
+        manifests = {}
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             for name in ("unfinished", "removed"):
@@ -53,13 +62,12 @@ class Checkpoints:
             raise UserError(f"{self.folder} cannot hold checkpoints ({_reason(error)}): use --fresh") from error
         for path in found:
             try:
-                self._manifests[path.name] = _verified(path)
+                manifests[path.name] = _verified(path)
             except (OSError, ValueError) as error:
                 logging.getLogger(__name__).warning(f"the checkpoint {path} is damaged ({_reason(error)}): passed over")
-        if found and not self._manifests:
+        if found and not manifests:
             raise UserError(f"no checkpoint in {self.folder} is whole: start over with --fresh")
-        self.step = max((_age(name)[0] for name in self._manifests), default=0)
-        """The step of the latest checkpoint, be it still in the making."""
+        return json.dumps(manifests)
 
     def __enter__(self) -> "Checkpoints":
         return self
@@ -93,7 +101,7 @@ class Checkpoints:
         self.step = int(host["state"].step)
         name = str(self.step) if history and history[-1]["step"] == self.step else f"{self.step}-partial"
         self._saving = self._thread.submit(self._write, name, host, history)
-        if jax.process_count() > 1:
+        if hosts.several():
             self.wait()  # Orbax lets hosts meet by collectives, which must not mix with those of training
 
     def wait(self) -> None:
@@ -117,9 +125,9 @@ class Checkpoints:
             host = ocp.load(self.folder / name / "orbax", like)
         except Exception as error:
             raise UserError(f"{where} cannot be read ({_reason(error)}): run again with --resume") from error
-        for leaf, array in _leaves(host).items():
-            if _checksum(array) != manifest["arrays"][leaf]:
-                raise UserError(f"{where} is damaged ({leaf} has changed): run again with --resume")
+        changed = [leaf for leaf, array in _leaves(host).items() if _checksum(array) != manifest["arrays"][leaf]]
+        if hosts.any_of(bool(changed)):
+            raise UserError(f"{where} is damaged ({' '.join(changed[:1])} has changed): run again with --resume")
         return host["state"], host["sums"], manifest["history"]
 
     def load_best(self, like: TrainState, history: list[Row]) -> tuple[TrainState, Row]:
@@ -129,38 +137,40 @@ class Checkpoints:
         return self.load(like, str(row["step"]))[0], row
 
     def _write(self, name: str, host: dict[str, Any], history: list[Row]) -> None:
-        unfinished, target, first = self.folder / "unfinished", self.folder / name, jax.process_index() == 0
+        target = self.folder / name
         try:
-            if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(host["state"].params)):
-                raise ValueError("its parameters are not finite: lower --optimizer.learning-rate")
-            # Orbax would notice a full disk too, but with pages of its threads' errors.
-            if shutil.disk_usage(self.folder).free < sum(leaf.nbytes for leaf in jax.tree.leaves(host)):
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-            if first:
-                shutil.rmtree(unfinished, ignore_errors=True)
-            ocp.save(unfinished / "orbax", host)  # returns when all hosts have written
-            if first:
-                _seal(unfinished, host, history)
-                if target.exists():  # a damaged one
-                    self._remove(target)
-                unfinished.rename(target)
-            multihost_utils.sync_global_devices(f"{target} is whole")
-            self._manifests[name] = _verified(target)
-            self._sweep(history, first)
+            hosts.by_first(self._prepare, host)
+            ocp.save(self.folder / "unfinished" / "orbax", host)  # returns when all hosts have written
+            self._manifests = json.loads(hosts.by_first(self._offer, name, host, history))
         except Exception as error:
-            if first:
-                shutil.rmtree(unfinished, ignore_errors=True)
+            if hosts.first():
+                shutil.rmtree(self.folder / "unfinished", ignore_errors=True)
             raise UserError(
                 f"{target} could not be saved ({_reason(error)}): {self.told()}; mend that and go on with --resume"
             ) from error
 
-    def _sweep(self, history: list[Row], remove: bool) -> None:
+    def _prepare(self, host: dict[str, Any]) -> None:
+        if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(host["state"].params)):
+            raise ValueError("its parameters are not finite: lower --optimizer.learning-rate")
+        # Orbax would notice a full disk too, but with pages of its threads' errors.
+        if shutil.disk_usage(self.folder).free < sum(leaf.nbytes for leaf in jax.tree.leaves(host)):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        shutil.rmtree(self.folder / "unfinished", ignore_errors=True)
+
+    def _offer(self, name: str, host: dict[str, Any], history: list[Row]) -> str:
+        """Seal what Orbax has written, give it its name and remove what is not kept; the manifests of what is."""
+        unfinished, target = self.folder / "unfinished", self.folder / name
+        _seal(unfinished, host, history)
+        if target.exists():  # a damaged one
+            self._remove(target)
+        unfinished.rename(target)
+        self._manifests[name] = _verified(target)
         keep = sorted(self._manifests, key=_age)[-2:]
         keep += [str(best(whole)["step"])] if (whole := self._whole(history)) else []
-        self._manifests = {name: self._manifests[name] for name in keep}
-        for path in self._folders() if remove else ():
+        for path in self._folders():
             if path.name not in keep:
                 self._remove(path)
+        return json.dumps({name: self._manifests[name] for name in keep})
 
     def _whole(self, history: list[Row]) -> list[Row]:
         return [row for row in history if str(row["step"]) in self._manifests]

@@ -6,7 +6,7 @@ import math
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -14,21 +14,19 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from tqdm import tqdm
 
-from cnnjax import models, pretrained
-from cnnjax.config import Config, TrainConfig, as_dict
-from cnnjax.data import clean, feed, stream
+from cnnjax import hosts, pretrained
+from cnnjax.config import Config, as_dict
+from cnnjax.data import feed, stream
+from cnnjax.data.clean import Cleaning
 from cnnjax.data.split import Dataset, Split
 from cnnjax.errors import Preempted, UserError
-from cnnjax.train import metrics, optimizer, parallel, preemption, run
+from cnnjax.train import metrics, optimizer, parallel, preemption, run, start
 from cnnjax.train.checkpoint import Checkpoints
+from cnnjax.train.display import Display, Progress
 from cnnjax.train.step import Task, TrainState, create_state
 
 EVAL_BATCH = 64
-
-Progress = Callable[[int, int, dict[str, Any]], None]
-"""Called with the steps done, all steps, and the latest numbers."""
 
 
 class Result(NamedTuple):
@@ -46,39 +44,40 @@ def fit(
 
     With `resume` a run goes on from its latest whole checkpoint and ends as if it had never stopped, bit for bit (a
     finished one returns at once; a folder without a run starts one). Without `on_progress` a bar is shown. Raises
-    UserError for a batch that does not fit the data or the devices, a folder in use, not writable or full, another
-    config than the resumed run's, no whole checkpoint left, or a loss that is no longer finite; Preempted when SIGTERM
-    came, after the running call was finished and saved.
+    UserError for a batch that does not fit the data or the devices, weights to start from that do not fit the config, a
+    folder in use, not writable or full, another config than the resumed run's, no whole checkpoint left, or a loss that
+    is no longer finite; Preempted when SIGTERM came, after the running call was finished and saved.
     """
     size, batch = len(dataset.train.labels), config.train.batch_size
     steps = feed.steps_per_epoch(config.train.steps_per_epoch, batch, size)
-    way = parallel.choose(config.train.parallel, batch)
-    run.prepare(folder, config, resume)
-    if (history := run.finished(folder, config)) is not None:
+    way = parallel.choose(config.train.parallel, batch, microbatches=config.train.microbatches)
+    start.agree(config, dataset)
+    hosts.by_first(run.prepare, folder, config, resume)
+    hosts.all_well(run.require_shared, folder)
+    history = json.loads(hosts.by_first(lambda: json.dumps(run.finished(folder, config))))
+    if history is not None:
         test = json.loads((folder / "test.json").read_text())
         return Result(history, pretrained.load(folder / "weights.safetensors"), test)
 
-    cleaning = clean.fit(config.data.cleaning, dataset.train.images)
-    model = models.create(
-        config.model, side=config.data.side, num_classes=len(dataset.class_names), seed=config.train.seed
-    )
-    graph, params = models.split(model)
+    graph, params, cleaning, origin = start.begin(config, dataset)
     # What a checkpoint lacks to be a network.
     about = pretrained.network(graph, {}, config.model, config.data.side, dataset.class_names, cleaning)
-    pretrained.save(folder / "input.safetensors", about)
-    task = Task(graph, optimizer.create(config.optimizer, steps * config.train.epochs), config.augment)
-    evaluate = parallel.evaluator(way, graph, max(batch, EVAL_BATCH))
-    state, sums, history = create_state(params, task.optimizer), metrics.zeros(), []
+    hosts.by_first(pretrained.save, folder / "input.safetensors", about)
+    rule = optimizer.create(config.optimizer, steps * config.train.epochs)
+    kinds = config.train.precision, config.train.microbatches, config.train.remat
+    task = Task(graph, rule, config.augment, *kinds, frozen=start.frozen(config.train.frozen, params))
+    evaluate = parallel.evaluator(way, graph, max(batch // task.microbatches, EVAL_BATCH), task.precision)
+    state, sums, history = create_state(params, task.optimizer, task.frozen), metrics.zeros(), []
     with ExitStack() as opened:
         terminated = opened.enter_context(preemption.sigterm())
         checkpoints = opened.enter_context(Checkpoints(folder / "checkpoints"))
 
         def between_calls(state: TrainState, sums: metrics.Sums) -> None:
-            """Save where it is due or SIGTERM came; then stop."""
-            step, every = int(state.step), config.train.checkpoint_steps
-            if step > checkpoints.step and (terminated() or (step % steps and 0 < every <= step - checkpoints.step)):
+            """Save where it is due or SIGTERM came to any host; then stop."""
+            step, every, stop = int(state.step), config.train.checkpoint_steps, hosts.any_of(terminated())
+            if step > checkpoints.step and (stop or (step % steps and 0 < every <= step - checkpoints.step)):
                 checkpoints.save(state, sums, history)
-            if terminated():
+            if stop:
                 checkpoints.wait()
                 raise Preempted(
                     f"stopped by SIGTERM: {folder} keeps all {step} steps; run the same command again to go on "
@@ -87,51 +86,72 @@ def fit(
 
         if checkpoints.latest is not None:
             state, sums, history = checkpoints.load(state)
-        (folder / "test.json").unlink(missing_ok=True)  # its being there says that the run is finished
-        metrics.rewrite(folder / "metrics.jsonl", history)
-        display = _Display(steps, config.train, int(state.step), on_progress)
+        hosts.by_first(_begin, folder, history)
+        display = Display(steps, config.train, int(state.step), on_progress)
         state, sums, placed = parallel.replicate(way, (state, sums, cleaning))
         try:
-            log = _logger(config, folder, len(history) * steps)
-            if not run.is_complete(history, config):
-                train = _trainer(config, way, task, state, placed, dataset.train, steps, display, between_calls, opened)
-                valid = parallel.reside(way, dataset.valid)
-            while not run.is_complete(history, config):
-                started = time.perf_counter()
-                state, row = train(state, sums, len(history))
-                row |= _prefixed("valid", metrics.means(evaluate(state.params, placed, valid)))
-                history = [*history, row | {"seconds": time.perf_counter() - started}]
-                sums = parallel.replicate(way, metrics.zeros())
-                checkpoints.save(state, sums, history)
-                log(history[-1])
-                display.epoch(history[-1])
-                between_calls(state, sums)
+            with _in_sentences(folder, checkpoints):
+                log = _logger(config, folder, len(history) * steps)
+                if not run.is_complete(history, config):
+                    train = _trainer(
+                        config, way, task, state, placed, dataset.train, steps, display, between_calls, opened
+                    )
+                    valid = parallel.reside(way, dataset.valid)
+                while not run.is_complete(history, config):
+                    started = time.perf_counter()
+                    state, row = train(state, sums, len(history))
+                    row |= _prefixed("valid", metrics.means(evaluate(state.params, placed, valid)))
+                    history = [*history, row | {"seconds": time.perf_counter() - started}]
+                    sums = parallel.replicate(way, metrics.zeros())
+                    checkpoints.save(state, sums, history)
+                    hosts.by_first(log, history[-1])
+                    display.epoch(history[-1])
+                    between_calls(state, sums)
         except KeyboardInterrupt:
             print(f"\n{folder} keeps its {len(history)} finished epochs: go on with --resume", file=sys.stderr)
             raise
-        except FloatingPointError as error:
-            with suppress(UserError):
-                checkpoints.wait()
-            raise UserError(f"{error}; {checkpoints.told()}") from None
-        except OSError as error:
-            raise UserError(
-                f"{folder} cannot be written ({error.strerror or error}): make room and go on with --resume"
-            ) from error
         finally:
             display.close()
         best, row = checkpoints.load_best(state, history)
         best = jax.tree.map(jnp.asarray, best.params)
 
-        split = dataset.load_test()
+        split = hosts.all_well(dataset.load_test)
         sums = evaluate(*parallel.replicate(way, (best, cleaning)), parallel.reside(way, split))
         test = metrics.means(sums) | {"count": len(split.labels), "epoch": row["epoch"]}
-        made = {"config": as_dict(replace(config, run="")), "best": row, "test": test}
+        made = {"config": as_dict(replace(config, run="")), "best": row, "test": test, **origin}
         made["seconds"] = sum(row["seconds"] for row in history)
         network = pretrained.network(graph, best, config.model, config.data.side, dataset.class_names, cleaning, made)
-        pretrained.save(folder / "weights.safetensors", network)
-        run.write(folder / "test.json", test)
+        hosts.by_first(pretrained.save, folder / "weights.safetensors", network)
+        hosts.by_first(run.write, folder / "test.json", test)
         between_calls(state, sums)
     return Result(history, network, test)
+
+
+@contextmanager
+def _in_sentences(folder: Path, checkpoints: Checkpoints) -> Iterator[None]:
+    """What can go wrong while training, as UserErrors that say what is kept."""
+    try:
+        yield
+    except FloatingPointError as error:
+        with suppress(UserError):
+            checkpoints.wait()
+        raise UserError(f"{error}; {checkpoints.told()}") from None
+    except OSError as error:
+        raise UserError(
+            f"{folder} cannot be written ({error.strerror or error}): make room and go on with --resume"
+        ) from error
+    except jax.errors.JaxRuntimeError as error:
+        if not hosts.several():
+            raise
+        reason = str(error).strip().splitlines()[0][:150]
+        raise UserError(
+            f"the hosts lost each other ({reason}): {checkpoints.told()}; start all again with --resume"
+        ) from error
+
+
+def _begin(folder: Path, history: list[metrics.Row]) -> None:
+    (folder / "test.json").unlink(missing_ok=True)  # its being there says that the run is finished
+    metrics.rewrite(folder / "metrics.jsonl", history)
 
 
 def _trainer(
@@ -139,10 +159,10 @@ def _trainer(
     way: parallel.Parallel,
     task: Task,
     state: TrainState,
-    cleaning: clean.Cleaning,
+    cleaning: Cleaning,
     split: Split,
     steps: int,
-    display: "_Display",
+    display: Display,
     between_calls: Callable[[TrainState, metrics.Sums], None],
     opened: ExitStack,
 ) -> Callable[[TrainState, metrics.Sums, int], tuple[TrainState, metrics.Row]]:
@@ -200,7 +220,8 @@ def _prefixed(name: str, values: dict[str, float]) -> dict[str, float]:
 
 def _logger(config: Config, folder: Path, first_step: int) -> Callable[[metrics.Row], None]:
     """What writes an epoch's row down: metrics.jsonl and, where the config wants it, TensorBoard's events."""
-    write = metrics.tensorboard(folder / "tensorboard", first_step) if config.train.tensorboard else None
+    wanted = config.train.tensorboard and hosts.first()
+    write = metrics.tensorboard(folder / "tensorboard", first_step) if wanted else None
 
     def log(row: metrics.Row) -> None:
         metrics.append(folder / "metrics.jsonl", row)
@@ -208,44 +229,3 @@ def _logger(config: Config, folder: Path, first_step: int) -> Callable[[metrics.
             write(row)
 
     return log
-
-
-class _Display:
-    """How far a run is: a bar over all its pictures, or a call of `on_progress`."""
-
-    def __init__(self, steps: int, config: TrainConfig, done: int, on_progress: Progress | None):
-        self._batch, self._report = config.batch_size, on_progress
-        self._done, self._total = done, config.epochs * steps
-        self._latest: dict[str, Any] = {}
-        self._bar = tqdm(
-            total=self._total * self._batch,
-            initial=self._done * self._batch,
-            unit=" images",
-            disable=on_progress is not None,
-            dynamic_ncols=True,
-        )
-
-    def say(self, what: str) -> None:
-        self._bar.set_description(what)
-
-    def steps(self, number: int, numbers: dict[str, Any]) -> None:
-        """So many steps more are done; `numbers` are the running epoch's."""
-        self._done += number
-        self._bar.update(number * self._batch)
-        self._tell(numbers)
-
-    def epoch(self, row: metrics.Row) -> None:
-        """An epoch is evaluated."""
-        self._tell(row)
-
-    def close(self) -> None:
-        self._bar.close()
-
-    def _tell(self, numbers: dict[str, Any]) -> None:
-        self._latest |= numbers
-        shown = {"loss": "train_loss", "accuracy": "train_accuracy", "valid loss": "valid_loss",
-                 "valid accuracy": "valid_accuracy"}  # fmt: skip
-        latest = {name: f"{self._latest[key]:.3f}" for name, key in shown.items() if key in self._latest}
-        self._bar.set_postfix(latest)
-        if self._report:
-            self._report(self._done, self._total, dict(self._latest))

@@ -2,6 +2,7 @@
 
 import json
 import math
+import statistics
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -74,6 +75,16 @@ def epochs_without_gain(history: list[Row]) -> int:
     """How many epochs ago the validation loss was lowest."""
     losses = [row["valid_loss"] if math.isfinite(row["valid_loss"]) else math.inf for row in history]
     return len(losses) - 1 - losses.index(min(losses)) if losses else 0
+
+
+def over_seeds(values: dict[int, float]) -> dict[str, Any]:
+    """Mean and (sample) standard deviation of a number that each seed gave, and the numbers, as JSON-able data."""
+    found = list(values.values())
+    return {
+        "mean": statistics.mean(found),
+        "deviation": statistics.stdev(found) if len(found) > 1 else 0.0,
+        "seeds": {str(seed): value for seed, value in values.items()},
+    }
 
 
 def append(path: Path, row: Row) -> None:

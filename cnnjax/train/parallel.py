@@ -6,7 +6,7 @@ All three ways compute the same to float32 rounding.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -42,19 +42,33 @@ class Parallel:
     def devices(self) -> int:
         return self.mesh.size
 
+    @property
+    def reached(self) -> Mesh:
+        """What this process puts arrays on: all devices or, as pmap wants it on several hosts, its own."""
+        return self.mesh.local_mesh if self.mode == "pmap" else self.mesh
 
-def choose(mode: str, batch_size: int, devices: list[jax.Device] | None = None) -> Parallel:
+
+def choose(mode: str, batch_size: int, devices: list[jax.Device] | None = None, microbatches: int = 1) -> Parallel:
     """The way to run that `mode` names: "auto" is "jit" on one device and "mesh" on several; "jit" uses the first.
 
-    Raises UserError when the devices cannot share out a batch evenly.
+    `devices`: those of all hosts by default. Raises UserError when they cannot share out a batch evenly, or cut their
+    part of it into `microbatches`.
     """
-    devices = list(devices or jax.devices())
+    # A host's devices side by side: what it decodes is a contiguous part of a batch.
+    devices = sorted(devices or jax.devices(), key=lambda device: (device.process_index, device.id))
     if mode == "auto":
         mode = "jit" if len(devices) == 1 else "mesh"
     if mode not in ("jit", "pmap", "mesh"):
         raise unknown("parallel mode", mode, ("auto", "jit", "pmap", "mesh"))
+    processes = [device.process_index for device in devices]
     if mode == "jit":
+        if len(set(processes)) > 1:
+            raise UserError(
+                f"--train.parallel jit uses one device, and there are {len(set(processes))} hosts: use mesh"
+            )
         devices = devices[:1]
+    elif len({processes.count(process) for process in processes}) > 1:
+        raise UserError("the hosts have different numbers of devices: start as many processes, each with as many")
     n = len(devices)
     if batch_size % n:
         below = batch_size // n * n
@@ -63,12 +77,30 @@ def choose(mode: str, batch_size: int, devices: list[jax.Device] | None = None) 
             f"--train.batch-size {batch_size} cannot be shared out evenly to {n} devices: "
             f"use {near}, or --train.parallel jit for one device"
         )
-    return Parallel(mode, jax.make_mesh((n,), (AXIS,), axis_types=(AxisType.Auto,), devices=devices))
+    if (each := batch_size // n) % microbatches:
+        whole = [m for m in range(1, each + 1) if each % m == 0]
+        near = [*(m for m in whole[::-1] if m < microbatches)][:1] + [m for m in whole if m > microbatches][:1]
+        raise UserError(
+            f"--train.microbatches {microbatches} does not divide the {each} pictures of a batch on each device: "
+            f"use {' or '.join(map(str, near))}"
+        )
+    return Parallel(mode, Mesh(np.array(devices), (AXIS,), axis_types=(AxisType.Auto,)))
 
 
 def replicate(parallel: Parallel, tree: Any) -> Any:
-    """A copy of every array of `tree` on every device."""
-    return jax.device_put(tree, NamedSharding(parallel.mesh, P()))
+    """A copy of every array of `tree`, which is the same on every host, on every device."""
+    sharding = NamedSharding(parallel.reached, P())
+    if sharding.is_fully_addressable:
+        return jax.device_put(tree, sharding)
+
+    # device_put would have the hosts compare what they have, byte by byte.
+    def put(array: Any) -> Array:
+        if jnp.issubdtype(array.dtype, jax.dtypes.prng_key):
+            return jax.random.wrap_key_data(put(jax.random.key_data(array)), impl=jax.random.key_impl(array))
+        array = np.asarray(array)
+        return jax.make_array_from_callback(array.shape, sharding, array.__getitem__)
+
+    return jax.tree.map(put, tree)
 
 
 def reside(parallel: Parallel, split: Split) -> Split:
@@ -81,11 +113,20 @@ def host(parallel: Parallel) -> tuple[int, int]:
     return (0, 1) if parallel.mode == "jit" else (jax.process_index(), jax.process_count())
 
 
+def own(parallel: Parallel, rows: Any) -> Any:
+    """This host's part of arrays (steps, batch, …)."""
+    index, count = host(parallel)
+    return jax.tree.map(lambda a: a[:, index * a.shape[1] // count : (index + 1) * a.shape[1] // count], rows)
+
+
 def place(parallel: Parallel, rows: Any) -> Any:
     """Arrays (steps, this host's part of a batch, …) on the devices, each with its own examples."""
-    across = P(AXIS) if parallel.mode == "pmap" else P(None, AXIS)
-    sharding = NamedSharding(parallel.mesh, across)
-    return jax.tree.map(partial(jax.make_array_from_process_local_data, sharding), _share(parallel, rows))
+    across = P(None, AXIS)
+    if parallel.mode == "pmap":
+        across = P(AXIS)
+        rows = jax.tree.map(lambda a: a.reshape(len(a), parallel.reached.size, -1, *a.shape[2:]).swapaxes(0, 1), rows)
+    sharding = NamedSharding(parallel.reached, across)
+    return jax.tree.map(partial(jax.make_array_from_process_local_data, sharding), rows)
 
 
 def trainer(
@@ -105,22 +146,20 @@ def trainer(
     the memory of the state and the sums that it is given. Wait for a result before the next call: all-reduces of two
     calls in flight can block each other on CPU devices. `run` takes another `split` of the same size as well.
     """
-    index, count = host(parallel)
-    positions = np.broadcast_to(np.arange(batch_size, dtype=np.int32), (steps, batch_size))
-    examples, shared = positions, _share(parallel, positions)
+    rows = np.broadcast_to(np.arange(batch_size, dtype=np.int32), (steps, batch_size))
+    positions = place(parallel, own(parallel, rows))
     if streamed := stream.is_streamed(split):
-        local = (steps, batch_size // count)
-        images = np.zeros((*local, *split.images.shape[1:]), np.uint8)
-        examples = place(parallel, Split(images, np.zeros(local, np.int32)))
-        shared = place(parallel, positions[:, index * local[1] :][:, : local[1]])
+        labels = own(parallel, rows)
+        rows = place(parallel, Split(np.zeros((*labels.shape, *split.images.shape[1:]), np.uint8), labels))
         split = None
-    program = _program(parallel, partial(_train, task), donate=(0,))
+    program = _program(parallel, _accumulating(parallel, task), donate=(0,))
 
     def arguments(state: TrainState, sums: dict[str, Array], examples: Any, split: Split | None) -> Any:
-        examples = examples if streamed else _share(parallel, examples)
-        return (state, sums), (key, cleaning, split), (examples, shared)
+        examples = examples if streamed else place(parallel, own(parallel, examples))
+        return (state, sums), (key, cleaning, split), (examples, positions)
 
-    program = program.lower(*arguments(state, replicate(parallel, metrics.zeros()), examples, split)).compile()
+    if parallel.reached.size == parallel.devices:  # on several hosts pmap compiles with its first call
+        program = program.lower(*arguments(state, replicate(parallel, metrics.zeros()), rows, split)).compile()
 
     def run(
         state: TrainState,
@@ -133,26 +172,51 @@ def trainer(
     return run
 
 
-def evaluator(parallel: Parallel, graph: Any, batch_size: int) -> Callable[..., dict[str, Array]]:
+def evaluator(
+    parallel: Parallel, graph: Any, batch_size: int, precision: str = "float32"
+) -> Callable[..., dict[str, Array]]:
     """`run(params, cleaning, split)` gives the metrics of a whole split as sums, exactly: padding is masked.
 
     A streamed split is decoded by threads, batch after batch.
     """
-    program = _program(parallel, partial(_evaluate, graph), donate=())
+    program = _program(parallel, partial(_evaluate, graph, precision), donate=())
     batch_size = -(-batch_size // parallel.devices) * parallel.devices
 
     def run(params: Any, cleaning: Cleaning, split: Split) -> dict[str, Array]:
         sums = replicate(parallel, metrics.zeros())
-        indices, mask = feed.padded(len(split.labels), batch_size)
+        indices, mask = own(parallel, feed.padded(len(split.labels), batch_size))
         if not stream.is_streamed(split):
-            return program(sums, (params, cleaning, split), _share(parallel, (indices, mask)))
-        index, count = host(parallel)
-        own = slice(index * batch_size // count, (index + 1) * batch_size // count)
-        with stream.ahead(split, indices[:, own], 0, 1, partial(place, parallel)) as batches:
-            for examples, some in zip(batches, mask[:, None, own], strict=True):
+            return program(sums, (params, cleaning, split), place(parallel, (indices, mask)))
+        with stream.ahead(split, indices, 0, 1, partial(place, parallel)) as batches:
+            for examples, some in zip(batches, mask[:, None], strict=True):
                 sums = program(sums, (params, cleaning, None), (examples, place(parallel, some)))
                 jax.block_until_ready(sums)  # as in `trainer`
         return sums
+
+    return run
+
+
+def mapper(parallel: Parallel, function: Callable[[Any, Array], Array], batch_size: int) -> Callable[..., Array]:
+    """`run(fixed, split, on_batch)` gives function(fixed, pictures) of a whole split, in order, on the first device.
+
+    One compiled program for any split; pictures reach the devices batch after batch, decoded or read ahead by threads.
+    `on_batch(n)` is told of every n pictures done.
+    """
+    parallel = replace(parallel, mode="jit" if parallel.mode == "jit" else "mesh")
+    batch_size = -(-batch_size // parallel.devices) * parallel.devices
+    whole, spread = NamedSharding(parallel.mesh, P()), NamedSharding(parallel.mesh, P(None, AXIS))
+    program = jax.jit(
+        lambda fixed, images: function(fixed, images[0]), in_shardings=(whole, spread), out_shardings=whole
+    )
+
+    def run(fixed: Any, split: Split, on_batch: Callable[[int], Any] = lambda count: None) -> Array:
+        indices, mask = feed.padded(len(split.labels), batch_size)
+        outputs = []
+        with stream.ahead(split, own(parallel, indices), 0, 1, partial(place, parallel)) as batches:
+            for examples, real in zip(batches, mask, strict=True):
+                outputs.append(jax.block_until_ready(program(fixed, examples.images)))  # as in `trainer`
+                on_batch(int(real.sum()))
+        return jnp.concatenate([output.addressable_data(0) for output in outputs])[: len(split.labels)]
 
     return run
 
@@ -190,10 +254,19 @@ def _train(task: Task, carry: Any, fixed: Any, row: Any, axis: str | None = None
     return state, metrics.add(sums, more)
 
 
-def _evaluate(graph: Any, sums: Any, fixed: Any, row: Any, axis: str | None = None) -> Any:
+def _accumulating(parallel: Parallel, task: Task) -> Callable[..., Any]:
+    """The training step. On a mesh, one with microbatches is written for one device, as for pmap: in a loop over
+    sharded parts jit would sum the gradients over devices in every turn."""
+    step = partial(_train, task)
+    if parallel.mode != "mesh" or task.microbatches == 1:
+        return step
+    return jax.shard_map(partial(step, axis=AXIS), mesh=parallel.mesh, in_specs=(P(), P(), P(AXIS)), out_specs=P())
+
+
+def _evaluate(graph: Any, precision: str, sums: Any, fixed: Any, row: Any, axis: str | None = None) -> Any:
     (params, cleaning, split), (examples, mask) = fixed, row
     images, labels = _pictures(split, examples)
-    return metrics.add(sums, eval_step(graph, params, images, labels, mask, cleaning, axis))
+    return metrics.add(sums, eval_step(graph, params, images, labels, mask, cleaning, axis, precision))
 
 
 def _pictures(split: Split | None, examples: Any) -> tuple[Array, Array]:
@@ -228,10 +301,3 @@ def _program(parallel: Parallel, step: Callable[..., Any], donate: tuple[int, ..
         )
     whole, spread = NamedSharding(parallel.mesh, P()), NamedSharding(parallel.mesh, P(None, AXIS))
     return jax.jit(epoch, in_shardings=(whole, whole, spread), out_shardings=whole, donate_argnums=donate)
-
-
-def _share(parallel: Parallel, rows: Any) -> Any:
-    """Arrays (steps, batch) as the program wants them; for pmap (devices, steps, batch / devices)."""
-    if parallel.mode != "pmap":
-        return rows
-    return jax.tree.map(lambda a: a.reshape(len(a), parallel.devices, -1, *a.shape[2:]).swapaxes(0, 1), rows)

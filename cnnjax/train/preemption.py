@@ -1,7 +1,9 @@
 """SIGTERM says that the machine will be taken away: a run asks between its calls whether it has come."""
 
+import os
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -9,7 +11,7 @@ from typing import Any
 
 @contextmanager
 def sigterm() -> Iterator[Callable[[], bool]]:
-    """Within it the first SIGTERM only makes the given function true; the next one acts as it did before.
+    """Within it the first SIGTERM only makes the given function true; one a second or more later acts as it did before.
 
     In another thread than the main one, where Python cannot listen to signals, nothing changes.
     """
@@ -19,8 +21,11 @@ def sigterm() -> Iterator[Callable[[], bool]]:
         return
 
     def hear(*_: Any) -> None:
-        came.append(True)
-        signal.signal(signal.SIGTERM, before)
+        came.append(time.monotonic())
+        # The first may come twice: a scheduler tells every process of a job, and a parent its child.
+        if came[-1] - came[0] >= 1:
+            signal.signal(signal.SIGTERM, before)
+            os.kill(os.getpid(), signal.SIGTERM)
 
     before = signal.getsignal(signal.SIGTERM) or signal.SIG_DFL
     signal.signal(signal.SIGTERM, hear)

@@ -14,10 +14,10 @@ CONTENTS = (
     "config.json", "metrics.jsonl", "checkpoints", "input.safetensors", "weights.safetensors", "test.json",
     "tensorboard",
 )  # fmt: skip
-# What a resumed run may change, because no number depends on it (parallel: none but by rounding).
+# What a resumed run may change, because no number depends on it (parallel, microbatches, remat: but by rounding).
 FREE = (
     "run", "data.feed", "data.workers", "data.cache", "train.parallel", "train.calls_per_epoch",
-    "train.checkpoint_steps", "train.tensorboard", "train.early_stopping",
+    "train.checkpoint_steps", "train.tensorboard", "train.early_stopping", "train.microbatches", "train.remat",
 )  # fmt: skip
 
 
@@ -37,6 +37,14 @@ def prepare(folder: Path, config: Config, resume: bool) -> None:
             )
         _compare(saved, as_dict(config), folder)
     write(path, as_dict(config))
+
+
+def require_shared(folder: Path) -> None:
+    """Raises UserError unless this host sees the run that the first one has prepared."""
+    if not (folder / "config.json").exists():
+        raise UserError(
+            f"{folder} is not the folder that host 0 writes to: --run must be on a disk that all hosts share"
+        )
 
 
 def write(path: Path, values: dict[str, Any]) -> None:
@@ -94,7 +102,9 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _compare(saved: dict[str, Any], wanted: dict[str, Any], folder: Path) -> None:
-    old, new = _flatten(saved), _flatten(json.loads(json.dumps(wanted)))
+    # A field that came later than the run has the default's meaning.
+    old = _flatten(json.loads(json.dumps(as_dict(Config())))) | _flatten(saved)
+    new = _flatten(json.loads(json.dumps(wanted)))
     for name in sorted(old.keys() | new.keys()):
         before, after = old.get(name), new.get(name)
         if before == after or name in FREE:

@@ -1,4 +1,4 @@
-"""Balloon, tennis ball and lamp; and `THINGS`, the register of all ten classes that are not furry."""
+"""Balloon, tennis ball and lamp; and `THINGS`, the register of all classes that are not furry."""
 
 from collections.abc import Callable
 
@@ -23,7 +23,7 @@ from cnnjax.data.procedural.canvas import (
 from cnnjax.data.procedural.creatures import crocodile, goldfish, starfish
 from cnnjax.data.procedural.scenes import bridge, gondola
 from cnnjax.data.procedural.surface import INK, fraction, gleaming, lit, mixed, ramp, sun, zigzag
-from cnnjax.data.procedural.tools import dumbbell, hammer
+from cnnjax.data.procedural.tools import axe, dumbbell, hammer, shovel
 
 Noise = Float[Array, "4 side side"]
 
@@ -245,4 +245,6 @@ THINGS: dict[str, Callable[[Stream, Canvas, Noise], list[Layer]]] = {
     "dumbbell": dumbbell,
     "hammer": hammer,
     "lamp": lamp,
+    "axe": axe,
+    "shovel": shovel,
 }

@@ -1,4 +1,4 @@
-"""Hand tools, in any orientation: dumbbell and hammer."""
+"""Hand tools, in any orientation: dumbbell, hammer, axe and shovel."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -121,4 +121,91 @@ def hammer(stream: Stream, canvas: Canvas, noise: Noise) -> list[Layer]:
         Layer(cov(handle, pixel), stick),
         Layer(cov(head - 0.02, pixel) * 0.5, INK),
         Layer(cov(head, pixel), gleaming(steel, shade, gleam)),
+    ]
+
+
+def _shaft(stream: Stream, here: Canvas, noise: Noise, light: Array, long: Array) -> tuple[Array, Array]:
+    """Distance and colours of a handle of wood, bare or painted, from the origin down to y = `long`."""
+    thick, bow = stream.uniform(0.05, 0.08), stream.uniform(-0.1, 0.1)
+    x, y = here.x - bow * jnp.sin(np.pi * jnp.clip(here.y / long, 0.0, 1.0)), here.y
+    swell = thick * (1.0 + 0.3 * ramp(y - 0.85 * long, 0.3))
+    wood = stream.choice(np.array([[0.72, 0.52, 0.3], [0.6, 0.4, 0.22], [0.82, 0.66, 0.42], [0.5, 0.3, 0.16]]))
+    colour = jnp.where(stream.chance(0.6), wood, stream.colour((0.0, 0.9), (0.2, 0.8)))
+    grain = 1.0 + 0.18 * jnp.sin(x * 70.0 + 5.0 * noise[2] + 3.0 * y) + 0.08 * noise[0]
+    band = ramp(y - stream.uniform(0.4, 0.8) * long, 0.02) * stream.switch(0.4)
+    painted = mixed(colour, stream.colour((0.2, 0.9), (0.1, 0.7)), band)
+    rod = lit(light, jnp.clip(x / swell, -0.99, 0.99), 0.0 * y, 0.35)
+    return jnp.maximum(jnp.abs(x) - swell, jnp.maximum(-0.1 - y, y - long)), painted * (rod * grain)[None]
+
+
+def _steel(stream: Stream) -> Array:
+    """The colour of a tool's iron: bare, or painted in any hue."""
+    return jnp.where(
+        stream.chance(0.7), stream.uniform(0.25, 0.75) * jnp.ones(3), stream.colour((0.2, 0.8), (0.2, 0.6))
+    )
+
+
+def axe(stream: Stream, canvas: Canvas, noise: Noise) -> list[Layer]:
+    """A handle and, across its end, a blade that widens to a curved, polished edge; sometimes one on either side."""
+    here = place(stream, canvas, scale=(0.55, 1.0), rotation=180.0, offset=0.2)
+    here = here._replace(y=here.y + 0.5)
+    light, long = sun(stream), stream.uniform(1.1, 1.5)
+    handle, stick = _shaft(stream, here, noise, light, long)
+    x, y, pixel = here.x, here.y - stream.uniform(-0.05, 0.1), here.pixel
+    double = stream.chance(0.25)
+    out = jnp.where(double, jnp.abs(x), -x)
+    reach, root, tall = stream.uniform(0.34, 0.55), stream.uniform(0.1, 0.16), stream.uniform(0.24, 0.42)
+    along = jnp.clip(out / reach, 0.0, 1.0)
+    half = root + (tall - root) * along ** stream.uniform(1.2, 2.4)
+    beard = jnp.where(double, 0.0, stream.uniform(-0.05, 0.16)) * along**2
+    v = (y - beard) / half
+    rim = reach + stream.uniform(0.04, 0.14) * (1.0 - jnp.clip(v, -1.0, 1.0) ** 2)
+    poll = jnp.where(double, 0.1, stream.uniform(0.09, 0.2))
+    head = jnp.maximum(jnp.maximum((jnp.abs(v) - 1.0) * half * 0.9, out - rim), -out - poll)
+    shade = lit(light, jnp.sign(-x) * 0.3 * along, jnp.clip(v, -0.95, 0.95) * 0.8, 0.35) * (1.0 + 0.1 * noise[0])
+    edge = ramp(out - rim + stream.uniform(0.05, 0.12), 0.02)
+    iron = mixed(_steel(stream), jnp.array([0.8, 0.82, 0.85]), edge * stream.uniform(0.4, 1.0))
+    gleam = stream.uniform(0.0, 0.4) * jnp.exp(-(((v + 0.3) / 0.2) ** 2))
+    return [
+        Layer(cov(handle - 0.02, pixel) * 0.4, INK),
+        Layer(cov(handle, pixel), stick),
+        Layer(cov(head - 0.02, pixel) * 0.5, INK),
+        Layer(cov(head, pixel), gleaming(iron, shade, gleam)),
+    ]
+
+
+def shovel(stream: Stream, canvas: Canvas, noise: Noise) -> list[Layer]:
+    """A handle, with a cross-grip or a loop at its far end, and a blade in line with it: pointed, round or square."""
+    here = place(stream, canvas, scale=(0.55, 1.0), rotation=180.0, offset=0.2)
+    here = here._replace(y=here.y + 0.3)
+    light, long = sun(stream), stream.uniform(0.9, 1.3)
+    handle, stick = _shaft(stream, here, noise, light, long)
+    x, y, pixel = here
+    kind = stream.uniform()
+    cross = capsule(here, -0.15, long, 0.15, long, 0.055, 0.055)
+    loop = jnp.abs(ellipse(here, 0.0, long + 0.1, 0.13, 0.12)) - 0.035
+    grip = jnp.where(kind < 0.35, cross, jnp.where(kind < 0.65, loop, 9.0))
+    wide, deep, square = stream.uniform(0.22, 0.36), stream.uniform(0.5, 0.75), stream.chance(0.35)
+    along = jnp.clip(-y / deep, 0.0, 1.0)
+    blunt = stream.uniform(1.2, 2.6)
+    tip = jnp.clip((along - 0.35) / 0.65, 0.0, 1.0) ** blunt
+    narrow = jnp.where(square, 1.0 - 0.25 * along, jnp.sqrt(jnp.maximum(1.0 - tip * tip, 0.0)))
+    half = wide * narrow * (0.75 + 0.25 * jnp.clip(along / 0.1, 0.0, 1.0)) + 0.01
+    q = x / half
+    blade = jnp.maximum((jnp.abs(q) - 1.0) * half, jnp.maximum(y - 0.02, -y - deep))
+    socket = capsule(here, 0.0, 0.25, 0.0, -0.3 * deep, 0.085, 0.03)
+    # Hollow: the light comes back from the far side. Earth sticks to the tip.
+    shade = lit(light, -0.7 * jnp.clip(q, -0.95, 0.95), 0.3 * along, 0.35) * (1.0 + 0.1 * noise[0])
+    steel = _steel(stream)
+    earth = ramp(along + 0.3 * noise[3] - stream.uniform(0.6, 1.6), 0.1)
+    iron = mixed(steel, jnp.array([0.33, 0.24, 0.16]), earth)
+    tube = lit(light, jnp.clip(x / 0.085, -0.99, 0.99), 0.0 * y, 0.35)
+    gleam = stream.uniform(0.0, 0.4) * jnp.exp(-(((q - 0.4) / 0.2) ** 2)) * (1.0 - earth)
+    return [
+        Layer(cov(jnp.minimum(handle, grip) - 0.02, pixel) * 0.4, INK),
+        Layer(cov(handle, pixel), stick),
+        Layer(cov(grip, pixel), stick),
+        Layer(cov(blade - 0.02, pixel) * 0.5, INK),
+        Layer(cov(blade, pixel), gleaming(iron, shade, gleam)),
+        Layer(cov(socket, pixel), shaded(steel, tube)),
     ]

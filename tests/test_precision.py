@@ -1,0 +1,304 @@
+"""bfloat16, microbatches and rematerialisation: fifty steps' losses beside float32 in one batch, memory, sums."""
+
+import re
+from dataclasses import replace
+from functools import partial
+from types import SimpleNamespace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from jax import lax
+
+from cnnjax import models
+from cnnjax.config import AugmentConfig, Config, DataConfig, ModelConfig, OptimizerConfig, TrainConfig, as_dict
+from cnnjax.data import clean
+from cnnjax.data.split import Dataset, Split
+from cnnjax.errors import UserError
+from cnnjax.models.layers import Conv
+from cnnjax.ops import conv, recompute
+from cnnjax.train import loop, metrics, optimizer, parallel, run, step
+
+SIDE, BATCH, STEPS, SIZE, CLASSES = 32, 32, 50, 96, 3
+SMALL = ModelConfig(width=0.25)
+VGG = ModelConfig(name="vgg13", width=1 / 8, dense=64, dropout=0.25)
+AUGMENT = AugmentConfig(enabled=True, rotation=0.0, shear=0.0, zoom=0.0, fill="constant")
+RATE = 3e-4
+ALL = {"precision": "bfloat16", "microbatches": 4, "remat": True}
+# How far from float32's losses in one batch, in the mean over fifty steps and as a share of their mean.
+ROUNDING, HALF = 1e-5, 0.04
+
+
+def data() -> Split:
+    """Class k is brighter in channel k."""
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, CLASSES, SIZE).astype(np.int32)
+    images = rng.integers(0, 150, (SIZE, SIDE, SIDE, 3))
+    images[np.arange(SIZE), :, :, labels] += 100
+    return Split(images.astype(np.uint8), labels)
+
+
+def start(model: ModelConfig, rate: float = RATE, **changes) -> tuple[step.Task, step.TrainState]:
+    graph, params = models.split(models.create(model, side=SIDE, num_classes=CLASSES, seed=0))
+    task = step.Task(graph, optimizer.create(OptimizerConfig(learning_rate=rate), STEPS), AUGMENT, **changes)
+    return task, step.create_state(params, task.optimizer)
+
+
+def curve(model: ModelConfig, **changes):
+    """Each of fifty steps' mean loss, the last state, and the program's temporary memory in bytes."""
+    (task, state), split = start(model, **changes), data()
+    cleaning = clean.fit("mean", split.images)
+
+    @jax.jit
+    def train(state, split):
+        def advance(state, indices):
+            batch = step.Batch(split.images[indices], split.labels[indices], jnp.arange(BATCH))
+            return step.train_step(task, state, batch, jax.random.key(0), cleaning)
+
+        return lax.scan(advance, state, jnp.arange(STEPS * BATCH).reshape(STEPS, BATCH) % SIZE)
+
+    arguments = (state, jax.tree.map(jnp.asarray, split))
+    program = train.lower(*arguments).compile()
+    state, sums = program(*arguments)
+    assert (sums["count"] == BATCH).all() and sums["loss"].dtype == jnp.float32
+    return np.asarray(sums["loss"]) / BATCH, state, program.memory_analysis().temp_size_in_bytes
+
+
+def apart(losses: np.ndarray, reference: np.ndarray) -> float:
+    return np.abs(losses - reference).mean() / reference.mean()
+
+
+@pytest.fixture(scope="module")
+def small():
+    return curve(SMALL)
+
+
+@pytest.fixture(scope="module")
+def vgg():
+    return curve(VGG)
+
+
+def test_fifty_steps_in_microbatches_are_those_of_one_batch(small):
+    """With dropout and augmentation, which belong to an example's place in the whole batch."""
+    losses, state, memory = curve(SMALL, microbatches=4)
+    assert apart(losses, small[0]) < ROUNDING
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-5), state.params, small[1].params)
+    assert memory < 0.6 * small[2]
+
+
+def test_fifty_steps_in_bfloat16_stay_near_float32(small):
+    losses, state, memory = curve(SMALL, precision="bfloat16")
+    assert 1e-5 < apart(losses, small[0]) < HALF  # not the same program
+    assert memory < small[2]
+    for leaf in jax.tree.leaves((state.params, state.opt_state)):
+        assert leaf.dtype in (jnp.float32, jnp.int32)
+
+
+def test_a_rate_a_fifth_higher_would_not_pass(small):
+    """What the tolerance means."""
+    assert small[0][-1] < 0.5 * small[0][0]
+    assert apart(curve(SMALL, rate=1.2 * RATE)[0], small[0]) > 1.5 * HALF
+
+
+def test_remat_computes_again_what_it_did_not_keep(vgg):
+    losses, state, memory = curve(VGG, remat=True)
+    assert vgg[0][-1] < 0.1 * vgg[0][0]
+    assert apart(losses, vgg[0]) < ROUNDING
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-5), state.params, vgg[1].params)
+    assert memory < 0.8 * vgg[2]
+
+
+def test_all_three_together_stay_near_float32(vgg):
+    losses, _, memory = curve(VGG, **ALL)
+    assert apart(losses, vgg[0]) < HALF
+    assert memory < 0.6 * vgg[2]
+
+
+@pytest.fixture(scope="module")
+def programs():
+    """Mode -> a compiled call of two steps in microbatches, and what it gives; and the same of one batch by jit."""
+    split, found = data(), {}
+    for mode, count in (("whole", 1), ("jit", 2), ("mesh", 2), ("pmap", 2)):
+        way = parallel.choose("jit" if mode == "whole" else mode, BATCH, microbatches=count)
+        task, state = start(SMALL, microbatches=count)
+        fixed = parallel.replicate(way, (jax.random.key(0), clean.fit("mean", split.images), split))
+        carry = parallel.replicate(way, (state, metrics.zeros()))
+        rows = (
+            np.arange(2 * BATCH, dtype=np.int32).reshape(2, BATCH),
+            np.tile(np.arange(BATCH, dtype=np.int32), (2, 1)),
+        )
+        rows = parallel.place(way, parallel.own(way, rows))
+        program = parallel._program(way, parallel._accumulating(way, task), (0,)).lower(carry, fixed, rows).compile()
+        found[mode] = program, jax.device_get(program(carry, fixed, rows)), carry
+    return found
+
+
+@pytest.mark.parametrize("mode", ["jit", "mesh", "pmap"])
+def test_microbatches_on_eight_devices_agree_with_one_batch(programs, mode):
+    (state, sums), (one, one_sums) = programs[mode][1], programs["whole"][1]
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-6), state.params, one.params)
+    assert sums["count"] == one_sums["count"] == 2 * BATCH and sums["correct"] == one_sums["correct"]
+    np.testing.assert_allclose(sums["loss"], one_sums["loss"], rtol=1e-6)
+
+
+def reduced_within_microbatches(text: str) -> list[bool]:
+    """Of each all-reduce in a program's text whether it is within a loop that is within the loop over steps."""
+    computations = dict(re.findall(r"^(?:ENTRY )?%?([\w.\-]+) [^\n]*\{\n(.*?)^\}", text, re.MULTILINE | re.DOTALL))
+    calls = {
+        name: re.findall(r"(?:body|to_apply|calls|condition)=%?([\w.\-]+)", lines)
+        for name, lines in computations.items()
+    }
+    bodies = {body for lines in computations.values() for body in re.findall(r"body=%?([\w.\-]+)", lines)}
+
+    def depths(name: str, depth: int) -> list[int]:
+        here = [depth] * len(re.findall(r" all-reduce(?:-start)?\(", computations[name]))
+        return here + [d for called in calls[name] for d in depths(called, depth + (called in bodies))]
+
+    entry = re.search(r"^ENTRY %?([\w.\-]+)", text, re.MULTILINE)[1]
+    return [depth > 1 for depth in depths(entry, 0)]
+
+
+@pytest.mark.parametrize("mode", ["mesh", "pmap"])
+def test_gradients_are_summed_over_devices_once_a_step(programs, mode):
+    text = programs[mode][0].as_text()
+    found = reduced_within_microbatches(text)
+    assert found and not any(found)
+    for other in ("all-gather", "all-to-all", "collective-permute"):
+        assert f" {other}(" not in text and f" {other}-start(" not in text
+
+
+def test_a_loop_over_sharded_parts_would_sum_in_every_turn():
+    """Why a mesh's microbatches are written for one device."""
+    way, split = parallel.choose("mesh", BATCH), data()
+    task, state = start(SMALL, microbatches=2)
+    fixed = (jax.random.key(0), clean.fit("mean", split.images), split)
+    rows, carry = (np.zeros((2, BATCH), np.int32),) * 2, (state, metrics.zeros())
+    program = parallel._program(way, partial(parallel._train, task), ()).lower(carry, fixed, rows).compile()
+    assert any(reduced_within_microbatches(program.as_text()))
+
+
+@pytest.mark.parametrize("mode", ["jit", "mesh", "pmap"])
+def test_the_state_is_updated_in_place(programs, mode):
+    program, _, carry = programs[mode]
+    size = sum(leaf.nbytes for leaf in jax.tree.leaves(carry))
+    assert program.memory_analysis().alias_size_in_bytes >= size
+    assert all(leaf.is_deleted() for leaf in jax.tree.leaves(carry))
+
+
+@pytest.mark.parametrize("config", [SMALL, VGG])
+def test_layers_compute_in_the_type_of_the_images(config):
+    task, state = start(config)
+    images = jax.ShapeDtypeStruct((2, SIDE, SIDE, 3), jnp.bfloat16)
+    logits, activations = jax.eval_shape(partial(models.apply, task.graph), state.params, images)
+    *hidden, _ = activations.values()
+    assert {a.dtype for a in hidden} == {jnp.dtype(jnp.bfloat16)} and logits.dtype == jnp.float32
+
+
+@pytest.mark.parametrize(("side", "inputs", "outputs"), [(8, 3, 8), (12, 32, 64)])
+def test_convolution_in_bfloat16_against_float64(side, inputs, outputs):
+    """Results and gradients to bfloat16's eighth bit, where float32 takes blocks of pixels or Winograd's algorithm."""
+    rng = np.random.default_rng(0)
+    x, kernel = rng.normal(size=(20, side, side, inputs)), rng.normal(size=(3, 3, inputs, outputs))
+    x, kernel = (jnp.asarray(a, jnp.bfloat16) for a in (x, kernel))
+
+    def all_of(x, kernel):
+        out, vjp = jax.vjp(conv, x, kernel)
+        return out, *vjp(jnp.ones_like(out))
+
+    found = jax.jit(all_of)(x, kernel)
+    wide = [np.asarray(a, np.float64) for a in (x, kernel)]
+    padded = np.pad(wide[0], ((0, 0), (1, 1), (1, 1), (0, 0)))
+    windows = np.lib.stride_tricks.sliding_window_view(padded, (3, 3), (1, 2))  # n, h, w, inputs, rows, columns
+    out = np.einsum("nhwcij,ijco->nhwo", windows, wide[1], optimize=True)
+    taps = np.pad(np.ones((side, side)), 1)
+    reach = np.lib.stride_tricks.sliding_window_view(taps, (3, 3))[..., ::-1, ::-1]
+    of_x = np.einsum("hwij,ijco->hwc", reach, wide[1])[None].repeat(20, 0)
+    of_kernel = np.einsum("nhwcij->ijc", windows)[..., None].repeat(outputs, -1)
+    for ours, true in zip(found, (out, of_x, of_kernel), strict=True):
+        assert ours.dtype == jnp.bfloat16
+        np.testing.assert_allclose(ours.astype(jnp.float32), true, rtol=0, atol=2**-8 * np.abs(true).max())
+
+
+def test_the_gradient_of_a_bias_is_summed_in_float32():
+    """In bfloat16 a sum of ones ends at 256."""
+    layer = Conv(3, 4, init=jax.nn.initializers.zeros, rngs=nnx.Rngs(0))
+    graph, params = models.split(layer)
+    z = jnp.ones((2, 64, 64, 4), jnp.bfloat16)
+    gradient = jax.grad(lambda p: nnx.merge(graph, p).relu(z).astype(jnp.float32).sum())(params)["bias"]
+    assert gradient.dtype == jnp.float32
+    np.testing.assert_array_equal(gradient, [2 * 64 * 64] * 4)
+
+
+def test_recompute_is_the_function_with_all_its_gradients():
+    kernel = jax.random.normal(jax.random.key(0), (3, 3, 2, 2))
+    x = jax.random.normal(jax.random.key(1), (3, 6, 6, 2))
+
+    def plain(kernel, x):
+        return jnp.sin(conv(jnp.sin(conv(x, kernel)), kernel))
+
+    def again(kernel, x):
+        return recompute(partial(plain, kernel), x)
+
+    def of(f):
+        slopes = jax.grad(lambda kernel, x: (f(kernel, x) ** 2).sum(), (0, 1))
+        second = jax.grad(lambda kernel, x: (slopes(kernel, x)[1] ** 2).sum(), (0, 1))
+        return jax.jit(lambda kernel, x: (f(kernel, x), slopes(kernel, x), second(kernel, x)))(kernel, x)
+
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-4, atol=1e-4), of(again), of(plain))
+
+
+def test_a_run_trains_and_evaluates_as_its_config_says(tmp_path, monkeypatch):
+    pictures = data()
+    dataset = Dataset(pictures, pictures, lambda: pictures, ("a", "b", "c"))
+    told = TrainConfig(batch_size=96, steps_per_epoch=1, parallel="jit", calls_per_epoch=1, **ALL)
+    seen = {}
+    monkeypatch.setattr(parallel, "evaluator", lambda way, graph, *rest: seen.update(evaluated=rest))
+
+    def trainer(way, task, *rest):
+        raise KeyboardInterrupt(task)
+
+    monkeypatch.setattr(parallel, "trainer", trainer)
+    with pytest.raises(KeyboardInterrupt) as stopped:
+        loop.fit(Config(data=DataConfig(side=SIDE), model=SMALL, train=told), dataset, tmp_path)
+    task = stopped.value.args[0]
+    assert (task.precision, task.microbatches, task.remat) == ("bfloat16", 4, True)
+    # No more pictures at a time than training takes, if that is enough.
+    assert seen["evaluated"] == (loop.EVAL_BATCH, "bfloat16")
+    with pytest.raises(UserError, match="--train.microbatches 5 does not divide the 96 pictures"):
+        loop.fit(Config(train=replace(told, microbatches=5)), dataset, tmp_path / "other")
+    assert not (tmp_path / "other").exists()
+
+
+def test_a_resumed_run_may_change_what_only_rounds(tmp_path):
+    config = Config(train=TrainConfig(precision="bfloat16"))
+    run.prepare(tmp_path, config, resume=False)
+    (tmp_path / "weights.safetensors").touch()
+    free = replace(config.train, microbatches=4, remat=True)
+    run.prepare(tmp_path, replace(config, train=free), resume=True)
+    with pytest.raises(UserError, match="started with --train.precision bfloat16 and cannot be resumed with float32"):
+        run.prepare(tmp_path, replace(config, train=TrainConfig()), resume=True)
+
+
+def test_a_run_from_before_there_was_a_choice_was_float32(tmp_path):
+    saved = as_dict(Config())
+    for name in ("precision", "microbatches", "remat"):
+        del saved["train"][name]
+    run.write(tmp_path / "config.json", saved)
+    (tmp_path / "weights.safetensors").touch()
+    with pytest.raises(UserError, match="was started with --train.precision float32"):
+        run.prepare(tmp_path, Config(train=TrainConfig(precision="bfloat16")), resume=True)
+    run.prepare(tmp_path, Config(), resume=True)
+
+
+def test_what_cannot_be_is_one_sentence():
+    with pytest.raises(UserError, match="--train.microbatches 0 must be at least 1"):
+        TrainConfig(microbatches=0)
+    with pytest.raises(UserError, match="unknown precision 'bfloat61': did you mean bfloat16"):
+        TrainConfig.__post_init__(SimpleNamespace(**vars(TrainConfig()) | {"precision": "bfloat61"}))
+    for mode, count, words in (("jit", 5, "the 32 pictures of a batch on each device: use 4 or 8"),
+                               ("jit", 64, "the 32 pictures of a batch on each device: use 32$"),
+                               ("mesh", 3, "the 4 pictures of a batch on each device: use 2 or 4")):  # fmt: skip
+        with pytest.raises(UserError, match=f"--train.microbatches {count} does not divide {words}"):
+            parallel.choose(mode, BATCH, microbatches=count)
