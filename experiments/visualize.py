@@ -5,6 +5,9 @@
     python experiments/visualize.py classes --names hammer "tennis ball" --weights runs/vgg16-mini/weights.safetensors
 
 With --weights imagenet it is the article's VGG16, fetched once; `--names lamp` then means "table lamp", as there.
+--weights takes what `cnnjax.pretrained.load` reads: Keras' .h5, .weights.h5 and .keras, PyTorch's .pth, .safetensors of
+torchvision, timm or cnnjax, the folder of a run. What is drawn is a display picture, RGB, and each network is given it
+as its weights want it; --recipe article feeds Caffe's weights raw, as the article did.
 Without --weights it is the small VGG16 that is part of the package, without --image its cat photograph. Every drawn
 picture is saved as PNG with its provenance inside and as JSON beside it, and all of them on one sheet.
 

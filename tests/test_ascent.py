@@ -7,8 +7,9 @@ import pytest
 import tiny
 from oracles import keras_vis
 
+from cnnjax.data import clean
 from cnnjax.errors import UserError
-from cnnjax.visualize import ascent, images, layers, objectives, pictures
+from cnnjax.visualize import ascent, images, layers, objectives, pictures, recipes
 from cnnjax.visualize.recipes import RECIPES, Pass, Recipe
 
 SHORT = Recipe("short", (Pass(12, jitter=2), Pass(6, jitter=2, tv=0.001)))
@@ -230,3 +231,28 @@ def test_the_articles_recipes_are_the_articles():
     assert filters.steps * 40 + classes.steps * 12 == 27_200
     assert [(p.steps, p.tv, p.lp, p.jitter) for p in filters.passes] == [(300, 0, 10, 0.05), (200, 10, 10, 0.05)]
     assert [(p.steps, p.tv, p.lp, p.jitter) for p in classes.passes] == [(300, 0, 10, 16), (300, 10, 10, 16)]
+
+
+class Cleaned(tiny.Tiny):
+    def forward(self, params, images):
+        return super().forward(params, clean.clean(self.cleaning, images))
+
+
+def test_the_article_feeds_raw_pictures_to_caffes_weights_and_to_no_others():
+    caffe = Cleaned(*tiny.network())._replace(cleaning=clean.caffe())
+    raw, plain = (Recipe("short", (Pass(3, jitter=1, lp=0.01),), raw=raw) for raw in (True, False))
+
+    def draw(network, recipe):
+        (picture,) = ascent.filters(network, "conv_2", [1], recipe)
+        return picture.image, picture.provenance["input"]
+
+    as_article, told = draw(caffe, raw)
+    assert told == "RGB in 0 to 255, nothing subtracted"
+    np.testing.assert_array_equal(as_article, draw(caffe._replace(cleaning=clean.raw()), plain)[0])
+    usual, told = draw(caffe, plain)
+    assert told.startswith("BGR in 0 to 255 minus") and (usual != as_article).any()
+    other = caffe._replace(cleaning=clean.imagenet())
+    assert draw(other, raw)[1] == clean.told(clean.imagenet())
+    assert "nothing subtracted" in ascent.told(caffe, raw)
+    assert "only Caffe's weights are fed raw by recipe short" in ascent.told(other, raw)
+    assert recipes.recipe("article", "filters").raw and recipes.recipe("article", "classes").name == "article-classes"

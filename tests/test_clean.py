@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -101,3 +103,34 @@ def test_errors_are_one_sentence_with_the_remedy():
         clean.clean(clean.fit("zca", images), unit(pictures(1, side=8)))
     with pytest.raises(UserError, match="needs a zca"):
         clean.pca_whiten(clean.fit("mean", images), unit(images))
+
+
+def test_published_cleanings_are_exact():
+    images = np.random.default_rng(0).random((2, 4, 4, 3), np.float32)
+    caffe = (images[..., ::-1] * np.float64(255)) - np.array([103.939, 116.779, 123.68])
+    np.testing.assert_allclose(clean.clean(clean.caffe(), jnp.asarray(images)), caffe, rtol=1e-5, atol=1e-4)
+    imagenet = (images - np.array([0.485, 0.456, 0.406])) / np.array([0.229, 0.224, 0.225])
+    np.testing.assert_allclose(clean.clean(clean.imagenet(), jnp.asarray(images)), imagenet, rtol=1e-5, atol=1e-6)
+    np.testing.assert_array_equal(clean.clean(clean.raw(), jnp.asarray(images)), images * 255)
+
+
+def test_cleanings_are_told_and_recognised():
+    assert clean.told(clean.caffe()) == "BGR in 0 to 255 minus (103.939, 116.779, 123.68)"
+    assert clean.told(clean.imagenet()) == (
+        "RGB in 0 to 1 minus (0.485, 0.456, 0.406), divided by (0.229, 0.224, 0.225)"
+    )
+    assert clean.told(clean.raw()) == "RGB in 0 to 255, nothing subtracted"
+    whole = [clean.fit(kind, pictures(8)) for kind in clean.KINDS] + [clean.caffe(), clean.imagenet(), clean.raw()]
+    for cleaning in whole:
+        assert clean.is_whole(cleaning) and clean.told(cleaning)
+    caffe, zca = clean.caffe(), clean.fit("zca", pictures(8))
+    for broken in (
+        replace(caffe, kind="bgr"),
+        replace(caffe, mean=caffe.mean[:2]),
+        replace(caffe, mean=caffe.mean.at[0].set(jnp.nan)),
+        replace(caffe, scales=caffe.mean),
+        replace(clean.imagenet(), scales=jnp.zeros(0)),
+        replace(zca, scales=zca.scales[1:]),
+        replace(zca, components=zca.components[:, 1:]),
+    ):
+        assert not clean.is_whole(broken)

@@ -19,7 +19,7 @@ from cnnjax.config import AugmentConfig, Config, DataConfig, ModelConfig, TrainC
 from cnnjax.data.pictures import Pictures, count_colours
 from cnnjax.data.split import Dataset, Split
 from cnnjax.errors import Preempted, UserError
-from cnnjax.train import run
+from cnnjax.train import metrics, run
 from cnnjax.train.loop import Progress, fit
 
 SIDE, SIZE, EPOCHS = 16, 36, 3
@@ -102,6 +102,18 @@ def test_what_a_run_leaves_behind(whole):
     assert json.loads((folder / "config.json").read_text())["train"]["epochs"] == EPOCHS
     loaded = pretrained.load(folder / "weights.safetensors")
     assert loaded.class_names == ("cat", "dog") and loaded.side == SIDE and loaded.digest == result.network.digest
+
+
+def test_a_run_is_a_network_before_it_ends(whole, tmp_path):
+    """Its folder, and that of a checkpoint, are read as the network that will be kept."""
+    folder, result, _ = whole
+    shutil.copytree(folder, tmp_path / "run")
+    assert pretrained.load(tmp_path / "run").digest == result.network.digest
+    (tmp_path / "run" / "weights.safetensors").unlink()
+    best = pretrained.load(tmp_path / "run")
+    assert best.digest == result.network.digest and best.class_names == ("cat", "dog")
+    assert best.made["row"] == max(result.history, key=metrics.rank)
+    jax.tree.map(np.testing.assert_array_equal, best.cleaning, result.network.cleaning)
 
 
 def test_the_test_split_is_judged_by_the_best_epoch(whole):

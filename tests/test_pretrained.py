@@ -117,7 +117,7 @@ def test_any_flipped_byte_is_seen(file):
 
 def test_missing_and_unreadable(tmp_path):
     assert "there is no weights file" in refusal(tmp_path / "none.safetensors")
-    assert "cannot read" in refusal(tmp_path)
+    assert "a folder must be that of a run" in refusal(tmp_path)
 
 
 @pytest.mark.parametrize("keep", [0, 5, 100, 0.5, 0.999])
@@ -135,10 +135,10 @@ class Trap:
 def test_foreign_files(tmp_path):
     path = tmp_path / "foreign"
     path.write_bytes(pickle.dumps(Trap()))
-    assert "asks for _pytest.outcomes.fail, which is code" in refusal(path)
+    assert "asks for _pytest.outcomes." in refusal(path)
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("data.pkl", pickle.dumps(Trap()))
-    assert "asks for _pytest.outcomes.fail, which is code" in refusal(path)
+    assert "asks for _pytest.outcomes." in refusal(path)
     path.write_bytes(b"\x89HDF\r\n\x1a\n" + bytes(100))
     assert "is damaged or incomplete" in refusal(path)
     path.write_bytes(b"a JPEG, or anything else")

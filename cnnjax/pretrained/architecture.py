@@ -27,7 +27,7 @@ class Architecture(NamedTuple):
 def layers(model: ModelConfig, top: bool = True) -> list[str]:
     """The layers with parameters, in order."""
     if model.name == "small-cnn":
-        return [f"conv_{i}" for i in range(1, len(small_cnn.CHANNELS) + 1)] + list(SMALL_TOP)
+        return [f"conv_{i}" for i in range(1, len(small_cnn.CHANNELS) + 1)] + list(SMALL_TOP if top else ())
     stages = vgg.STAGES[int(model.name.removeprefix("vgg"))]
     convolutions = [f"block{b}_conv{i}" for b, count in enumerate(stages, 1) for i in range(1, count + 1)]
     return convolutions + list(TOP if top else ())
@@ -52,16 +52,16 @@ def infer(shapes: Shapes) -> Architecture | None:
         for name in layers(model, top=False)
         if len(shape := shapes.get(f"{name}/kernel", ())) == 4
     ]
-    width = _width(kernels) if kernels else 1.0
+    width = (_width(kernels) if kernels else 0) or 1.0
     top = SMALL_TOP if small else TOP
-    first, last = shapes.get(f"{top[0]}/kernel", ()), shapes.get(f"{top[2]}/bias", ())
+    first, last = shapes.get(f"{top[0]}/kernel", ()), shapes.get(f"{top[2]}/bias") or shapes.get(f"{top[2]}/kernel")
     halvings, channels = len(table), scaled(table[-1], width)
     cells = math.isqrt(first[0] // channels) if len(first) == 2 else 0
     side = (cells or 7) << halvings
     model = replace(model, width=width)
     if not small and len(first) == 2 and first[1] != scaled(4096, width):
         model = replace(model, dense=first[1])
-    outputs = last[0] if len(last) == 1 else 0
+    outputs = (last[-1] if last else 0) or 1000
     return Architecture(model, side, outputs, any(name in names for name in top))
 
 

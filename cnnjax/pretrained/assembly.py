@@ -5,13 +5,13 @@ that are not finite; so reading takes little more memory than the network.
 """
 
 import math
+import mmap
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
@@ -23,10 +23,12 @@ from cnnjax.pretrained.architecture import Architecture
 from cnnjax.pretrained.classes import default_names
 from cnnjax.pretrained.description import Description
 from cnnjax.pretrained.network import Network, network
-from cnnjax.pretrained.tensors import FLOATS, Contents, Tensor, blocks, listed
+from cnnjax.pretrained.tensors import FLOATS, LINE, Contents, Tensor, listed, spans
 
 INFLATION = 4
 """Times that a file's arrays may be larger than it: trained parameters hardly compress."""
+HUGE = 1 << 22
+"""Bytes from which an array's memory is asked of the system itself."""
 ZEROS = np.zeros(1 << 16, np.float32)
 
 
@@ -95,8 +97,9 @@ def assemble(
 def _inferred(path: Path, contents: Contents) -> Architecture:
     found = architecture.infer({name: shape_here(tensor) for name, tensor in contents.tensors.items()})
     if found is None:
+        there = [tensor.name for tensor in contents.tensors.values()] + contents.left
         raise UserError(
-            f"{path} ({contents.format}) holds no network known here, but {listed(contents.left)}: "
+            f"{path} ({contents.format}) holds no network known here, but {listed(there) or 'no arrays'}: "
             "give the weights of a VGG11, 13, 16 or 19 without batch normalisation, or of a SmallCNN"
         )
     return found
@@ -138,18 +141,31 @@ def _filled(path: Path, contents: Contents, tensors: dict[str, Tensor], expected
         tensor = tensors[name]
         here, there = shape_here(tensor), f"{tensor.name} as {tensor.dtype} {tensor.shape}"
         if here != leaf.shape:
-            same = "" if here == tensor.shape else f", which is {here} here,"
-            raise UserError(f"{path} has {there}{same} but its network needs {leaf.dtype} {leaf.shape}")
+            same = "" if here == tensor.shape else f", which is {here} here"
+            raise UserError(f"{path} has {there}{same}, but its network needs {leaf.dtype} {leaf.shape}")
         if tensor.dtype not in FLOATS:
             raise UserError(
                 f"{path} has {there}, but its network needs {leaf.dtype}: only float16 and bfloat16 become that "
                 "without loss"
             )
+    out = {name: aligned(leaf.shape) for name, leaf in wanted.items()}
+
+    def read(name: str, first: int, last: int) -> None:
+        block = np.ascontiguousarray(tensors[name].rows(first, last), np.float32)
+        if not finite(block):
+            raise UserError(
+                f"{path} has numbers that are not finite in {tensors[name].name}: its training failed; train it again"
+            )
+        place(out[name], block, tensors[name], first, last)
+
     with ThreadPoolExecutor(2) as threads:
-        # The largest first, so that the last to be finished is a small one.
-        order = sorted(wanted, key=lambda name: -wanted[name].size)
-        arrays = dict(zip(order, threads.map(lambda name: _read(path, tensors[name]), order), strict=True))
-    return jax.tree_util.tree_unflatten(nesting, [arrays[name] for name in wanted])
+        jobs = [threads.submit(read, name, *span) for name in wanted for span in spans(tensors[name])]
+        try:
+            for job in jobs:
+                job.result()
+        finally:
+            threads.shutdown(cancel_futures=True)
+    return jax.tree_util.tree_unflatten(nesting, [jax.device_put(out[name], may_alias=True) for name in wanted])
 
 
 def shape_here(tensor: Tensor) -> tuple[int, ...]:
@@ -162,30 +178,21 @@ def shape_here(tensor: Tensor) -> tuple[int, ...]:
     return shape
 
 
-def _read(path: Path, tensor: Tensor) -> jax.Array:
-    """The tensor as float32 in this package's layout."""
-    out = aligned(shape_here(tensor))
-    for first, last, rows in blocks(tensor):
-        block = np.ascontiguousarray(rows, np.float32)
-        if not finite(block):
-            raise UserError(
-                f"{path} has numbers that are not finite in {tensor.name}: its training failed; train it again"
-            )
-        place(out, block, tensor, first, last)
-    return jnp.asarray(out)
-
-
 def place(out: np.ndarray, block: np.ndarray, tensor: Tensor, first: int, last: int) -> None:
     """Rows `first` to `last` of the tensor, into `out`, which has this package's layout."""
-    if tensor.layout == "oihw":
-        out[..., first:last] = block.transpose(2, 3, 1, 0)
-    elif tensor.layout == "oi":
-        out[:, first:last] = block.reshape(last - first, -1).T
-    elif tensor.layout == "ochw":
-        cells = block.reshape(last - first, tensor.channels, side := math.isqrt(len(out) // tensor.channels), side)
-        out.reshape(side, side, tensor.channels, -1)[..., first:last] = cells.transpose(2, 3, 1, 0)
-    else:
+    if tensor.layout == "ours":
         out[first:last] = block
+        return
+    shape = block.shape[1:]
+    if tensor.layout == "ochw":
+        side = math.isqrt(len(out) // tensor.channels)
+        shape, out = (tensor.channels, side, side), out.reshape(side, side, tensor.channels, -1)
+    elif tensor.layout == "oi":
+        shape = (len(out),)
+    axes = (*range(2, len(shape) + 1), 1, 0)
+    for start in range(0, len(block), LINE):
+        rows = block[start : start + LINE]
+        out[..., first + start : first + start + len(rows)] = rows.reshape(-1, *shape).transpose(axes)
 
 
 def finite(block: np.ndarray) -> bool:
@@ -198,8 +205,12 @@ def finite(block: np.ndarray) -> bool:
 
 
 def aligned(shape: tuple[int, ...]) -> np.ndarray:
-    """An empty float32 array that JAX on a CPU takes as it is, without a copy."""
-    size = int(np.prod(shape)) * 4
+    """An empty float32 array that JAX on a CPU takes as it is, without a copy; a large one in huge pages."""
+    size = math.prod(shape) * 4
+    if size >= HUGE and hasattr(mmap, "MADV_HUGEPAGE"):
+        pages = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        pages.madvise(mmap.MADV_HUGEPAGE)
+        return np.frombuffer(pages, np.float32).reshape(shape)
     memory = np.empty(size + 64, np.uint8)
     start = -memory.ctypes.data % 64
     return memory[start : start + size].view(np.float32).reshape(shape)

@@ -17,6 +17,7 @@ import ml_dtypes
 import numpy as np
 
 from cnnjax.data.clean import caffe, of_colours
+from cnnjax.errors import UserError
 from cnnjax.pretrained import architecture
 from cnnjax.pretrained.archive import members
 from cnnjax.pretrained.description import KEY
@@ -91,7 +92,7 @@ def _file(where: Path | Part) -> Iterator[h5py.File]:
     try:
         with h5py.File(where, "r", locking=False) if isinstance(where, Path) else h5py.File(where, "r") as file:
             yield file
-    except (Damaged, Refused):
+    except (Damaged, Refused, UserError):
         raise
     except (OSError, RuntimeError, KeyError, ValueError, TypeError, MemoryError) as error:
         said = str(error).strip().splitlines() or [type(error).__name__]
@@ -102,8 +103,9 @@ def _contents(file: h5py.File, config: dict[str, Any] | None) -> Contents:
     about = _json(file.attrs[KEY]) if KEY in file.attrs else None
     root: Any = file
     if "layer_names" not in file.attrs and "model_weights" in file:
-        root, config = _follow(file, "model_weights"), _json(file.attrs.get("model_config", "{}"))
-    if config:
+        root = _follow(file, "model_weights")
+        config = _json(file.attrs["model_config"]) if "model_config" in file.attrs else None
+    if config is not None:
         _require_known(config)
     if "layer_names" in root.attrs:
         format, layers = "Keras' HDF5 file", _old_layers(root)
@@ -112,7 +114,7 @@ def _contents(file: h5py.File, config: dict[str, Any] | None) -> Contents:
     tensors, left = _named(layers)
     small = any(name.startswith("dense_1/") for name in tensors)
     cleaning = of_colours("none") if small else caffe()
-    return Contents(".keras archive" if config else format, tensors, left, cleaning, about, _side(config))
+    return Contents(format, tensors, left, cleaning, about, _side(config))
 
 
 def _old_layers(root: Any) -> dict[str, list[Tensor]]:
@@ -142,7 +144,8 @@ def _new_layers(root: Any) -> dict[str, list[Tensor]]:
 def _named(layers: dict[str, list[Tensor]]) -> tuple[dict[str, Tensor], list[str]]:
     """The arrays under our names, by the layers' own where they are ours, else by their order; and those left over."""
     known = {name for model in MODELS for name in architecture.layers(model)}
-    if not known & layers.keys():
+    # Keras itself calls dense layers dense_1 and dense_2, as the small network does.
+    if not any(name in known and "conv" in name for name in layers):
         ranks = {name: max((len(t.shape) for t in tensors), default=0) for name, tensors in layers.items()}
         convolutions, dense = ([name for name, rank in ranks.items() if rank == wanted] for wanted in (4, 2))
         for model in MODELS:
@@ -234,7 +237,7 @@ def _side(config: dict[str, Any] | None) -> int:
     """The side of square pictures that a config's input layer names, or 0."""
     for layer in _layers(config) if config else ():
         shape = layer.get("config", {}).get("batch_shape") or layer.get("config", {}).get("batch_input_shape")
-        if isinstance(shape, list) and len(shape) == 4 and type(shape[1]) is int and shape[1] == shape[2]:
+        if isinstance(shape, list) and len(shape) == 4 and shape[1] in range(1, 10_000) and shape[1] == shape[2]:
             return shape[1]
     return 0
 

@@ -56,6 +56,6 @@ def _digest(tensors: dict[str, Tensor]) -> str:
     total = hashlib.sha256()
     for name in sorted(tensors):
         total.update(f"{name}:{tensors[name].dtype.str}:{tensors[name].shape};".encode())
-        for _, _, rows in blocks(tensors[name]):
+        for rows in blocks(tensors[name]):
             total.update(rows.reshape(-1).view(np.uint8).data)
     return total.hexdigest()

@@ -1,18 +1,22 @@
 """Arrays in a file, known by name, shape and type before any is read, and read a few rows at a time."""
 
+import math
 import os
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import ml_dtypes
 import numpy as np
 
 from cnnjax.data.clean import Cleaning
 
-BLOCK = 1 << 22
+BLOCK = 1 << 21
 """Bytes that are read at a time where an array is turned around."""
+LINE = 16
+"""Numbers in a line of a processor's cache: so many rows are turned around together."""
 FLOATS = {np.dtype(kind) for kind in (np.float32, np.float16, ml_dtypes.bfloat16)}
 """Types that become float32 without loss."""
 
@@ -57,20 +61,24 @@ class Contents(NamedTuple):
     side: int = 0
 
 
-def blocks(tensor: Tensor) -> Iterator[tuple[int, int, np.ndarray]]:
-    """All of a tensor, some rows at a time: the first, the last (not included), the rows."""
-    length, size = (tensor.shape or (1,))[0], int(np.prod(tensor.shape)) * tensor.dtype.itemsize
-    step = max(1, BLOCK * length // max(1, size))
+def spans(tensor: Tensor) -> Iterator[tuple[int, int]]:
+    """All of a tensor's rows, so many at a time that they are about `BLOCK` bytes."""
+    length, size = (tensor.shape or (1,))[0], math.prod(tensor.shape) * tensor.dtype.itemsize
+    step = max(LINE, BLOCK * length // max(1, size) // LINE * LINE)
     for first in range(0, length, step):
-        last = min(first + step, length)
-        yield first, last, tensor.rows(first, last)
+        yield first, min(first + step, length)
+
+
+def blocks(tensor: Tensor) -> Iterator[np.ndarray]:
+    """All of a tensor, some rows at a time."""
+    return (tensor.rows(first, last) for first, last in spans(tensor))
 
 
 def whole(tensor: Tensor) -> np.ndarray:
     """All of a small tensor."""
     out = np.empty(tensor.shape, tensor.dtype)
-    for first, last, rows in blocks(tensor):
-        (out if tensor.shape else out.reshape(1))[first:last] = rows
+    for first, last in spans(tensor):
+        (out if tensor.shape else out.reshape(1))[first:last] = tensor.rows(first, last)
     return out
 
 
@@ -83,12 +91,14 @@ def listed(names: list[str], most: int = 6) -> str:
 class Bytes:
     """A file open for reading at any place, by several threads; a read past its end raises Damaged."""
 
-    def __init__(self, number: int):
-        self._number = number
-        self.size = os.fstat(number).st_size
+    def __init__(self, file: BinaryIO):
+        self._file, self._lock = file, threading.Lock()
+        self.size = os.fstat(file.fileno()).st_size
 
     def read(self, offset: int, size: int) -> bytes:
         """Exactly so many bytes."""
+        if offset + size > self.size:
+            raise Damaged("it ends too early")
         buffer = bytearray(size)
         self.into(buffer, offset)
         return bytes(buffer)
@@ -96,29 +106,28 @@ class Bytes:
     def into(self, buffer: Any, offset: int) -> None:
         """Fill the buffer."""
         view = memoryview(buffer).cast("B")
-        while len(view):
-            # A read from the system may be shorter than asked for, above 2 GiB always.
-            count = os.preadv(self._number, [view], offset)
-            if not count:
-                raise Damaged("it ends too early")
-            view, offset = view[count:], offset + count
+        with self._lock:
+            self._file.seek(offset)
+            while len(view):
+                # The system may give less than was asked for, above 2 GiB always.
+                count = self._file.readinto(view)
+                if not count:
+                    raise Damaged("it ends too early")
+                view = view[count:]
 
 
 @contextmanager
 def opened(path: Path) -> Iterator[Bytes]:
     """The file's bytes, while they are needed."""
-    number = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
-    try:
-        yield Bytes(number)
-    finally:
-        os.close(number)
+    with path.open("rb", buffering=0) as file:
+        yield Bytes(file)
 
 
 def dense(
     bytes_: Bytes, name: str, shape: tuple[int, ...], dtype: np.dtype, offset: int, layout: str = "ours"
 ) -> Tensor:
     """A tensor that lies in the file row by row, from `offset` on."""
-    width = int(np.prod(shape[1:])) * dtype.itemsize
+    width = math.prod(shape[1:]) * dtype.itemsize
 
     def rows(first: int, last: int) -> np.ndarray:
         block = np.empty((last - first, *shape[1:]), dtype)

@@ -68,6 +68,20 @@ class State(dict):
         pass
 
 
+class Held:
+    """Stands for a Parameter, and for a tensor that is made first and told afterwards what it is (before 0.1.10)."""
+
+    def __init__(self, data: Any = None, *_: Any):
+        self.data = data
+
+    def tell(self, state: Any) -> None:
+        """Source: torch.Tensor.__setstate__: four parts are a tensor's, the first of five is one, three are flags."""
+        if not isinstance(state, tuple) or len(state) not in (3, 4, 5):
+            raise Damaged("a tensor is not one")
+        if len(state) > 3:
+            self.data = _tensor(*state) if len(state) == 4 else state[0]
+
+
 def _tensor(storage: Any, offset: Any, shape: Any, strides: Any, *_: Any) -> Strided:
     numbers = (offset, *shape, *strides)
     if not isinstance(storage, Storage) or len(shape) != len(strides):
@@ -86,6 +100,8 @@ NAMES: dict[tuple[str, str], Any] = {
     ("torch._utils", "_rebuild_tensor"): _tensor,
     ("torch._utils", "_rebuild_tensor_v2"): _tensor,
     ("torch._utils", "_rebuild_parameter"): _parameter,
+    ("torch.nn.parameter", "Parameter"): Held,
+    ("torch", "FloatTensor"): Held,
     **{("torch", name): Kind(np.dtype(kind)) for name, kind in TYPES.items()},
 }
 
@@ -113,11 +129,20 @@ class Notes(pickle._Unpickler):
         return Storage(kind.dtype, key, start, count)
 
     def load_build(self) -> None:
-        self.stack.pop()
-        if not isinstance(self.stack[-1], State):
-            raise Damaged("its pickle changes what is no dict")
+        state = self.stack.pop()
+        if isinstance(self.stack[-1], Held):
+            self.stack[-1].tell(state)
+        elif not isinstance(self.stack[-1], State):
+            raise Damaged("its pickle changes what is neither a tensor nor a dict")
+
+    def load_newobj(self) -> None:
+        arguments = self.stack.pop()
+        if self.stack.pop() is not Held:
+            raise Damaged("its pickle makes what is no tensor")
+        self.append(Held(*arguments))
 
     dispatch[pickle.BUILD[0]] = load_build
+    dispatch[pickle.NEWOBJ[0]] = load_newobj
 
 
 def _load(file: io.BytesIO) -> Any:
@@ -126,8 +151,8 @@ def _load(file: io.BytesIO) -> Any:
     except (Refused, Damaged):
         raise
     except KeyError as error:
-        raise Damaged(
-            f"its pickle has an instruction ({error}) that weights do not need; nothing was executed"
+        raise Refused(
+            f"its pickle has an instruction ({error}) that weights do not need: nothing was executed"
         ) from None
     except Exception as error:
         raise Damaged("its pickle cannot be read") from error
@@ -187,6 +212,7 @@ def read_legacy(path: Path) -> Iterator[Contents]:
 def _tensors(state: Any) -> dict[str, Strided]:
     if not isinstance(state, dict) or not all(isinstance(name, str) for name in state):
         raise Refused("it holds no state dict: save model.state_dict()")
+    state = {name: value.data if isinstance(value, Held) else value for name, value in state.items()}
     if other := [name for name, value in state.items() if not isinstance(value, Strided)]:
         raise Refused(f"it holds {other[0]!r}, which is no tensor: save model.state_dict() alone")
     return state

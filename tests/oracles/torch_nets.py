@@ -51,6 +51,87 @@ def vgg(params, stages=(2, 2, 3, 3, 3)):
     return Net(params, blocks, ["fc1", "fc2", "predictions"])
 
 
+def features(channels):
+    """torchvision's `features`: for each block a list of its convolutions' channels, then a pooling."""
+    layers, inputs = [], 3
+    for block in channels:
+        for outputs in block:
+            layers += [nn.Conv2d(inputs, outputs, 3, padding=1), nn.ReLU()]
+            inputs = outputs
+        layers.append(nn.MaxPool2d(2))
+    return nn.Sequential(*layers)
+
+
+class Published(nn.Module):
+    """What torchvision and timm have in common; `maps` gives every convolution's activation too, all NCHW."""
+
+    def maps(self, images):
+        x, found = images, []
+        for layer in self.features:
+            x = layer(x)
+            if isinstance(layer, nn.ReLU):
+                found.append(x)
+        return found, self.top(x)
+
+    def forward(self, images):
+        return self.maps(images)[1]
+
+    def randomised(self, seed=0):
+        """He-normal weights and some biases, so that every layer matters."""
+        generator = torch.Generator().manual_seed(seed)
+        for parameter in self.parameters():
+            fan = parameter[0].numel() if parameter.ndim > 1 else 200
+            parameter.data = torch.randn(parameter.shape, generator=generator) * (2 / fan) ** 0.5
+        return self.eval()
+
+
+class TorchvisionVGG(Published):
+    """torchvision.models.VGG: its modules and names, with other channels and, for small pictures, fewer `cells`."""
+
+    def __init__(self, channels, dense=32, classes=5, cells=7):
+        super().__init__()
+        self.features = features(channels)
+        self.avgpool = nn.AdaptiveAvgPool2d((cells, cells))
+        self.classifier = nn.Sequential(
+            nn.Linear(channels[-1][-1] * cells * cells, dense), nn.ReLU(), nn.Dropout(),
+            nn.Linear(dense, dense), nn.ReLU(), nn.Dropout(), nn.Linear(dense, classes),
+        )  # fmt: skip
+
+    def top(self, x):
+        return self.classifier(torch.flatten(self.avgpool(x), 1))
+
+
+class TimmVGG(Published):
+    """timm.models.vgg.VGG: dense layers as convolutions in `pre_logits`, the last in `head.fc`."""
+
+    def __init__(self, channels, dense=32, classes=5, cells=7):
+        super().__init__()
+        self.features = features(channels)
+        self.pre_logits = nn.ModuleDict(
+            {"fc1": nn.Conv2d(channels[-1][-1], dense, cells), "fc2": nn.Conv2d(dense, dense, 1)}
+        )
+        self.head = nn.ModuleDict({"fc": nn.Linear(dense, classes)})
+
+    def top(self, x):
+        x = F.relu(self.pre_logits["fc2"](F.relu(self.pre_logits["fc1"](x))))
+        return self.head["fc"](x.mean((2, 3)))
+
+
+class SmallCNN(Published):
+    """The article's network, named by torchvision's scheme: dropout is the classifier's first module."""
+
+    def __init__(self, channels, dense, outputs, cells):
+        super().__init__()
+        self.features = features([[units] for units in channels])
+        self.classifier = nn.Sequential(
+            nn.Dropout(), nn.Linear(channels[-1] * cells * cells, dense[0]), nn.ReLU(),
+            nn.Linear(*dense), nn.ReLU(), nn.Linear(dense[1], outputs),
+        )  # fmt: skip
+
+    def top(self, x):
+        return self.classifier(torch.flatten(x, 1))
+
+
 def loss(logits, labels):
     """Mean cross entropy of integer labels; of one logit, the binary one."""
     labels = torch.tensor(np.asarray(labels))

@@ -1,0 +1,485 @@
+"""Files that are not what they should be: one sentence, exit code 2, and nothing in them is executed."""
+
+import json
+import os
+import pickle
+import struct
+import sys
+import zipfile
+from pathlib import Path
+
+import h5py
+import jax
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+from flax import nnx
+from oracles import torch_nets
+
+from cnnjax import cli, models, pretrained
+from cnnjax.config import ModelConfig
+from cnnjax.data import clean
+from cnnjax.train import metrics
+from cnnjax.train.checkpoint import Checkpoints
+from cnnjax.train.step import TrainState
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "experiments"))
+from export import export  # noqa: E402
+
+MARK = "executed"
+CHANNELS = [[3], [6], [13, 13], [26, 26], [26, 26]]
+# Orbax leaves unretrieved tasks behind when it meets a damaged file; Python reports them when it collects garbage.
+pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+
+
+class Evil:
+    """What is pickled here makes a file when it is unpickled."""
+
+    def __reduce__(self):
+        return os.system, (f"touch {MARK}",)
+
+
+class Getattr:
+    def __reduce__(self):
+        return getattr, ("text", "upper")
+
+
+def state():
+    return dict(torch_nets.TorchvisionVGG(CHANNELS, dense=7, cells=1).randomised().state_dict())
+
+
+def network(name="vgg11"):
+    model = ModelConfig(name=name, width=0.05)
+    graph, shapes = models.split(nnx.eval_shape(lambda: models.create(model, side=32, num_classes=3, seed=0)))
+    params = jax.tree.map(lambda a: jax.numpy.full(a.shape, 0.1), shapes)
+    return pretrained.network(graph, params, model, 32, ("a", "b", "c"), clean.of_colours("none"))
+
+
+# Whole files, as the libraries write them; tests/test_formats.py shows that these are read.
+
+
+def pth(path, tensors=None, **options):
+    torch.save(state() if tensors is None else tensors, path, **options)
+
+
+def legacy(path, tensors=None):
+    pth(path, tensors, _use_new_zipfile_serialization=False)
+
+
+def safe(path, tensors=None):
+    safetensors.torch.save_file(tensors or state(), path)
+
+
+def h5(path, change=lambda file: None):
+    """Keras' older layout."""
+    with h5py.File(path, "w") as file:
+        arrays = network().params
+        file.attrs["layer_names"] = [name.encode() for name in arrays]
+        for name, layer in arrays.items():
+            group = file.create_group(name)
+            group.attrs["weight_names"] = [b"kernel:0", b"bias:0"]
+            group["kernel:0"], group["bias:0"] = np.asarray(layer["kernel"]), np.asarray(layer["bias"])
+        change(file)
+
+
+def weights_h5(path, change=lambda file: None):
+    """Keras 3's layout."""
+    pretrained.save_keras(path.with_name("made.weights.h5"), network())
+    path.with_name("made.weights.h5").rename(path)
+    with h5py.File(path, "a") as file:
+        del file.attrs["cnnjax"]
+        change(file)
+
+
+def keras(path, layers=(), change=lambda file: None, compression=zipfile.ZIP_STORED, config=None):
+    weights_h5(path.with_name("w.h5"), change)
+    shape = [None, 32, 32, 3]
+    known = [{"class_name": "InputLayer", "config": {"name": "input", "batch_shape": shape}}]
+    with zipfile.ZipFile(path, "w", compression) as archive:
+        archive.writestr("config.json", config or json.dumps({"config": {"layers": [*known, *layers]}}))
+        archive.write(path.with_name("w.h5"), "model.weights.h5")
+    path.with_name("w.h5").unlink()
+
+
+def native(path):
+    pretrained.save(path, network())
+
+
+# What is done to them
+
+
+def cut(make, share):
+    def made(path):
+        make(path)
+        contents = path.read_bytes()
+        path.write_bytes(contents[: int(len(contents) * share)])
+
+    return made
+
+
+def flipped(make, where):
+    def made(path):
+        make(path)
+        contents = bytearray(path.read_bytes())
+        place = contents.index(where)
+        contents[place] ^= 1
+        path.write_bytes(contents)
+
+    return made
+
+
+def tensors(save, **changes):
+    """One of the tensors replaced (or, by None, taken out), or one more."""
+
+    def made(path):
+        changed = state()
+        for name, change in changes.items():
+            name = name.replace("__", ".")
+            value = changed.pop(name, None)
+            if change is not None:
+                changed[name] = change(value)
+        save(path, changed)
+
+    return made
+
+
+def renamed(save):
+    def made(path):
+        changed = state()
+        changed["features.99.weight"] = changed.pop("features.3.weight")
+        save(path, changed)
+
+    return made
+
+
+def nan(value):
+    value = value.clone()
+    value.view(-1)[-1] = float("nan")
+    return value
+
+
+def dataset(make, name, change):
+    """One dataset of an HDF5 file replaced by what `change(file, name, array)` puts there."""
+
+    def changed(file):
+        array = file[name][...]
+        del file[name]
+        change(file, name, array)
+
+    return lambda path: make(path, change=changed)
+
+
+def put(change):
+    def put_(file, name, array):
+        file[name] = change(array)
+
+    return put_
+
+
+def h5_nan(array):
+    array[..., 0] = np.nan
+    return array
+
+
+def external(file, name, array):
+    with h5py.File(Path(file.filename).with_name("other.h5"), "w") as other:
+        other["x"] = array
+    file[name] = h5py.ExternalLink(str(Path(file.filename).with_name("other.h5")), "/x")
+
+
+def elsewhere(file, name, array):
+    raw = Path(file.filename).with_name("raw")
+    raw.write_bytes(array.tobytes())
+    file.create_dataset(name, array.shape, array.dtype, external=[(str(raw), 0, array.nbytes)])
+
+
+def virtual(file, name, array):
+    layout = h5py.VirtualLayout(array.shape, array.dtype)
+    layout[...] = h5py.VirtualSource("/etc/other.h5", "x", array.shape)
+    file.create_virtual_dataset(name, layout)
+
+
+def soft(file, name, array):
+    file["hidden"] = array
+    file[name] = h5py.SoftLink("/hidden")
+
+
+def vast(file, name, array):
+    file.create_dataset(name, (3, 3, 3, 10**9), "f4", chunks=(3, 3, 3, 1000))
+
+
+def cycle(file):
+    file["layers/again"] = file["layers"]
+
+
+def archive(path, pickled, data=(), compression=zipfile.ZIP_STORED):
+    """A .pth by hand."""
+    with zipfile.ZipFile(path, "w", compression) as made:
+        made.writestr("archive/data.pkl", pickled)
+        for key, contents in data:
+            made.writestr(f"archive/data/{key}", contents)
+
+
+def tensor_pickle(offset=0, shape=(2, 2), strides=(2, 1), count=4):
+    """A state dict of one tensor, by hand, so that its numbers can lie."""
+
+    def number(n):
+        return b"J" + struct.pack("<i", n)
+
+    def numbers(ns):
+        return b"(" + b"".join(map(number, ns)) + b"t"
+
+    def text(t):
+        return b"X" + struct.pack("<I", len(t)) + t.encode()
+
+    storage = b"(" + text("storage") + b"ctorch\nFloatStorage\n" + text("0") + text("cpu") + number(count) + b"tQ"
+    tensor = b"ctorch._utils\n_rebuild_tensor_v2\n(" + storage + number(offset) + numbers(shape) + numbers(strides)
+    return b"\x80\x02}" + text("features.0.weight") + tensor + b"\x89}tRs."
+
+
+def header(entries, data=b""):
+    text = json.dumps(entries).encode()
+    return len(text).to_bytes(8, "little") + text + data
+
+
+def run(path):
+    about = network("small-cnn")
+    pretrained.save(path / "input.safetensors", about._replace(params={}))
+    kept = TrainState(np.int32(1), about.params, ())
+    row = {"epoch": 1, "step": 1, "valid_loss": 1.0, "valid_accuracy": 0.5}
+    with Checkpoints(path / "checkpoints") as checkpoints:
+        checkpoints.save(kept, metrics.zeros(), [row])
+
+
+def damaged_run(path):
+    run(path)
+    largest = max((path / "checkpoints").rglob("*"), key=lambda p: p.stat().st_size * p.is_file())
+    contents = bytearray(largest.read_bytes())
+    contents[len(contents) // 2] ^= 1
+    largest.write_bytes(contents)
+
+
+def without_input(path):
+    run(path)
+    (path / "input.safetensors").unlink()
+
+
+def write(contents):
+    return lambda path: path.write_bytes(contents)
+
+
+LEFT, LACKS = "which its network does not have", "which its network has"
+LAMBDA = {"class_name": "Lambda", "config": {"name": "f", "function": ["4wEAAAA", None, None]}}
+RESCALING = {"class_name": "Rescaling", "config": {"name": "scale"}}
+VALID = {"class_name": "Conv2D", "config": {"name": "c", "padding": "valid", "strides": [1, 1]}}
+CODE = "which is code and no weights: nothing was executed"
+OPCODES = "that weights do not need: nothing was executed"
+CASES = {
+    # PyTorch's zip archives
+    "zip: cut": (cut(pth, 0.6), "is damaged or incomplete"),
+    "zip: nearly whole": (cut(pth, 0.999), "is damaged or incomplete"),
+    "zip: local header": (flipped(pth, b"PK\x03\x04"), "is not a file of weights"),
+    "zip: pickle damaged": (flipped(pth, b"_rebuild_tensor_v2"), CODE),
+    "zip: renamed": (renamed(pth), f"lacks block2_conv1/kernel, {LACKS} and has features.99.weight, {LEFT}"),
+    "zip: missing": (tensors(pth, features__0__bias=None), f"lacks block1_conv1/bias, {LACKS}"),
+    "zip: the last bias missing": (tensors(pth, classifier__6__bias=None), f"lacks predictions/bias, {LACKS}"),
+    "zip: the last layer missing": (
+        tensors(pth, classifier__6__bias=None, classifier__6__weight=None),
+        f"lacks predictions/bias, predictions/kernel, {LACKS}",
+    ),
+    "zip: no outputs": (tensors(pth, classifier__6__bias=lambda v: v[:0].clone()), "classifier.6.bias as float32 (0,)"),
+    "zip: no channels": (
+        tensors(pth, features__0__weight=lambda v: v[:0].clone()),
+        "features.0.weight as float32 (0, 3",
+    ),
+    "zip: no convolution": (
+        lambda path: pth(path, {n: v for n, v in state().items() if n.startswith("classifier")}),
+        "holds no network known here, but classifier.",
+    ),
+    "zip: left over": (tensors(pth, extra=lambda _: torch.zeros(2)), f"has extra, {LEFT}"),
+    "zip: shape": (tensors(pth, features__3__bias=lambda v: v[:-1].clone()), "features.3.bias as float32 (5,), but"),
+    "zip: rank": (tensors(pth, features__3__weight=lambda v: v[0].clone()), "but its network needs float32 (3, 3, 3"),
+    "zip: type": (tensors(pth, features__3__bias=lambda v: v.double()), "as float64 (6,), but its network needs"),
+    "zip: integers": (tensors(pth, features__3__bias=lambda v: v.long()), "as int64 (6,), but its network needs"),
+    "zip: not finite": (tensors(pth, classifier__3__weight=nan), "not finite in classifier.3.weight"),
+    "zip: batch normalisation": (
+        tensors(pth, **{"features__1__running_mean": lambda _: torch.zeros(3)}),
+        "it is a VGG11_bn, with batch normalisation",
+    ),
+    "zip: a list": (lambda path: pth(path, [torch.zeros(2)]), "it holds no state dict"),
+    "zip: a number": (lambda path: pth(path, {"epoch": 3}), "it holds 'epoch', which is no tensor"),
+    "zip: a whole module": (
+        lambda path: pth(path, torch.nn.Linear(2, 2)),
+        "asks for torch.nn.modules.linear.Linear, " + CODE,
+    ),
+    "zip: executes": (lambda path: pth(path, {"a": Evil()}), f"asks for {os.system.__module__}.system, {CODE}"),
+    "zip: executes later": (lambda path: pth(path, state() | {"z": Evil()}), CODE),
+    "zip: getattr": (lambda path: pth(path, {"a": Getattr()}), "builtin__.getattr, " + CODE),
+    "zip: protocol 4": (lambda path: archive(path, pickle.dumps(Evil(), 4)), f"system, {CODE}"),
+    "zip: protocol 0": (lambda path: archive(path, pickle.dumps(Evil(), 0)), CODE),
+    "zip: INST": (lambda path: archive(path, b"(S'touch executed'\nios\nsystem\n."), OPCODES),
+    "zip: OBJ": (lambda path: archive(path, b"(ccollections\nOrderedDict\no."), OPCODES),
+    "zip: BUILD of what is no dict": (
+        lambda path: archive(path, b"\x80\x02ctorch._utils\n_rebuild_parameter\n}b."),
+        "changes what is neither a tensor nor a dict",
+    ),
+    "zip: NEWOBJ": (
+        lambda path: archive(path, b"\x80\x02ccollections\nOrderedDict\n)\x81."),
+        "makes what is no tensor",
+    ),
+    "zip: a vast memo": (lambda path: archive(path, b"\x80\x02Nr\xff\xff\xff\xff."), "it holds no state dict"),
+    "zip: pickle cut": (lambda path: archive(path, b"\x80\x02("), "its pickle cannot be read"),
+    "zip: no numbers": (lambda path: archive(path, tensor_pickle()), "the numbers of features.0.weight are not there"),
+    "zip: outside": (lambda path: archive(path, tensor_pickle(offset=1), [(0, bytes(16))]), "larger than its storage"),
+    "zip: before": (lambda path: archive(path, tensor_pickle(offset=-1), [(0, bytes(16))]), "a negative shape"),
+    "zip: strides": (
+        lambda path: archive(path, tensor_pickle(strides=(100, 1)), [(0, bytes(16))]),
+        "larger than its storage",
+    ),
+    "zip: repeated": (
+        lambda path: archive(path, tensor_pickle(shape=(10**9, 2), strides=(0, 1)), [(0, bytes(16))]),
+        "larger than its storage",
+    ),
+    "zip: too short": (lambda path: archive(path, tensor_pickle(), [(0, bytes(12))]), "larger than its storage"),
+    "zip: a bomb": (
+        lambda path: archive(path, tensor_pickle(), [(0, bytes(10**7))], zipfile.ZIP_DEFLATED),
+        "is compressed in it",
+    ),
+    "zip: nothing of ours": (
+        lambda path: zipfile.ZipFile(path, "w").writestr("../../etc/passwd", "x"),
+        "neither PyTorch's nor Keras'",
+    ),
+    # PyTorch's files from before 1.6
+    "legacy: cut": (cut(legacy, 0.7), "it ends too early"),
+    "legacy: cut in the pickle": (cut(legacy, 0.01), "its pickle cannot be read"),
+    "legacy: renamed": (renamed(legacy), f"has features.99.weight, {LEFT}"),
+    "legacy: shape": (tensors(legacy, classifier__6__bias=lambda v: v[:-1].clone()), "but its network needs"),
+    "legacy: not finite": (tensors(legacy, features__0__weight=nan), "not finite in features.0.weight"),
+    "legacy: executes": (lambda path: legacy(path, {"a": Evil()}), f"system, {CODE}"),
+    "legacy: another pickle": (lambda path: path.write_bytes(pickle.dumps({"a": 1})), "but not one of PyTorch's"),
+    "legacy: a pickle that executes": (lambda path: path.write_bytes(pickle.dumps(Evil())), f"system, {CODE}"),
+    # Keras 1 and 2
+    "h5: cut": (cut(h5, 0.5), "is damaged or incomplete"),
+    "h5: only its signature": (write(b"\x89HDF\r\n\x1a\n" + bytes(100)), "is damaged or incomplete"),
+    "h5: renamed": (
+        lambda path: h5(path, lambda f: f.move("block2_conv1", "other")),
+        "block2_conv1 is not there",
+    ),
+    "h5: one missing": (
+        lambda path: h5(path, lambda f: f["fc1"].attrs.update(weight_names=[b"kernel:0"])),
+        f"lacks fc1/bias, {LACKS}",
+    ),
+    "h5: shape": (dataset(h5, "fc1/bias:0", put(lambda a: a[:-1])), "but its network needs float32"),
+    "h5: type": (dataset(h5, "fc1/bias:0", put(np.float64)), "as float64"),
+    "h5: text": (dataset(h5, "fc1/bias:0", put(lambda a: np.array([b"x"] * len(a), object))), "but its network needs"),
+    "h5: not finite": (dataset(h5, "fc2/kernel:0", put(h5_nan)), "not finite in fc2: kernel:0"),
+    "h5: external link": (dataset(h5, "fc1/bias:0", external), "is a link to another place, which is not followed"),
+    "h5: soft link": (dataset(h5, "fc1/bias:0", soft), "is a link to another place, which is not followed"),
+    "h5: numbers elsewhere": (dataset(h5, "fc1/bias:0", elsewhere), "keeps its numbers in other files"),
+    "h5: virtual": (dataset(h5, "fc1/bias:0", virtual), "keeps its numbers in other files"),
+    "h5: vast": (dataset(h5, "block1_conv1/kernel:0", vast), "no file of weights is like that"),
+    # Keras 3
+    "weights.h5: cut": (cut(weights_h5, 0.8), "is damaged or incomplete"),
+    "weights.h5: missing": (lambda path: weights_h5(path, lambda f: f.pop("layers/conv2d_3")), f"{LACKS}"),
+    "weights.h5: left over": (
+        lambda path: weights_h5(path, lambda f: f.create_dataset("layers/batch_norm/vars/0", data=np.ones(3, "f4"))),
+        f"has layers/batch_norm/vars/0, {LEFT}",
+    ),
+    "weights.h5: not finite": (dataset(weights_h5, "layers/dense/vars/1", put(h5_nan)), "not finite in layers/dense"),
+    "weights.h5: type": (dataset(weights_h5, "layers/dense/vars/1", put(np.int32)), "as int32"),
+    "weights.h5: external link": (dataset(weights_h5, "layers/dense/vars/1", external), "is a link to another place"),
+    "weights.h5: a circle": (lambda path: weights_h5(path, cycle), "its groups are nested too deep"),
+    "weights.h5: nothing": (lambda path: h5py.File(path, "w").close(), "holds no network known here, but no arrays"),
+    # .keras
+    "keras: cut": (cut(keras, 0.9), "its table of contents cannot be read"),
+    "keras: Lambda": (lambda path: keras(path, [LAMBDA]), "its layer 'f' is a Lambda, which is code: nothing was exec"),
+    "keras: another layer": (lambda path: keras(path, [RESCALING]), "its layer 'scale' is a Rescaling"),
+    "keras: another padding": (lambda path: keras(path, [VALID]), "is not a convolution of stride 1 with same padding"),
+    "keras: not finite": (dataset(keras, "layers/conv2d/vars/0", put(h5_nan)), "not finite in layers/conv2d/vars/0"),
+    "keras: shape": (dataset(keras, "layers/conv2d/vars/1", put(lambda a: a[:-1])), "but its network needs"),
+    "keras: external link": (dataset(keras, "layers/conv2d/vars/1", external), "is a link to another place"),
+    "keras: a bomb": (lambda path: keras(path, compression=zipfile.ZIP_DEFLATED), "'config.json' is compressed in it"),
+    "keras: config": (lambda path: keras(path, config="{"), "its config is not JSON"),
+    "keras: config without layers": (lambda path: keras(path, config="{}"), "its config lists no layers"),
+    # Safetensors
+    "safetensors: cut": (cut(safe, 0.9), "it is not as long as its header says"),
+    "safetensors: a vast header": (write((10**15).to_bytes(8, "little") + b"{}"), "its header is longer than it may"),
+    "safetensors: no JSON": (write(header({})[:8] + b"{" + bytes(9)), "its header cannot be read"),
+    "safetensors: a name twice": (
+        write((25).to_bytes(8, "little") + b'{"a": {}, "a": {}}       '),
+        "its header cannot be read",
+    ),
+    "safetensors: overlapping": (
+        write(header({n: {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]} for n in "ab"}, bytes(4))),
+        "its tensors overlap or leave gaps",
+    ),
+    "safetensors: outside": (
+        write(header({"a": {"dtype": "F32", "shape": [9], "data_offsets": [0, 36]}}, bytes(4))),
+        "it is not as long as its header says",
+    ),
+    "safetensors: a lie": (
+        write(header({"a": {"dtype": "F32", "shape": [10**12], "data_offsets": [0, 4]}}, bytes(4))),
+        "a is not as long as its shape",
+    ),
+    "safetensors: negative": (
+        write(header({"a": {"dtype": "F32", "shape": [-1], "data_offsets": [0, -4]}}, bytes(4))),
+        "a has no proper shape",
+    ),
+    "safetensors: renamed": (renamed(safe), f"has features.99.weight, {LEFT}"),
+    "safetensors: type": (tensors(safe, features__0__bias=lambda v: v.int()), "as int32"),
+    "safetensors: not finite": (tensors(safe, features__6__bias=nan), "not finite in features.6.bias"),
+    "safetensors: another network": (
+        lambda path: safe(path, {"stem.weight": torch.zeros(3)}),
+        "holds no network known",
+    ),
+    # Ours
+    "native: cut": (cut(native, 0.9), "is damaged or incomplete"),
+    "native: a flipped bit": (flipped(native, np.float32(0.1).tobytes()), "its checksum does not hold"),
+    "native: a class renamed": (flipped(native, b'\\"b\\"'), "is damaged or incomplete"),
+    "run: a flipped bit": (damaged_run, "is whole): train or fetch it again"),
+    "run: no input.safetensors": (without_input, "has no input.safetensors, which tells the classes"),
+    "run: empty": (lambda path: path.mkdir(), "a folder must be that of a run"),
+    # Neither
+    "empty": (write(b""), "is damaged or incomplete"),
+    "a JPEG": (write(b"\xff\xd8\xff\xe0" + bytes(100)), "is not a file of weights"),
+    "text": (write(b"import os; os.system('touch executed')"), "is not a file of weights"),
+    "missing": (lambda path: None, "there is no weights file"),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_one_sentence_and_nothing_is_executed(case, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    make, sentence = CASES[case]
+    path = tmp_path / "file"
+    make(path)
+    with pytest.raises(SystemExit) as stop:
+        cli.main(export, [str(path), "--to", "cnnjax", "--out", str(tmp_path / "out")])
+    said = capsys.readouterr().err
+    assert stop.value.code == 2
+    assert said.startswith("error: ") and said.count("\n") == 1, said
+    assert str(path) in said and sentence in said, said
+    assert not (tmp_path / MARK).exists() and not (tmp_path / "out").exists()
+
+
+def test_what_would_be_executed_would_be_seen(tmp_path, monkeypatch):
+    """The pickles above do execute where pickles are read as Python reads them."""
+    monkeypatch.chdir(tmp_path)
+    pickle.loads(pickle.dumps(Evil()))
+    assert (tmp_path / MARK).exists()
+
+
+def test_whole_files_are_read(tmp_path):
+    """So that what is refused above is refused for what was done to it."""
+    for make in (pth, legacy, safe, h5, weights_h5, keras, native):
+        path = tmp_path / make.__name__
+        make(path)
+        assert pretrained.load(path).model.name == "vgg11", make
+        path.unlink()
+    (tmp_path / "run").mkdir()
+    run(tmp_path / "run")
+    for part in ("", "checkpoints", "checkpoints/1"):
+        loaded = pretrained.load(tmp_path / "run" / part)
+        assert loaded.digest == network("small-cnn").digest and loaded.class_names == ("a", "b", "c")
+        assert loaded.made["checkpoint"] == "1"
