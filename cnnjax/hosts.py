@@ -5,6 +5,7 @@ a child process, and this one waits for it, passes SIGTERM on and says what happ
 thread: hosts must call it in the same order, and not while a step is under way.
 """
 
+import logging
 import os
 import signal
 import socket
@@ -26,6 +27,7 @@ from cnnjax.errors import UserError
 
 HEARTBEAT = 10  # seconds without a sign of life until a host counts as dead
 LOST = 75  # the exit code when another host was lost: EX_TEMPFAIL, "try again"
+TPU = "Cloud TPU"
 _SUPERVISOR = "CNNJAX_SUPERVISOR"  # in a child's environment: the socket to its parent
 
 T = TypeVar("T")
@@ -52,6 +54,11 @@ def join(config: HostsConfig) -> None:
         jax.distributed.initialize(*named, initialization_timeout=config.patience, **limits)
     except (RuntimeError, ValueError, OSError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        if not config.coordinator and _surroundings() == TPU:
+            # A machine with a TPU of its own, whose metadata tell of no slice.
+            logging.getLogger(__name__).warning(f"no other hosts were found ({reason}): this one works alone")
+            parent.sendall(b"joined")
+            return
         raise UserError(
             f"the hosts could not be joined ({reason}): give --hosts.coordinator a free port of host 0, or use "
             "--hosts.count 1 for this host alone"
@@ -145,7 +152,7 @@ def _surroundings() -> str:
         if "," in (at("TPU_PROCESS_ADDRESSES") or at("TPU_WORKER_HOSTNAMES") or ""):
             return "GKE"
         if any(Path(path).exists() for path in ("/dev/accel0", "/dev/vfio/0")) and not at("TPU_SKIP_MDS_QUERY"):
-            return "Cloud TPU"
+            return TPU
     return ""
 
 

@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 from types import SimpleNamespace
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image
@@ -237,3 +238,29 @@ def test_devices_that_hosts_cannot_share_are_one_sentence():
         choose("mesh", 3, [device(0, 0), device(1, 1), device(1, 2)])
     with pytest.raises(UserError, match="there are 2 hosts: use mesh"):
         choose("jit", 2, [device(0, 0), device(1, 1)])
+
+
+@pytest.mark.parametrize(("found", "alone"), [(hosts.TPU, True), ("SLURM", False)])
+def test_a_tpu_without_a_slice_works_alone_and_other_surroundings_must_be_understood(monkeypatch, found, alone):
+    def fail(*_, **__) -> None:
+        raise ValueError("coordinator_address should be defined.")
+
+    (ours, theirs), kept = socket.socketpair(), []
+    monkeypatch.setenv("CNNJAX_SUPERVISOR", str(theirs.detach()))
+    monkeypatch.setattr(hosts, "_end_with_parent", kept.append)
+    monkeypatch.setattr(hosts, "_surroundings", lambda: found)
+    monkeypatch.setattr(jax.distributed, "initialize", fail)
+    service = jax.config.jax_enable_preemption_service
+    try:
+        with ours:
+            if alone:
+                hosts.join(HostsConfig())
+                assert ours.recv(6) == b"joined"
+            else:
+                with pytest.raises(UserError, match="could not be joined .*should be defined.*--hosts.count 1"):
+                    hosts.join(HostsConfig())
+    finally:
+        jax.config.update("jax_enable_preemption_service", service)
+        while not kept:
+            time.sleep(0.01)
+        kept[0].close()
