@@ -85,6 +85,16 @@ def test_ten_steps_agree_with_one_device(results, mode):
     np.testing.assert_allclose(sums["loss"], one_sums["loss"], rtol=1e-5)
 
 
+def test_a_mesh_that_jit_shares_out_itself_agrees_as_well(results, monkeypatch):
+    """As accelerators run it; on CPUs the program is written for one device."""
+    monkeypatch.setattr(parallel, "_by_device", lambda parallel, step, microbatches=1: step)
+    (state, sums, evaluation), (one, one_sums, one_evaluation) = train("mesh", STEPS), results["jit"]
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-5), state.params, one.params)
+    for some, others in ((sums, one_sums), (evaluation, one_evaluation)):
+        assert some["count"] == others["count"] and some["correct"] == others["correct"]
+        np.testing.assert_allclose(some["loss"], others["loss"], rtol=1e-5)
+
+
 @pytest.mark.parametrize("mode", MODES)
 def test_evaluation_is_exact(results, mode):
     state, _, sums = results[mode]

@@ -130,7 +130,7 @@ def programs():
             np.tile(np.arange(BATCH, dtype=np.int32), (2, 1)),
         )
         rows = parallel.place(way, parallel.own(way, rows))
-        program = parallel._program(way, parallel._accumulating(way, task), (0,)).lower(carry, fixed, rows).compile()
+        program = parallel._program(way, parallel._training(way, task), (0,)).lower(carry, fixed, rows).compile()
         found[mode] = program, jax.device_get(program(carry, fixed, rows)), carry
     return found
 

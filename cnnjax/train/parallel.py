@@ -152,7 +152,7 @@ def trainer(
         labels = own(parallel, rows)
         rows = place(parallel, Split(np.zeros((*labels.shape, *split.images.shape[1:]), np.uint8), labels))
         split = None
-    program = _program(parallel, _accumulating(parallel, task), donate=(0,))
+    program = _program(parallel, _training(parallel, task), donate=(0,))
 
     def arguments(state: TrainState, sums: dict[str, Array], examples: Any, split: Split | None) -> Any:
         examples = examples if streamed else place(parallel, own(parallel, examples))
@@ -179,7 +179,7 @@ def evaluator(
 
     A streamed split is decoded by threads, batch after batch.
     """
-    program = _program(parallel, partial(_evaluate, graph, precision), donate=())
+    program = _program(parallel, _by_device(parallel, partial(_evaluate, graph, precision)), donate=())
     batch_size = -(-batch_size // parallel.devices) * parallel.devices
 
     def run(params: Any, cleaning: Cleaning, split: Split) -> dict[str, Array]:
@@ -210,7 +210,7 @@ def lowered(
     rows = (jax.ShapeDtypeStruct((*batch, *image_shape), jnp.uint8), numbers), numbers
     carry = (state, jax.eval_shape(metrics.zeros))
     key = jax.eval_shape(lambda: jax.random.key(0))
-    program = _program(parallel, _accumulating(parallel, task), donate=(0,))
+    program = _program(parallel, _training(parallel, task), donate=(0,))
     return program.lower(carry, (key, cleaning, None), rows)
 
 
@@ -272,11 +272,16 @@ def _train(task: Task, carry: Any, fixed: Any, row: Any, axis: str | None = None
     return state, metrics.add(sums, more)
 
 
-def _accumulating(parallel: Parallel, task: Task) -> Callable[..., Any]:
-    """The training step. On a mesh, one with microbatches is written for one device, as for pmap: in a loop over
-    sharded parts jit would sum the gradients over devices in every turn."""
-    step = partial(_train, task)
-    if parallel.mode != "mesh" or task.microbatches == 1:
+def _training(parallel: Parallel, task: Task) -> Callable[..., Any]:
+    return _by_device(parallel, partial(_train, task), task.microbatches)
+
+
+def _by_device(parallel: Parallel, step: Callable[..., Any], microbatches: int = 1) -> Callable[..., Any]:
+    """The step as a mesh had better see it: written for one device, as pmap's is, where jit does not share out one of
+    the whole batch well. In a loop over microbatches it would sum the gradients over devices in every turn; and the
+    blocks of images in which `ops` works on CPUs would be cut from the whole batch, not from a device's part.
+    """
+    if parallel.mode != "mesh" or not (microbatches > 1 or parallel.mesh.devices.flat[0].platform == "cpu"):
         return step
     return jax.shard_map(partial(step, axis=AXIS), mesh=parallel.mesh, in_specs=(P(), P(), P(AXIS)), out_specs=P())
 
