@@ -52,7 +52,7 @@ def on_devices(count: int, batch: int, **options: Any) -> contest.Contender:
     environment = [("JAX_NUM_CPU_DEVICES", str(count))]
     if count > 1:
         # With fewer threads than devices, the devices' all-reduces wait for each other until they time out.
-        environment.append(("NPROC", "32"))
+        environment.append(("NPROC", str(4 * count)))
     options = {"devices": count, "batch": batch} | options
     mode = f", {options['mode']}" if "mode" in options else ""
     name = f"{count} device{'s' * (count > 1)}{mode}"
