@@ -53,19 +53,24 @@ def main(
     shown: list[Answer] = []
     read = 0
     bar = tqdm(classify(network, files, top, batch), total=len(files), unit=" pictures", delay=1.0)
-    with (out / "classify.csv").open("w", newline="", encoding="utf8", errors="surrogateescape") as file:
-        table = csv.writer(file)
-        table.writerow(("file", "rank", "class", "probability"))
-        for found in bar:
-            if not isinstance(found, Answer):
-                tqdm.write(f"left out: {found.file} cannot be read as a picture ({found.reason})")
-                continue
-            read += 1
-            ranked = list(zip(found.classes, found.probabilities, strict=True))
-            table.writerows((found.file, rank, name, f"{p:.6g}") for rank, (name, p) in enumerate(ranked, 1))
-            if found.file in chosen or not shown:
-                shown.append(found)
-                tqdm.write(f"{found.file}: {', '.join(f'{name} {p:.1%}' for name, p in ranked)}")
+    try:
+        with (out / "classify.csv").open("w", newline="", encoding="utf8", errors="surrogateescape") as file:
+            table = csv.writer(file)
+            table.writerow(("file", "rank", "class", "probability"))
+            for found in bar:
+                if not isinstance(found, Answer):
+                    tqdm.write(f"left out: {found.file} cannot be read as a picture ({found.reason})")
+                    continue
+                read += 1
+                ranked = list(zip(found.classes, found.probabilities, strict=True))
+                table.writerows((found.file, rank, name, f"{p:.6g}") for rank, (name, p) in enumerate(ranked, 1))
+                if found.file in chosen or not shown:
+                    shown.append(found)
+                    tqdm.write(f"{found.file}: {', '.join(f'{name} {p:.1%}' for name, p in ranked)}")
+    except OSError as error:
+        raise UserError(
+            f"cannot write {out / 'classify.csv'} ({error.strerror or error}): make room, or choose another --out"
+        ) from error
     if not read:
         raise UserError(f"none of the {len(files)} files could be read as a picture: give JPEG, PNG or WebP files")
     drawn = figures.answers(

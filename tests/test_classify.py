@@ -228,6 +228,13 @@ def test_bad_input_is_one_sentence(folder, weights, tmp_path, capsys):
     assert "there is no weights file nix/net.h5" in sentence(capsys, folder, "--weights", "nix/net.h5", *out[:2])
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="only Linux has a file on a full disk")
+def test_a_full_disk_is_one_sentence(folder, weights, tmp_path, capsys):
+    (tmp_path / "classify.csv").symlink_to("/dev/full")
+    said = sentence(capsys, folder / "0.png", "--out", tmp_path, "--weights", weights)
+    assert "classify.csv (No space left on device): make room, or choose another --out" in said
+
+
 def test_convolutions_alone_classify_nothing(five):
     with pytest.raises(UserError, match="no classes, only convolutions"):
         next(classify.classify(five._replace(class_names=()), [CHELSEA]))
