@@ -19,14 +19,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+import compare
 import compiled
-import contest
 import flops
 import machines
 from machines import MACHINES, Machine
 from tqdm import tqdm
 
-from cnnjax import cli, figures
+from cnnjax import figures
+from cnnjax.cli import command_line
 from cnnjax.errors import UserError, unknown
 
 WORKER = Path(compiled.__file__)
@@ -106,7 +107,7 @@ def table(rows: Sequence[Row]) -> str:
         "machine", "program", "GiB", "of", "TFLOP", "compiler's", "all-reduces", "MB", "convolutions", "cuDNN",
         "step, ms", "images/s", "of peak", "roofline",
     )  # fmt: skip
-    return contest.aligned(head, [(*_always(r), *_timed(r)) for r in rows])
+    return compare.aligned(head, [(*_always(r), *_timed(r)) for r in rows])
 
 
 def _always(r: Row) -> tuple[str, ...]:
@@ -192,8 +193,8 @@ def write(out: Path, rows: dict[tuple[str, str], Row]) -> None:
     """All rows, in the order of machines and programs."""
     order = {name: i for i, name in enumerate(MACHINES)}
     kept = sorted(rows.values(), key=lambda r: (order[r.machine], compiled.PROGRAMS.index(r.program)))
-    contest.write(out, kept, "none: compiled ahead of time")
+    compare.write(out, kept, "none: compiled ahead of time")
 
 
 if __name__ == "__main__":
-    cli.main(ahead_of_time)
+    command_line.main(ahead_of_time)

@@ -11,13 +11,14 @@ import tempfile
 from dataclasses import replace
 from pathlib import Path
 
-import contest
+import compare
 import jax
 
-from cnnjax import cli, figures
+from cnnjax import figures
+from cnnjax.cli import command_line
 
 WORK = {"model": "small-cnn", "batch": 32, "side": 150, "task": "train"}
-WHO = tuple(who for who in contest.EVERYONE if who != contest.TORCH_COMPILED.who)
+WHO = tuple(who for who in compare.EVERYONE if who != compare.TORCH_COMPILED.who)
 
 
 def compile_time(
@@ -33,16 +34,16 @@ def compile_time(
     found = {}
     with tempfile.TemporaryDirectory() as folder:
         caches = (("CNNJAX_CACHE", folder), ("TORCHINDUCTOR_CACHE_DIR", folder))
-        contenders = [replace(c, environment=c.environment + caches) for c in contest.chosen(who)]
+        contenders = [replace(c, environment=c.environment + caches) for c in compare.chosen(who)]
         os.environ.pop("JAX_COMPILATION_CACHE_DIR", None)
-        found["cold start"] = contest.starts(WORK | {"name": "cold start"}, contenders, rounds=1)
-        found["warm start"] = contest.starts(WORK | {"name": "warm start"}, contenders, rounds=rounds)
+        found["cold start"] = compare.starts(WORK | {"name": "cold start"}, contenders, rounds=1)
+        found["warm start"] = compare.starts(WORK | {"name": "warm start"}, contenders, rounds=rounds)
     rows = [row for some in found.values() for row in some]
-    print(contest.table(rows))
-    contest.write(out, rows, jax.devices()[0].device_kind, {"rounds": rounds})
-    plot = figures.contest(found, out.with_suffix(".png"))
+    print(compare.table(rows))
+    compare.write(out, rows, jax.devices()[0].device_kind, {"rounds": rounds})
+    plot = figures.compare(found, out.with_suffix(".png"))
     print(f"wrote {out} and {plot}")
 
 
 if __name__ == "__main__":
-    cli.main(compile_time)
+    command_line.main(compile_time)

@@ -99,8 +99,8 @@ def training(model: str, way: str, chips: list[Any], each: int = EACH, plain: bo
     from flax import nnx
 
     from cnnjax import models
-    from cnnjax.config import AugmentConfig, ModelConfig, OptimizerConfig
-    from cnnjax.train import optimizer, parallel
+    from cnnjax.cli.config import AugmentConfig, ModelConfig, OptimizerConfig
+    from cnnjax.train import optimizers, strategy
     from cnnjax.train.step import Task, create_state
 
     side, classes = MODELS[model], 2 if model == "small-cnn" else 1000
@@ -112,17 +112,17 @@ def training(model: str, way: str, chips: list[Any], each: int = EACH, plain: bo
 
     graph, params = models.split(nnx.eval_shape(make))
     rule = OptimizerConfig() if model == "small-cnn" else OptimizerConfig(name="sgd", learning_rate=1e-2)
-    task = Task(graph, optimizer.create(rule, 1000), AugmentConfig(), precision="bfloat16")
+    task = Task(graph, optimizers.create(rule, 1000), AugmentConfig(), precision="bfloat16")
     state = jax.eval_shape(lambda params: create_state(params, task.optimizer), params)
-    where = parallel.choose(way, each * len(chips), chips)
-    return parallel.lowered(where, task, state, _no_cleaning(), (side, side, 3), each * len(chips))
+    where = strategy.choose(way, each * len(chips), chips)
+    return strategy.lowered(where, task, state, _no_cleaning(), (side, side, 3), each * len(chips))
 
 
 def _no_cleaning() -> Any:
     import jax
     import jax.numpy as jnp
 
-    from cnnjax.data.clean import Cleaning
+    from cnnjax.data.normalize import Cleaning
 
     return Cleaning("none", *jax.eval_shape(lambda: (jnp.zeros(0), jnp.zeros((0, 0)), jnp.zeros(0))))
 
@@ -158,15 +158,15 @@ def drawing(chip: Any) -> Any:
     from flax import nnx
 
     from cnnjax import models
-    from cnnjax.config import ModelConfig
-    from cnnjax.pretrained import Network
-    from cnnjax.visualize import ascent
+    from cnnjax.cli.config import ModelConfig
+    from cnnjax.formats import Network
+    from cnnjax.visualize import render
 
     config = ModelConfig(name="vgg16")
     made = nnx.eval_shape(lambda: models.create(config, side=224, num_classes=1000, seed=0))
     names = tuple(map(str, range(1000)))
     network = Network(*models.split(made), config, 224, names, _no_cleaning(), "", {})
-    return ascent.lowered(network, LAYER, FILTERS, chip)
+    return render.lowered(network, LAYER, FILTERS, chip)
 
 
 def lowered(program: str, chips: list[Any]) -> Any:

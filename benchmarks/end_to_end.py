@@ -8,17 +8,18 @@ Needs the extra `peers`. Writes benchmarks/results/end_to_end.json and the plot 
 
 from pathlib import Path
 
-import contest
+import compare
 import jax
 import jpegs
 
-from cnnjax import cli, figures
+from cnnjax import figures
+from cnnjax.cli import command_line
 
-OURS = contest.Contender(contest.OURS.who, "ours_epoch")
+OURS = compare.Contender(compare.OURS.who, "ours_epoch")
 WHO = (
     OURS,
-    contest.Contender("Keras ImageDataGenerator", "keras_epoch", (("pipeline", "generator"),)),
-    contest.Contender("Keras tf.data", "keras_epoch", (("pipeline", "tf.data"),)),
+    compare.Contender("Keras ImageDataGenerator", "keras_epoch", (("pipeline", "generator"),)),
+    compare.Contender("Keras tf.data", "keras_epoch", (("pipeline", "tf.data"),)),
 )
 
 
@@ -42,12 +43,12 @@ def end_to_end(
     folder = jpegs.files(per_class)
     pictures = 2 * per_class // batch * batch
     work = {"name": "epoch from JPEG files", "folder": str(folder), "side": side, "size": batch, "batch": pictures}
-    found = contest.contest(work, WHO, rounds=rounds, calls=1)
-    print(contest.table(found))
-    contest.write(out, found, jax.devices()[0].device_kind, {"rounds": rounds})
-    plot = figures.contest({work["name"]: found}, out.with_suffix(".png"))
+    found = compare.compare(work, WHO, rounds=rounds, calls=1)
+    print(compare.table(found))
+    compare.write(out, found, jax.devices()[0].device_kind, {"rounds": rounds})
+    plot = figures.compare({work["name"]: found}, out.with_suffix(".png"))
     print(f"wrote {out} and {plot}")
 
 
 if __name__ == "__main__":
-    cli.main(end_to_end)
+    command_line.main(end_to_end)

@@ -6,7 +6,7 @@ from flax import nnx
 
 from cnnjax import models
 from cnnjax.analysis import Summary, summary
-from cnnjax.config import ModelConfig
+from cnnjax.cli.config import ModelConfig
 from cnnjax.errors import unknown
 
 TASKS = ("train", "forward", "input-gradient")

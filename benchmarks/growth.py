@@ -12,12 +12,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import contest
+import compare
 import flops
 import peak
 from step_time import SMALL, VGG
 
-from cnnjax import cli, figures
+from cnnjax import figures
+from cnnjax.cli import command_line
 from cnnjax.errors import UserError
 
 
@@ -40,14 +41,14 @@ class Point:
     peak_share: float
 
 
-def point(axis: str, value: int, who: str, work: dict, row: contest.Row, peak: float) -> Point:
-    """A contest's row as a point; `peak` in FLOP/s, of all devices at work."""
+def point(axis: str, value: int, who: str, work: dict, row: compare.Row, peak: float) -> Point:
+    """A compare's row as a point; `peak` in FLOP/s, of all devices at work."""
     batch, rate = work["batch"], flops.count(work) / row.median
     images = (batch / row.median, batch / row.high, batch / row.low)
     return Point(axis, value, who, batch, work["side"], *images, rate, rate / peak)
 
 
-def on_devices(count: int, batch: int, **options: Any) -> contest.Contender:
+def on_devices(count: int, batch: int, **options: Any) -> compare.Contender:
     """cnnjax on so many devices, which share a batch; on a CPU they are forced. `options`: see `ours_devices.py`."""
     environment = [("JAX_NUM_CPU_DEVICES", str(count))]
     if count > 1:
@@ -56,7 +57,7 @@ def on_devices(count: int, batch: int, **options: Any) -> contest.Contender:
     options = {"devices": count, "batch": batch} | options
     mode = f", {options['mode']}" if "mode" in options else ""
     name = f"{count} device{'s' * (count > 1)}{mode}"
-    return contest.Contender(name, "ours_devices", tuple(options.items()), tuple(environment))
+    return compare.Contender(name, "ours_devices", tuple(options.items()), tuple(environment))
 
 
 def by_devices(
@@ -66,13 +67,13 @@ def by_devices(
     works = {n: base | {"batch": base["batch"] * (n if weak else 1)} for n in devices}
     parts = {n: on_devices(n, work["batch"]) for n, work in works.items()}
     common = base | {"name": f"{base['model']} on {', '.join(map(str, devices))} devices"}
-    rows = {row.who: row for row in contest.contest(common, list(parts.values()), **turns)}
+    rows = {row.who: row for row in compare.compare(common, list(parts.values()), **turns)}
     points = []
     for n, part in parts.items():
         if part.who in rows:
             # Forced CPU devices are the same cores, counted again.
             many = limit.flops_per_second * (1 if limit.device == "cpu" else n)
-            points.append(point("devices", n, contest.OURS.who, works[n], rows[part.who], many))
+            points.append(point("devices", n, compare.OURS.who, works[n], rows[part.who], many))
             print(f"{part.who}, batch {points[-1].batch}: {points[-1].median:.1f} images/s", flush=True)
     return points
 
@@ -80,7 +81,7 @@ def by_devices(
 def growth(
     *,
     model: Literal["small-cnn", "vgg16"] = "small-cnn",
-    who: tuple[str, ...] = (contest.OURS.who, contest.KERAS.who, contest.TORCH.who),
+    who: tuple[str, ...] = (compare.OURS.who, compare.KERAS.who, compare.TORCH.who),
     batches: tuple[int, ...] = (8, 16, 32, 64),
     sides: tuple[int, ...] = (64, 100, 150, 224),
     devices: tuple[int, ...] = (1, 2, 4),
@@ -108,7 +109,7 @@ def growth(
         calls: Steps a turn.
         out: Where the results go.
     """
-    contenders = contest.chosen(who)
+    contenders = compare.chosen(who)
     base = (SMALL if model == "small-cnn" else VGG) | {"task": "train"}
     base |= {key: value for key, value in (("batch", batch), ("side", side)) if value}
     for name, values in (("batches", batches), ("sides", sides), ("devices", devices)):
@@ -121,7 +122,7 @@ def growth(
             raise UserError(f"a batch of {base['batch']} cannot be shared out to {count} devices: give another --batch")
     limit = peak.measure()
     turns = {"rounds": rounds, "calls": calls}
-    measured: dict[tuple[int, int], list[contest.Row]] = {}
+    measured: dict[tuple[int, int], list[compare.Row]] = {}
     points: list[Point] = []
     for axis, values in (("batch", batches), ("side", sides)):
         for value in values:
@@ -129,12 +130,12 @@ def growth(
             work["flops"] = flops.count(work)
             place = (work["batch"], work["side"])  # where the axes cross there is nothing to measure twice
             if place not in measured:
-                measured[place] = contest.contest(work, contenders, **turns, peak=limit.flops_per_second)
-                print(contest.table(measured[place]), flush=True)
+                measured[place] = compare.compare(work, contenders, **turns, peak=limit.flops_per_second)
+                print(compare.table(measured[place]), flush=True)
             points += [point(axis, value, row.who, work, row, limit.flops_per_second) for row in measured[place]]
     points += by_devices(devices, base | {"mode": mode}, scaling == "weak", turns, limit) if devices else []
     more = {"model": model, "scaling": scaling, "mode": mode, **turns, "peak": asdict(limit)}
-    contest.write(out, points, limit.device, more)
+    compare.write(out, points, limit.device, more)
     labels = {
         "batch": f"pictures a step (side {base['side']})",
         "side": f"pixels a side (batch {base['batch']})",
@@ -146,4 +147,4 @@ def growth(
 
 
 if __name__ == "__main__":
-    cli.main(growth)
+    command_line.main(growth)

@@ -12,33 +12,34 @@ import tempfile
 from dataclasses import replace
 from pathlib import Path
 
-import contest
+import compare
 import flops
 import jpegs
 import peak
 from step_time import SMALL
 
-from cnnjax import cli, figures, runtime
+from cnnjax import figures, runtime
+from cnnjax.cli import command_line
 from cnnjax.errors import UserError
 
 CACHED = "cnnjax, from its cache"
 PIPELINES = (
-    contest.Contender(contest.OURS.who, "ours_pipeline", (("stage", "decode"),)),
-    contest.Contender(CACHED, "ours_pipeline", (("stage", "cached"),)),
-    contest.Contender("cnnjax, resident", "ours_pipeline", (("stage", "resident"),)),
-    contest.Contender("Keras ImageDataGenerator", "keras_pipeline", (("pipeline", "generator"),)),
-    contest.Contender("Keras tf.data", "keras_pipeline", (("pipeline", "tf.data"),)),
-    contest.Contender("PyTorch DataLoader", "torch_pipeline"),
+    compare.Contender(compare.OURS.who, "ours_pipeline", (("stage", "decode"),)),
+    compare.Contender(CACHED, "ours_pipeline", (("stage", "cached"),)),
+    compare.Contender("cnnjax, resident", "ours_pipeline", (("stage", "resident"),)),
+    compare.Contender("Keras ImageDataGenerator", "keras_pipeline", (("pipeline", "generator"),)),
+    compare.Contender("Keras tf.data", "keras_pipeline", (("pipeline", "tf.data"),)),
+    compare.Contender("PyTorch DataLoader", "torch_pipeline"),
 )
 WHO = {contender.who: contender for contender in PIPELINES}
-AUGMENTING = replace(contest.OURS, who="cnnjax, augmenting", options=(("augment", True),))
+AUGMENTING = replace(compare.OURS, who="cnnjax, augmenting", options=(("augment", True),))
 DEMAND = 0.10  # the most that augmentation may take of a training step
 
 
-def augmentation_share(found: list[contest.Row]) -> float:
+def augmentation_share(found: list[compare.Row]) -> float:
     """What part of the augmenting training step is augmentation, from the medians of both."""
     medians = {row.who: row.median for row in found}
-    return 1 - medians[contest.OURS.who] / medians[AUGMENTING.who]
+    return 1 - medians[compare.OURS.who] / medians[AUGMENTING.who]
 
 
 def input_pipeline(
@@ -62,7 +63,7 @@ def input_pipeline(
         calls: Training steps a turn.
         out: Where the results go.
     """
-    contenders = contest.chosen(who, WHO)
+    contenders = compare.chosen(who, WHO)
     steps = 2 * per_class // batch
     if not steps:
         raise UserError(f"--batch {batch} is larger than the {2 * per_class} pictures: give more --per-class")
@@ -74,20 +75,20 @@ def input_pipeline(
     with tempfile.TemporaryDirectory() as cache:
         own = (("CNNJAX_CACHE", cache),)  # a hundred megabytes that the user's cache need not keep
         taking_part = [replace(c, environment=own) if c.who == CACHED else c for c in contenders]
-        pipelines = contest.contest(work, taking_part, rounds=rounds, calls=1)
-    print(contest.table(pipelines), flush=True)
+        pipelines = compare.compare(work, taking_part, rounds=rounds, calls=1)
+    print(compare.table(pipelines), flush=True)
     work = SMALL | {"task": "train", "batch": batch, "side": side, "name": "a training step"}
     work["flops"] = flops.count(work)
-    both = (contest.OURS, AUGMENTING)
-    trained = contest.contest(work, both, rounds=rounds, calls=calls, peak=limit.flops_per_second)
+    both = (compare.OURS, AUGMENTING)
+    trained = compare.compare(work, both, rounds=rounds, calls=calls, peak=limit.flops_per_second)
     share = augmentation_share(trained)
-    print(contest.table(trained))
+    print(compare.table(trained))
     print(f"augmentation takes {share:.1%} of the training step (at most {DEMAND:.0%} is asked for)")
     more = {"rounds": rounds, "calls": calls, "augmentation_share": share, "demand": DEMAND}
-    contest.write(out, [*pipelines, *trained], limit.device, more)
-    plot = figures.contest({name: pipelines, work["name"]: trained}, out.with_suffix(".png"))
+    compare.write(out, [*pipelines, *trained], limit.device, more)
+    plot = figures.compare({name: pipelines, work["name"]: trained}, out.with_suffix(".png"))
     print(f"wrote {out} and {plot}")
 
 
 if __name__ == "__main__":
-    cli.main(input_pipeline)
+    command_line.main(input_pipeline)

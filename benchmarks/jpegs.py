@@ -8,8 +8,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from cnnjax import runtime
-from cnnjax.data import procedural
+from cnnjax import procedural, runtime
 
 
 def files(per_class: int) -> Path:

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import jax
 
-from cnnjax import cli, data
-from cnnjax.config import DataConfig
-from cnnjax.data import feed, stream
+from cnnjax import data
+from cnnjax.cli import command_line
+from cnnjax.cli.config import DataConfig
+from cnnjax.data import prefetch, sampling
 
 
 def peak() -> int:
@@ -29,16 +30,16 @@ def loader_memory(*, folder: Path, side: int = 64, batch: int = 32, pictures: in
         pictures: How many to stream.
     """
     jax.config.update("jax_enable_compilation_cache", False)  # or the second run would not compile what the first did
-    feed.order(feed.words(jax.random.key(0)), 0, 1, 2)
+    sampling.order(sampling.words(jax.random.key(0)), 0, 1, 2)
     before = peak()
     config = DataConfig(f"folder:{folder}", side=side, per_class=0, eval_per_class=1, feed="stream", cache=False)
     split = data.load(config).train
-    rows = stream.Order(feed.words(jax.random.key(0)), len(split.labels), batch)
-    with stream.ahead(split, rows, 0, 1, lambda chunk: chunk) as chunks:
+    rows = prefetch.Order(sampling.words(jax.random.key(0)), len(split.labels), batch)
+    with prefetch.ahead(split, rows, 0, 1, lambda chunk: chunk) as chunks:
         for _ in range(pictures // batch):
             next(chunks)
     print(json.dumps({"bytes": peak(), "before": before, "pictures": len(split.labels)}))
 
 
 if __name__ == "__main__":
-    cli.main(loader_memory)
+    command_line.main(loader_memory)

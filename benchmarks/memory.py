@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import contest
+import compare
 import flops
 import jax
 import jax.numpy as jnp
@@ -25,11 +25,12 @@ from jax.experimental import topologies
 from jax.sharding import SingleDeviceSharding
 from tqdm import tqdm
 
-from cnnjax import cli, figures, models
-from cnnjax.config import AugmentConfig, ModelConfig, OptimizerConfig
-from cnnjax.data.clean import Cleaning
+from cnnjax import figures, models
+from cnnjax.cli import command_line
+from cnnjax.cli.config import AugmentConfig, ModelConfig, OptimizerConfig
+from cnnjax.data.normalize import Cleaning
 from cnnjax.errors import UserError
-from cnnjax.train import optimizer
+from cnnjax.train import optimizers
 from cnnjax.train.step import Batch, Task, create_state, train_step
 
 # Of openxla/xla, xla/backends/gpu/target_config/specs/h100_sxm.txtpb, what this compilation reads.
@@ -90,7 +91,7 @@ def compiled(work: dict[str, Any], changes: dict[str, Any], place: Any) -> Any:
     config = ModelConfig(name=work["model"])
     made = nnx.eval_shape(lambda: models.create(config, side=side, num_classes=classes, seed=0))
     graph, params = models.split(made)
-    rule = optimizer.create(OptimizerConfig(name="sgd"), 1000)
+    rule = optimizers.create(OptimizerConfig(name="sgd"), 1000)
     task = Task(graph, rule, AugmentConfig(), **changes)
     state = jax.eval_shape(lambda params: create_state(params, rule), params)
     images = jax.ShapeDtypeStruct((batch, side, side, 3), jnp.uint8)
@@ -142,7 +143,7 @@ def memory(
         rows.append(Row(precision, count, remat, *sizes, peak, again if remat else 1.0, seconds))
     print(table(rows))
     about = {"compiler": compiler, **work}
-    contest.write(out, rows, place.device_kind, about)
+    compare.write(out, rows, place.device_kind, about)
     title = f"{model}, a training step of {batch} pictures of {side}², compiled for {place.device_kind}"
     plot = figures.memory(title, rows, out.with_suffix(".png"))
     print(f"wrote {out} and {plot}")
@@ -162,8 +163,8 @@ def table(rows: Sequence[Row]) -> str:
         )
         for row in rows
     ]
-    return contest.aligned(head, lines)
+    return compare.aligned(head, lines)
 
 
 if __name__ == "__main__":
-    cli.main(memory)
+    command_line.main(memory)

@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 from typing import Any, Literal
 
-from cnnjax import cli
+from cnnjax.cli import command_line
 from cnnjax.errors import UserError
 
 ROUNDS = 10
@@ -100,4 +100,4 @@ def peak(*, dtype: Literal["float32", "bfloat16"] = "float32") -> None:
 
 
 if __name__ == "__main__":
-    cli.main(peak)
+    command_line.main(peak)

@@ -13,16 +13,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import contest
+import compare
 import jax
 import numpy as np
 from tqdm import tqdm
 
-from cnnjax import cli, config, data, figures, models
-from cnnjax.data import clean, feed
-from cnnjax.data.split import Split
+from cnnjax import data, figures, models
+from cnnjax.cli import command_line, config
+from cnnjax.data import normalize, sampling
+from cnnjax.data.dataset import Split
 from cnnjax.errors import UserError
-from cnnjax.train import metrics, optimizer, parallel
+from cnnjax.train import metrics, optimizers, strategy
 from cnnjax.train.step import Task, create_state
 
 REFERENCE, NOISE = "float32", "other dropout and augmentation"
@@ -58,18 +59,18 @@ def losses(
 ) -> Iterator[float]:
     """Every step's loss, one after another. `seed`: of initial parameters and order; `noise`: of dropout and
     augmentation."""
-    batch, rule = chosen.train.batch_size, optimizer.create(chosen.optimizer, chosen.train.steps_per_epoch)
-    way = parallel.choose("jit", batch, microbatches=changes.get("microbatches", 1))
+    batch, rule = chosen.train.batch_size, optimizers.create(chosen.optimizer, chosen.train.steps_per_epoch)
+    way = strategy.choose("jit", batch, microbatches=changes.get("microbatches", 1))
     made = models.create(chosen.model, side=chosen.data.side, num_classes=classes, seed=seed)
     graph, params = models.split(made)
-    key, cleaning = jax.random.key(noise), clean.fit(chosen.data.cleaning, split.images)
+    key, cleaning = jax.random.key(noise), normalize.fit(chosen.data.cleaning, split.images)
     task, state = Task(graph, rule, chosen.augment, **changes), create_state(params, rule)
-    fixed = parallel.replicate(way, (key, cleaning, split))
-    state = parallel.replicate(way, state)
-    program = parallel.trainer(way, task, state, *fixed, 1, batch)
+    fixed = strategy.replicate(way, (key, cleaning, split))
+    state = strategy.replicate(way, state)
+    program = strategy.trainer(way, task, state, *fixed, 1, batch)
     for step in range(chosen.train.steps_per_epoch):
-        indices = feed.order(jax.random.key(seed), step * batch, batch, len(split.labels))[None]
-        state, sums = program(state, parallel.replicate(way, metrics.zeros()), indices)
+        indices = sampling.order(jax.random.key(seed), step * batch, batch, len(split.labels))[None]
+        state, sums = program(state, strategy.replicate(way, metrics.zeros()), indices)
         yield metrics.means(sums)["loss"]
 
 
@@ -138,7 +139,7 @@ def precision(
     ]
     head = ("preset", "beside float32 in one batch", "mean", "over seeds", "largest", "last ten steps")
     shares = [(f"{r.mean:.3%}", f"± {r.spread:.3%}", f"{r.largest:.3%}", f"{r.at_the_end:+.3%}") for r in rows]
-    print(contest.aligned(head, [(r.preset, r.who, *some) for r, some in zip(rows, shares, strict=True)]))
+    print(compare.aligned(head, [(r.preset, r.who, *some) for r, some in zip(rows, shares, strict=True)]))
     told = {name: {who: some.tolist() for who, some in ways_.items()} for name, ways_ in curves.items()}
     about = {
         "side": side,
@@ -148,7 +149,7 @@ def precision(
         "seeds": seeds,
         "losses": told,
     }
-    contest.write(out, rows, jax.devices()[0].device_kind, about)
+    compare.write(out, rows, jax.devices()[0].device_kind, about)
     plot = figures.losses(
         {name: {w: s[0] for w, s in some.items()} for name, some in curves.items()}, out.with_suffix(".png")
     )
@@ -156,4 +157,4 @@ def precision(
 
 
 if __name__ == "__main__":
-    cli.main(precision)
+    command_line.main(precision)

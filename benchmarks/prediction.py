@@ -16,11 +16,11 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-import contest
+import compare
 import flops
 from step_time import SMALL, VGG
 
-from cnnjax import cli
+from cnnjax.cli import command_line
 from cnnjax.errors import UserError
 
 CHIPS = (8, 64, 512)
@@ -94,8 +94,8 @@ def prediction(
             ))  # fmt: skip
     print(f"{model}, {batch} pictures a chip, {flops.count(work) / 1e12:.2f} TFLOP, gradients {gradients / 1e6:.1f} MB")
     head = ("machine", "chips", "compute, ms", "reduction, ms", "step, ms", "images/s", "efficiency")
-    print(contest.aligned(head, lines))
+    print(compare.aligned(head, lines))
 
 
 if __name__ == "__main__":
-    cli.main(prediction)
+    command_line.main(prediction)

@@ -13,16 +13,16 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import contest
+import compare
 import numpy as np
 from tqdm import tqdm
 
 from cnnjax.errors import UserError
 
-OURS = contest.Contender(contest.OURS.who, "ours_filters")
-PORT = contest.Contender("keras-vis port", "keras_vis", (("jit_compile", False),))
-PORT_XLA = contest.Contender("keras-vis port, XLA", "keras_vis", (("jit_compile", True),))
-TF_KERAS_VIS = contest.Contender("tf-keras-vis", "tf_keras_vis_filters")
+OURS = compare.Contender(compare.OURS.who, "ours_filters")
+PORT = compare.Contender("keras-vis port", "keras_vis", (("jit_compile", False),))
+PORT_XLA = compare.Contender("keras-vis port, XLA", "keras_vis", (("jit_compile", True),))
+TF_KERAS_VIS = compare.Contender("tf-keras-vis", "tf_keras_vis_filters")
 WHO = {c.who: c for c in (OURS, PORT, PORT_XLA, TF_KERAS_VIS)}
 TARGETS = ("end", "highest")
 AGREEMENT = 1e-3
@@ -50,7 +50,7 @@ class Result(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Row(contest.Row):
+class Row(compare.Row):
     """One contender at one layer and target. Seconds are for all `filters` together.
 
     Where ours reached fewer than there are, its seconds are of all the steps that it may take; mind the ratio then.
@@ -116,10 +116,10 @@ def require_agreement(maps: dict[str, np.ndarray]) -> None:
 class Entrant:
     """A contender at work on one layer: its process, and the files in `folder` by which it tells how far it is."""
 
-    def __init__(self, contender: contest.Contender, work: dict[str, Any], folder: Path) -> None:
+    def __init__(self, contender: compare.Contender, work: dict[str, Any], folder: Path) -> None:
         slug = contender.who.replace(" ", "-").replace(",", "")
         self.who, self.answer, self.maps = contender.who, folder / f"{slug}.json", folder / f"{slug}.npy"
-        self.process = contest.Process(contender, work | {"answer": str(self.answer), "maps": str(self.maps)})
+        self.process = compare.Process(contender, work | {"answer": str(self.answer), "maps": str(self.maps)})
 
     def run(self, progress: Callable[[str], Any]) -> list[Look]:
         """All filters once, piece by piece."""
@@ -133,7 +133,7 @@ class Entrant:
         return looks
 
 
-def enter(contenders: Sequence[contest.Contender], work: dict[str, Any], folder: Path, entered: list[Entrant]) -> None:
+def enter(contenders: Sequence[compare.Contender], work: dict[str, Any], folder: Path, entered: list[Entrant]) -> None:
     """Start everyone, into `entered`. Who cannot take part is named and left out; UserError for ours or the port."""
     for contender in tqdm(contenders, desc=f"{work['layer']}: compiling", unit=" contender", leave=False):
         try:
@@ -146,7 +146,7 @@ def enter(contenders: Sequence[contest.Contender], work: dict[str, Any], folder:
 
 
 def race(
-    contenders: Sequence[contest.Contender], work: dict[str, Any], rounds: int, folder: Path
+    contenders: Sequence[compare.Contender], work: dict[str, Any], rounds: int, folder: Path
 ) -> tuple[dict[str, list[dict[str, list[Look]]]], dict[str, float]]:
     """Everyone's looks, {who: looks} a round, and seconds to the end of the first call. Ours is each round's last.
 
@@ -188,7 +188,7 @@ def rows(work: dict[str, Any], rounds: Sequence[dict[str, list[Look]]], first: d
             )
         seconds = {who: [result[who].seconds for result in results] for who in first}
         pace = {who: statistics.median(step_seconds(looks[who]) for looks in rounds) for who in first}
-        for row in contest.rows({"name": f"{work['layer']}, {target}", "batch": count}, seconds, first):
+        for row in compare.rows({"name": f"{work['layer']}, {target}", "batch": count}, seconds, first):
             last = results[-1][row.who]
             found.append(
                 Row(

@@ -14,12 +14,12 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-import contest
+import compare
 import jax
 import reading_once
 from tqdm import tqdm
 
-from cnnjax import cli
+from cnnjax.cli import command_line
 from cnnjax.errors import unknown
 
 FORMATS = {
@@ -128,10 +128,10 @@ def reading(
          f"{r.peak_ratio:.2f}×")
         for r in rows
     ]  # fmt: skip
-    print(contest.aligned(head, lines))
-    contest.write(out, rows, jax.devices()[0].device_kind, {"rounds": rounds})
+    print(compare.aligned(head, lines))
+    compare.write(out, rows, jax.devices()[0].device_kind, {"rounds": rounds})
     print(f"wrote {out}")
 
 
 if __name__ == "__main__":
-    cli.main(reading)
+    command_line.main(reading)

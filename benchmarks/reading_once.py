@@ -17,7 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from cnnjax import cli
+from cnnjax.cli import command_line
 
 os.environ["KERAS_BACKEND"] = "tensorflow"
 STAGES = (2, 2, 3, 3, 3)
@@ -61,10 +61,10 @@ def prepared(who: str, format: str, path: Path) -> Callable[[], Any]:
     if who == "cnnjax":
         import jax
 
-        from cnnjax import pretrained
+        from cnnjax import formats
 
         jax.block_until_ready(jax.numpy.zeros(1))
-        return lambda: jax.block_until_ready(pretrained.load(path).params)
+        return lambda: jax.block_until_ready(formats.load(path).params)
     if format.startswith("keras"):
         model = keras_model()
         return lambda: model.load_weights(path)
@@ -101,13 +101,14 @@ def read(*, who: str, format: str, path: Path) -> None:
 def write(*, format: str, path: Path) -> None:
     """Write by the source library, or ours by ours."""
     if format == "cnnjax":
-        from cnnjax import config, models, pretrained
-        from cnnjax.data import clean
+        from cnnjax import formats, models
+        from cnnjax.cli import config
+        from cnnjax.data import normalize
 
         model = config.ModelConfig(name="vgg16")
         graph, params = models.split(models.create(model, side=224, num_classes=1000, seed=0))
         names = tuple(map(str, range(1000)))
-        pretrained.save(path, pretrained.network(graph, params, model, 224, names, clean.caffe()))
+        formats.save(path, formats.network(graph, params, model, 224, names, normalize.caffe()))
     elif format == "keras-h5":
         import h5py
         from keras.src.legacy.saving import legacy_h5_format
@@ -129,4 +130,4 @@ def write(*, format: str, path: Path) -> None:
 
 
 if __name__ == "__main__":
-    cli.main({"read": read, "write": write})
+    command_line.main({"read": read, "write": write})

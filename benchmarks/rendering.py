@@ -17,8 +17,8 @@ os.environ["JAX_COMPILATION_CACHE_DIR"] = ""  # set before cnnjax chooses one
 
 import jax
 
-from cnnjax import cli
-from cnnjax.data import procedural
+from cnnjax import procedural
+from cnnjax.cli import command_line
 
 
 def rendering(
@@ -73,4 +73,4 @@ def rendering(
 
 
 if __name__ == "__main__":
-    cli.main(rendering)
+    command_line.main(rendering)

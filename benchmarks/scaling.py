@@ -14,12 +14,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import contest
+import compare
 import jax
 from growth import on_devices
 from step_time import SMALL, VGG
 
-from cnnjax import cli, figures
+from cnnjax import figures
+from cnnjax.cli import command_line
 from cnnjax.errors import UserError
 
 MANY = 100
@@ -55,13 +56,13 @@ class Cost:
 
 
 def measured(work: dict[str, Any], batches: dict[int, int], turns: dict[str, int], steps: int = 1) -> dict:
-    """Both modes on every number of devices (one: jit) side by side: (number, mode) -> contest's row."""
+    """Both modes on every number of devices (one: jit) side by side: (number, mode) -> compare's row."""
     ways = {
         (n, mode): on_devices(n, batch, mode=mode, steps=steps)
         for n, batch in batches.items()
         for mode in (("mesh", "pmap") if n > 1 else ("jit",))
     }
-    rows = {row.who: row for row in contest.contest(work, list(ways.values()), **turns)}
+    rows = {row.who: row for row in compare.compare(work, list(ways.values()), **turns)}
     return {place: rows[way.who] for place, way in ways.items() if way.who in rows}
 
 
@@ -127,18 +128,18 @@ def scaling(
     device = jax.devices()[0]  # not before: it would be taken from the contenders
     found = {axis: points(axis, batches[axis], rows[axis], device.platform == "cpu") for axis in axes}
     for axis, some in found.items():
-        print(contest.aligned((axis, "devices", "batch", "images/s", "slowest", "fastest", "efficiency"), [
+        print(compare.aligned((axis, "devices", "batch", "images/s", "slowest", "fastest", "efficiency"), [
             (p.who, str(p.value), str(p.batch), *(f"{rate:.1f}" for rate in (p.median, p.slowest, p.fastest)),
              f"{p.efficiency:.0%}") for p in some
         ]))  # fmt: skip
     lines = [(c.who, str(c.devices), f"{1e6 * c.alone:.0f}", f"{1e6 * c.among_many:.0f}") for c in spent]
-    print(contest.aligned(("a tiny network's step", "devices", "µs alone", f"µs among {MANY}"), lines))
+    print(compare.aligned(("a tiny network's step", "devices", "µs alone", f"µs among {MANY}"), lines))
     more = {"model": model, "side": base["side"], **turns, "costs": [asdict(cost) for cost in spent]}
-    contest.write(out, [point for some in found.values() for point in some], device.device_kind, more)
+    compare.write(out, [point for some in found.values() for point in some], device.device_kind, more)
     labels = {"weak": f"devices, each with {each} pictures", "strong": f"devices sharing {batch} pictures"}
     plot = figures.growth({labels[axis]: some for axis, some in found.items()}, out.with_suffix(".png"))
     print(f"wrote {out} and {plot}")
 
 
 if __name__ == "__main__":
-    cli.main(scaling)
+    command_line.main(scaling)

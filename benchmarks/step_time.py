@@ -10,11 +10,12 @@ plot beside it.
 from dataclasses import asdict
 from pathlib import Path
 
-import contest
+import compare
 import flops
 import peak
 
-from cnnjax import cli, figures
+from cnnjax import figures
+from cnnjax.cli import command_line
 from cnnjax.errors import unknown
 
 SMALL, VGG = {"model": "small-cnn", "batch": 32, "side": 150}, {"model": "vgg16", "batch": 8, "side": 224}
@@ -30,7 +31,7 @@ WORKLOADS = {
 def step_time(
     *,
     workloads: tuple[str, ...] = tuple(WORKLOADS),
-    who: tuple[str, ...] = tuple(contest.EVERYONE),
+    who: tuple[str, ...] = tuple(compare.EVERYONE),
     batch: int = 0,
     side: int = 0,
     rounds: int = 7,
@@ -48,25 +49,25 @@ def step_time(
         calls: Steps a turn.
         out: Where the results go.
     """
-    contenders = contest.chosen(who)
+    contenders = compare.chosen(who)
     for name in workloads:
         if name not in WORKLOADS:
             raise unknown("workload", name, WORKLOADS)
     limit = peak.measure()
-    found: list[contest.Row] = []
+    found: list[compare.Row] = []
     for name in workloads:
         work = WORKLOADS[name] | {"name": name}
         work |= {key: value for key, value in (("batch", batch), ("side", side)) if value}
         work["flops"] = flops.count(work)
-        found += contest.contest(work, contenders, rounds=rounds, calls=calls, peak=limit.flops_per_second)
-        print(contest.table([row for row in found if row.workload == name]), flush=True)
+        found += compare.compare(work, contenders, rounds=rounds, calls=calls, peak=limit.flops_per_second)
+        print(compare.table([row for row in found if row.workload == name]), flush=True)
     more = {"rounds": rounds, "calls": calls, "peak": asdict(limit)}
-    contest.write(out, found, limit.device, more)
-    plot = figures.contest(
+    compare.write(out, found, limit.device, more)
+    plot = figures.compare(
         {name: [r for r in found if r.workload == name] for name in workloads}, out.with_suffix(".png")
     )
     print(f"wrote {out} and {plot}")
 
 
 if __name__ == "__main__":
-    cli.main(step_time)
+    command_line.main(step_time)

@@ -14,18 +14,19 @@ import subprocess
 import sys
 from pathlib import Path
 
-import contest
+import compare
 import jax
 import jpegs
 
-from cnnjax import cli, figures, runtime
+from cnnjax import figures, runtime
+from cnnjax.cli import command_line
 from cnnjax.errors import UserError
 
 PEERS = (
-    contest.Contender(contest.OURS.who, "ours_stream", (("workers", 0),)),
-    contest.Contender("cnnjax, processes", "ours_stream"),
-    contest.Contender("tf.data", "tf_data_stream"),
-    contest.Contender("PyTorch DataLoader", "torch_stream"),
+    compare.Contender(compare.OURS.who, "ours_stream", (("workers", 0),)),
+    compare.Contender("cnnjax, processes", "ours_stream"),
+    compare.Contender("tf.data", "tf_data_stream"),
+    compare.Contender("PyTorch DataLoader", "torch_stream"),
 )
 WHO = {contender.who: contender for contender in PEERS}
 WORKLOADS = {"small": 64, "photographs": 150}  # and the pixels a side after resizing
@@ -68,7 +69,7 @@ def streaming(
         rounds: Turns of each stream.
         out: Where the results go.
     """
-    contenders = contest.chosen(who, WHO)
+    contenders = compare.chosen(who, WHO)
     for name in workloads:
         if name not in WORKLOADS:
             raise UserError(f"there is no workload {name!r}: choose among {', '.join(WORKLOADS)}")
@@ -79,15 +80,15 @@ def streaming(
     if cores:
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:cores])  # whoever is started inherits it
     cores = runtime.cores()
-    found: dict[str, list[contest.Row]] = {}
+    found: dict[str, list[compare.Row]] = {}
     for name in workloads:
         per_class = sizes[name] // 2
         folder = jpegs.tiny(per_class) if name == "small" else jpegs.files(per_class)
         steps = 2 * per_class // batch
         work = {"name": f"{steps * batch} {name}", "folder": str(folder), "side": WORKLOADS[name], "size": batch}
         work |= {"batch": steps * batch, "workers": cores}
-        found[work["name"]] = contest.contest(work, contenders, rounds=rounds, calls=1)
-        print(contest.table(found[work["name"]]), flush=True)
+        found[work["name"]] = compare.compare(work, contenders, rounds=rounds, calls=1)
+        print(compare.table(found[work["name"]]), flush=True)
     rows = [row for some in found.values() for row in some]
     per_core = [row.images_per_second / cores for row in rows]
     for row, rate in zip(rows, per_core, strict=True):
@@ -100,10 +101,10 @@ def streaming(
     print(f"{growth:.2f} times as much for {many / few:.0f} times the files (at most {DEMAND} is asked for)")
     more = {"rounds": rounds, "cores_used": cores, "images_per_second_per_core": per_core}
     more |= {"peak_memory": memory, "growth": growth, "demand": DEMAND}
-    contest.write(out, rows, jax.devices()[0].device_kind, more)
-    plot = figures.contest(found, out.with_suffix(".png"))
+    compare.write(out, rows, jax.devices()[0].device_kind, more)
+    plot = figures.compare(found, out.with_suffix(".png"))
     print(f"wrote {out} and {plot}")
 
 
 if __name__ == "__main__":
-    cli.main(streaming)
+    command_line.main(streaming)

@@ -19,23 +19,24 @@ from pathlib import Path
 
 os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # contenders share an accelerator's memory
 
-import contest
+import compare
 import jax
 import jax.numpy as jnp
 import numpy as np
 import race
 from tqdm import tqdm
 
-from cnnjax import cli, figures, models, pretrained
-from cnnjax.config import ModelConfig
-from cnnjax.data.clean import Cleaning
+from cnnjax import figures, formats, models
+from cnnjax.cli import command_line
+from cnnjax.cli.config import ModelConfig
+from cnnjax.data.normalize import Cleaning
 from cnnjax.errors import UserError, unknown
 from cnnjax.ops import conv, max_pool
 from cnnjax.visualize import layers as layers_
 from cnnjax.visualize.recipes import FILTERS, filters_of
 
 
-def random_vgg16(seed: int = 0) -> pretrained.Network:
+def random_vgg16(seed: int = 0) -> formats.Network:
     """VGG16 of random He-normal kernels for pixels in 0 to 255, as the article feeds them.
 
     Biases put each channel's mean on noise at 0. Without them, half of the deep channels of a random network never
@@ -52,10 +53,10 @@ def random_vgg16(seed: int = 0) -> pretrained.Network:
         x = jax.nn.relu(z + params[name]["bias"][None, None, None, :])
         x = x if following.startswith(name[:6]) else max_pool(x)
     nothing = Cleaning("none", jnp.zeros((0,)), jnp.zeros((0, 0)), jnp.zeros((0,)))
-    return pretrained.network(graph, params, model, 32, ("no", "yes"), nothing, {"random": seed})
+    return formats.network(graph, params, model, 32, ("no", "yes"), nothing, {"random": seed})
 
 
-def chosen(network: pretrained.Network, layers: Sequence[str], filters: int) -> dict[str, list[int]]:
+def chosen(network: formats.Network, layers: Sequence[str], filters: int) -> dict[str, list[int]]:
     """The filters to draw, by layer. Raises UserError for what the network has not, or the contenders cannot draw."""
     if not network.model.name.startswith("vgg") or network.cleaning.kind not in ("none", "mean", "standard"):
         about = f"is a {network.model.name} with cleaning {network.cleaning.kind!r}"
@@ -84,7 +85,7 @@ def table(found: Sequence[race.Row]) -> str:
         )
         for row in found
     ]
-    return contest.aligned(head, lines)
+    return compare.aligned(head, lines)
 
 
 def visualization(
@@ -118,12 +119,12 @@ def visualization(
     if min(*steps, filters, rounds, len(layers)) < 1:
         raise UserError("--steps, --filters and --rounds start at 1, and there must be a layer: give larger numbers")
     contenders = [c for c in race.WHO.values() if c.who in {*who, race.OURS.who, race.PORT.who}]
-    network = pretrained.load(weights) if weights else random_vgg16(seed)
+    network = formats.load(weights) if weights else random_vgg16(seed)
     channels = chosen(network, layers, filters)
     found: list[race.Row] = []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        pretrained.save(folder / "weights.safetensors", network)
+        formats.save(folder / "weights.safetensors", network)
         np.save(folder / "picture.npy", np.random.default_rng(seed).integers(0, 256, (side, side, 3), np.uint8))
         files = {"weights": "weights.safetensors", "picture": "picture.npy", "targets": "targets.json"}
         work = {key: str(folder / file) for key, file in files.items()} | {"side": side, "steps": steps, "seed": seed}
@@ -135,10 +136,10 @@ def visualization(
             # After each layer, since one may take an hour.
             more = {"side": side, "steps": steps, "rounds": rounds, "channels": channels, "seed": seed}
             more["weights"] = network.made | {"sha256": network.digest}
-            contest.write(out, found, jax.devices()[0].device_kind, more)
+            compare.write(out, found, jax.devices()[0].device_kind, more)
     panels = {row.workload: [r for r in found if r.workload == row.workload] for row in found}
-    print(f"wrote {out} and {figures.contest(panels, out.with_suffix('.png'))}")
+    print(f"wrote {out} and {figures.compare(panels, out.with_suffix('.png'))}")
 
 
 if __name__ == "__main__":
-    cli.main(visualization)
+    command_line.main(visualization)

@@ -16,7 +16,7 @@ from cnnjax.data import imagenet
 from cnnjax.data.decode import decode
 from cnnjax.data.folder import ENDINGS
 from cnnjax.errors import UserError
-from cnnjax.pretrained import Network
+from cnnjax.formats import Network
 
 
 class Answer(NamedTuple):

@@ -21,10 +21,12 @@ from pathlib import Path
 
 import jax
 
-from cnnjax import cli, config, data, models, pretrained, report, runtime, sections
-from cnnjax.config import Config
-from cnnjax.data import photograph
-from cnnjax.stages import Result, Stages, duration
+from cnnjax import data, formats, models, runtime
+from cnnjax.article import report, sections
+from cnnjax.article.stage_cache import Result, Stages, duration
+from cnnjax.cli import command_line, config
+from cnnjax.cli.config import Config
+from cnnjax.data import example_image
 from cnnjax.visualize import recipes
 
 # Seconds on two cores, for the estimate of the time left.
@@ -70,8 +72,8 @@ def article(
         recipes.recipe(filters_recipe, "filters"),
         recipes.recipe(classes_recipe, "classes"),
     )
-    vgg = pretrained.find(weights)
-    photo = functools.partial(photograph.load_picture, Path(image)) if image else photograph.chelsea_face
+    vgg = formats.find(weights)
+    photo = functools.partial(example_image.load_picture, Path(image)) if image else example_image.chelsea_face
     photo(vgg.side)
     stages = Stages(out, PLAN, fresh)
 
@@ -134,7 +136,7 @@ def article(
     print(f"{time.perf_counter() - clock:.0f} s; the page is {page.resolve()}")
 
 
-def _content(stages: Stages, vgg: pretrained.Network, configs: dict[str, Config], made: Result) -> Result:
+def _content(stages: Stages, vgg: formats.Network, configs: dict[str, Config], made: Result) -> Result:
     results = stages.results
     runs = {
         name: results[name] | {"config": config.as_dict(configs[name]), "seconds": stages.seconds[name]}
@@ -168,7 +170,7 @@ def _content(stages: Stages, vgg: pretrained.Network, configs: dict[str, Config]
     }
 
 
-def _origin(network: pretrained.Network) -> str:
+def _origin(network: formats.Network) -> str:
     """How its file says that a network was trained; empty if it does not."""
     if "config" not in network.made:
         return ""
@@ -182,4 +184,4 @@ def _origin(network: pretrained.Network) -> str:
 
 
 if __name__ == "__main__":
-    cli.main(article)
+    command_line.main(article)

@@ -18,10 +18,11 @@ from typing import Annotated
 import tyro
 from tqdm import tqdm
 
-from cnnjax import cli, figures, pretrained
+from cnnjax import figures, formats
+from cnnjax.article.stage_cache import make_folder
 from cnnjax.classify import Answer, classify, find_pictures
+from cnnjax.cli import command_line
 from cnnjax.errors import UserError
-from cnnjax.stages import make_folder
 
 SHOWN = 12
 """Pictures in the figure and on the screen."""
@@ -48,7 +49,7 @@ def main(
         raise UserError("no picture was named: give the paths of picture files or folders")
     files = find_pictures(pictures)
     make_folder(out)
-    network = pretrained.find(weights)
+    network = formats.find(weights)
     chosen = {files[i * len(files) // SHOWN] for i in range(SHOWN)} if len(files) > SHOWN else set(files)
     shown: list[Answer] = []
     read = 0
@@ -84,4 +85,4 @@ def main(
 
 
 if __name__ == "__main__":
-    cli.main(main)
+    command_line.main(main)

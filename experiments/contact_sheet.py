@@ -16,8 +16,8 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from tqdm import tqdm
 
-from cnnjax import cli
-from cnnjax.data import procedural
+from cnnjax import procedural
+from cnnjax.cli import command_line
 from cnnjax.errors import UserError, unknown
 
 MARGIN = 4
@@ -62,4 +62,4 @@ def contact_sheet(
 
 
 if __name__ == "__main__":
-    cli.main(contact_sheet)
+    command_line.main(contact_sheet)

@@ -14,8 +14,9 @@ from typing import Annotated, Literal
 
 import tyro
 
-from cnnjax import cli, pretrained
-from cnnjax.data import clean
+from cnnjax import formats
+from cnnjax.cli import command_line
+from cnnjax.data import normalize
 
 USE = {
     "cnnjax": "use it with --weights {out}",
@@ -43,15 +44,15 @@ def export(
         out: File to write; Keras wants its name to end in .weights.h5.
         top: Whether to take the dense layers too; --no-top must be given for weights that have none.
     """
-    network = pretrained.find(weights, top)
+    network = formats.find(weights, top)
     write = {
-        "cnnjax": pretrained.save,
-        "keras": pretrained.save_keras,
-        "torchvision": pretrained.save_torchvision,
-        "stablehlo": pretrained.save_stablehlo,
+        "cnnjax": formats.save,
+        "keras": formats.save_keras,
+        "torchvision": formats.save_torchvision,
+        "stablehlo": formats.save_stablehlo,
     }[to]
     write(out, network)
-    given = clean.told(network.cleaning)
+    given = normalize.told(network.cleaning)
     own = to in ("cnnjax", "stablehlo")
     print(
         f"its pictures are display RGB in 0 to 1: what it does to them is in it ({given})"
@@ -62,4 +63,4 @@ def export(
 
 
 if __name__ == "__main__":
-    cli.main(export)
+    command_line.main(export)

@@ -14,11 +14,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from cnnjax import cli, data
-from cnnjax.config import AUTO, Config, HostsConfig
+from cnnjax import data
+from cnnjax.cli import command_line
+from cnnjax.cli.config import AUTO, Config, HostsConfig
+from cnnjax.distributed import all_well, by_first, join, say
 from cnnjax.errors import UserError
-from cnnjax.hosts import all_well, by_first, join, say
-from cnnjax.train import metrics, run
+from cnnjax.train import metrics, run_dir
 from cnnjax.train.loop import Result, fit
 
 
@@ -50,8 +51,8 @@ def train(
         place = folder / f"seed-{seed}" if seeds else folder
         runs[place] = replace(config, run=str(place), train=replace(config.train, seed=seed))
         if fresh:
-            by_first(run.clear, place)
-        by_first(run.prepare, place, runs[place], resume)  # refuses before any picture is made
+            by_first(run_dir.clear, place)
+        by_first(run_dir.prepare, place, runs[place], resume)  # refuses before any picture is made
     dataset = all_well(data.load, config.data)
     if dataset.skipped:
         say(f"left out {len(dataset.skipped)} broken pictures: {', '.join(dataset.skipped[:5])}")
@@ -60,7 +61,7 @@ def train(
         results[one.train.seed] = fit(one, dataset, place, resume=resume)
         say(f"{place}: {_sentence(results[one.train.seed])}")
     if seeds:
-        by_first(run.write, folder / "summary.json", _summary(results))
+        by_first(run_dir.write, folder / "summary.json", _summary(results))
         say(_table(_summary(results)) + f"\nwrote {folder}/summary.json and a run for each seed beside it")
     else:
         say(f"wrote {folder}/weights.safetensors, metrics.jsonl, test.json and checkpoints")
@@ -98,4 +99,4 @@ def _table(summary: dict[str, dict[str, Any]]) -> str:
 
 
 if __name__ == "__main__":
-    cli.main_with_preset(train)
+    command_line.main_with_preset(train)

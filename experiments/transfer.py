@@ -26,12 +26,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from cnnjax import cli, figures, pretrained
 from cnnjax import data as sources
-from cnnjax.config import PRESETS, Config, DataConfig
+from cnnjax import figures, formats
+from cnnjax.cli import command_line
+from cnnjax.cli.config import PRESETS, Config, DataConfig
 from cnnjax.errors import UserError
 from cnnjax.train import metrics, transfer
-from cnnjax.train import run as runs
+from cnnjax.train import run_dir as runs
 from cnnjax.train.loop import Result, fit
 
 NEW = ("fox", "axe")
@@ -72,7 +73,7 @@ def compare(
         raise UserError("--resume goes on with runs and --fresh deletes them: give one of them")
     if not seeds:
         raise UserError("--seeds names no seed: give one or more")
-    base = pretrained.find(weights, top=False)
+    base = formats.find(weights, top=False)
     transfer.require(base, data.side)
     if data.source == "procedural" and not data.classes:
         data = replace(data, classes=NEW)
@@ -106,7 +107,7 @@ def compare(
 
 
 def _configs(
-    base: pretrained.Network, data: DataConfig, seed: int, place: Path, epochs: dict[str, int]
+    base: formats.Network, data: DataConfig, seed: int, place: Path, epochs: dict[str, int]
 ) -> dict[str, Config]:
     """The four runs of one seed, in order."""
     configs = {
@@ -146,4 +147,4 @@ def _mean(histories: list[list[metrics.Row]]) -> list[metrics.Row]:
 
 
 if __name__ == "__main__":
-    cli.main(compare)
+    command_line.main(compare)

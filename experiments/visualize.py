@@ -5,7 +5,7 @@
     python experiments/visualize.py classes --names hammer "tennis ball" --weights runs/vgg16-mini/weights.safetensors
 
 With --weights imagenet it is the article's VGG16, fetched once; `--names lamp` then means "table lamp", as there.
---weights takes what `cnnjax.pretrained.load` reads: Keras' .h5, .weights.h5 and .keras, PyTorch's .pth, .safetensors of
+--weights takes what `cnnjax.formats.load` reads: Keras' .h5, .weights.h5 and .keras, PyTorch's .pth, .safetensors of
 torchvision, timm or cnnjax, the folder of a run. What is drawn is a display picture, RGB, and each network is given it
 as its weights want it; --recipe article feeds Caffe's weights raw, as the article did.
 Without --weights it is the small VGG16 that is part of the package, without --image its cat photograph. Every drawn
@@ -20,10 +20,11 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from cnnjax import cli, figures, pretrained
-from cnnjax.data import imagenet, photograph
-from cnnjax.stages import make_folder
-from cnnjax.visualize import ascent, feature_maps, layers, pictures, recipes
+from cnnjax import figures, formats
+from cnnjax.article.stage_cache import make_folder
+from cnnjax.cli import command_line
+from cnnjax.data import example_image, imagenet
+from cnnjax.visualize import feature_maps, image_io, layers, recipes, render
 
 
 def show_feature_maps(
@@ -48,11 +49,11 @@ def show_feature_maps(
         out: Folder to write.
     """
     make_folder(out)
-    network = pretrained.find(weights, top)
+    network = formats.find(weights, top)
     if network.model.name == "small-cnn":
         side = network.side
     crop = imagenet.crop(network.class_names)
-    shown = photograph.load_picture(Path(image), side, crop) if image else photograph.chelsea_face(side)
+    shown = example_image.load_picture(Path(image), side, crop) if image else example_image.chelsea_face(side)
     maps = feature_maps.compute(network, shown, layer or _default_layers(network), channels or 8)
     for name, found in maps.items():
         dead = [channel for channel, d in zip(found.channels, found.dead, strict=True) if d]
@@ -84,15 +85,15 @@ def draw_filters(
         out: Folder to write.
     """
     make_folder(out)
-    network, how = pretrained.find(weights, top), recipes.recipe(recipe, "filters")
-    print(ascent.told(network, how))
+    network, how = formats.find(weights, top), recipes.recipe(recipe, "filters")
+    print(render.told(network, how))
     base = layers.at_side(network, side or None)
     known = layers.shapes(base)
     wanted = layers.require(known, layer, channels or recipes.filters_of(layer, known.get(layer, (1,))[-1]))
     how = recipes.at_side(how, base.side)
     drawn = _draw(
         len(wanted) * how.steps,
-        lambda tick: ascent.filters(network, layer, wanted, how, seed, base.side, on_progress=tick),
+        lambda tick: render.filters(network, layer, wanted, how, seed, base.side, on_progress=tick),
     )
     _save(drawn, out, f"{layer}.png", [f"filter {p.provenance['channel']}" for p in drawn])
 
@@ -115,29 +116,29 @@ def draw_classes(
         out: Folder to write.
     """
     make_folder(out)
-    network = pretrained.find(weights)
+    network = formats.find(weights)
     how = recipes.at_side(recipes.recipe(recipe, "classes"), network.side)
-    print(ascent.told(network, how))
+    print(render.told(network, how))
     names = recipes.classes_of(network.class_names, names)
-    drawn = _draw(len(names) * how.steps, lambda tick: ascent.classes(network, names, how, seed, on_progress=tick))
+    drawn = _draw(len(names) * how.steps, lambda tick: render.classes(network, names, how, seed, on_progress=tick))
     titles = [f"{p.provenance['class']} {p.provenance['probability_after']:.0%}" for p in drawn]
     _save(drawn, out, "classes.png", titles)
 
 
-def _default_layers(network: pretrained.Network) -> list[str]:
+def _default_layers(network: formats.Network) -> list[str]:
     known = layers.shapes(network)
     return [name for name in recipes.FEATURE_MAPS if name in known] or [n for n, s in known.items() if len(s) == 3]
 
 
-def _draw(steps: int, draw: Callable[..., list[pictures.Picture]]) -> list[pictures.Picture]:
+def _draw(steps: int, draw: Callable[..., list[image_io.Picture]]) -> list[image_io.Picture]:
     with tqdm(total=steps, unit=" steps", delay=0.5) as bar:
         return draw(bar.update)
 
 
-def _save(drawn: list[pictures.Picture], out: Path, sheet: str, titles: list[str]) -> None:
+def _save(drawn: list[image_io.Picture], out: Path, sheet: str, titles: list[str]) -> None:
     dead = [p.provenance.get("dead", False) for p in drawn]
     for picture, title in zip(drawn, titles, strict=True):
-        pictures.save(picture, out / pictures.file_name(picture))
+        image_io.save(picture, out / image_io.file_name(picture))
         facts = picture.provenance
         mark = ", dead" if facts.get("dead") else ""
         print(f"{title}: activation {facts['activation_before']:.3g} → {facts['activation_after']:.3g}{mark}")
@@ -145,4 +146,4 @@ def _save(drawn: list[pictures.Picture], out: Path, sheet: str, titles: list[str
 
 
 if __name__ == "__main__":
-    cli.main({"feature-maps": show_feature_maps, "filters": draw_filters, "classes": draw_classes})
+    command_line.main({"feature-maps": show_feature_maps, "filters": draw_filters, "classes": draw_classes})

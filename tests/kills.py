@@ -23,7 +23,7 @@ import numpy as np
 from PIL import Image
 from safetensors import numpy as safetensors
 
-from cnnjax import cli
+from cnnjax.cli import command_line
 from cnnjax.errors import UserError
 
 ROOT = Path(__file__).parent.parent
@@ -145,4 +145,4 @@ def _end(run: Path) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    cli.main(kills)
+    command_line.main(kills)

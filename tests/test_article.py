@@ -11,9 +11,9 @@ import jax
 import numpy as np
 import pytest
 
-from cnnjax import models, pretrained
-from cnnjax.config import ModelConfig
-from cnnjax.data import clean
+from cnnjax import formats, models
+from cnnjax.cli.config import ModelConfig
+from cnnjax.data import normalize
 from cnnjax.visualize import recipes
 
 ROOT = Path(__file__).parents[1]
@@ -31,9 +31,9 @@ def weights(tmp_path_factory) -> Path:
     config = ModelConfig(name="vgg16", width=0.0625, dense=16)
     names = ("cat", *recipes.CLASSES)
     graph, params = models.split(models.create(config, side=32, num_classes=len(names), seed=0))
-    cleaning = clean.fit("mean", np.full((2, 32, 32, 3), 128, np.uint8))
+    cleaning = normalize.fit("mean", np.full((2, 32, 32, 3), 128, np.uint8))
     path = tmp_path_factory.mktemp("weights") / "vgg.safetensors"
-    pretrained.save(path, pretrained.network(graph, jax.device_get(params), config, 32, names, cleaning))
+    formats.save(path, formats.network(graph, jax.device_get(params), config, 32, names, cleaning))
     return path
 
 

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from oracles import affine
 
-from cnnjax.config import AugmentConfig
+from cnnjax.cli.config import AugmentConfig
 from cnnjax.data.augment import augment, draw, resample
 
 ARTICLE = AugmentConfig(enabled=True)

@@ -11,8 +11,8 @@ import precision
 import pytest
 
 from cnnjax import figures
-from cnnjax.config import Config, DataConfig, ModelConfig, OptimizerConfig, TrainConfig
-from cnnjax.data.split import Split
+from cnnjax.cli.config import Config, DataConfig, ModelConfig, OptimizerConfig, TrainConfig
+from cnnjax.data.dataset import Split
 from cnnjax.errors import UserError
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"

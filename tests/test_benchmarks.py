@@ -5,7 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-import contest
+import compare
 import flops
 import jax
 import jax.numpy as jnp
@@ -14,30 +14,30 @@ import peak
 import pytest
 from flax import nnx
 
+from cnnjax.analysis.jaxpr_analysis import Value, Walk
 from cnnjax.errors import UserError
-from cnnjax.tracing import Value, Walk
 
 ROOT = Path(__file__).parents[1]
 
 
 def test_rows_are_medians_and_ratios():
     seconds = {"cnnjax": [0.2, 0.1, 0.4], "other": [0.3, 0.9, 0.5]}
-    found = contest.rows({"name": "work", "batch": 10}, seconds, {"cnnjax": 1.0, "other": 2.0})
+    found = compare.rows({"name": "work", "batch": 10}, seconds, {"cnnjax": 1.0, "other": 2.0})
     assert [(r.who, r.median, r.low, r.high) for r in found] == [("cnnjax", 0.2, 0.1, 0.4), ("other", 0.5, 0.3, 0.9)]
     assert [r.ratio for r in found] == [1.0, 2.5]
     assert [r.images_per_second for r in found] == [50.0, 20.0]
-    assert "2.50×" in contest.table(found)
+    assert "2.50×" in compare.table(found)
 
 
 def test_rows_have_flops_and_their_share_of_the_peak():
     seconds, first = {"cnnjax": [0.2], "other": [0.5]}, {"cnnjax": 1.0, "other": 2.0}
-    found = contest.rows({"name": "work", "flops": 4 * 10**9}, seconds, first, peak=40e9)
+    found = compare.rows({"name": "work", "flops": 4 * 10**9}, seconds, first, peak=40e9)
     assert [r.flops_per_second for r in found] == [20e9, 8e9]
     assert [r.peak_share for r in found] == [0.5, 0.2]
-    assert contest.table(found).splitlines()[2].split()[-5:] == ["8.0", "20%", "2.0", "s", "2.50×"]
-    (row, _) = contest.rows({"name": "work"}, seconds, first, peak=40e9)
+    assert compare.table(found).splitlines()[2].split()[-5:] == ["8.0", "20%", "2.0", "s", "2.50×"]
+    (row, _) = compare.rows({"name": "work"}, seconds, first, peak=40e9)
     assert row.flops_per_second is None and row.peak_share is None
-    assert "GFLOP/s" in contest.table([row]) and "%" not in contest.table([row])
+    assert "GFLOP/s" in compare.table([row]) and "%" not in compare.table([row])
 
 
 @pytest.mark.parametrize(
@@ -79,13 +79,13 @@ def test_an_accelerators_peak_is_the_published_one():
 
 def test_an_unknown_contender_is_named():
     with pytest.raises(UserError, match="there is no contender 'Cafe': choose among cnnjax, plain Flax"):
-        contest.chosen(["Cafe"])
+        compare.chosen(["Cafe"])
 
 
 def test_a_contender_that_cannot_take_part_is_left_out(capfd):
-    broken = contest.Contender("nobody", "no_such_file")
+    broken = compare.Contender("nobody", "no_such_file")
     work = {"name": "tiny", "model": "small-cnn", "task": "forward", "batch": 2, "side": 16}
-    (row,) = contest.contest(work, [contest.OURS, broken], rounds=1, calls=1)
+    (row,) = compare.compare(work, [compare.OURS, broken], rounds=1, calls=1)
     assert row.who == "cnnjax"
     assert 0 < row.median < row.first
     assert "nobody cannot take part (ModuleNotFoundError" in capfd.readouterr().out

@@ -5,7 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-import contest
+import compare
 import flops
 import growth
 import input_pipeline
@@ -57,8 +57,8 @@ def test_growth_refuses_what_cannot_be_measured():
 
 def test_more_devices_than_there_are_are_left_out(capfd):
     work = {"name": "tiny", "model": "small-cnn", "task": "train", "batch": 4, "side": 16, "mode": "mesh"}
-    few = contest.Contender("2 devices", "ours_devices", (("devices", 2),), (("JAX_NUM_CPU_DEVICES", "1"),))
-    assert contest.contest(work, [few], rounds=1, calls=1) == []
+    few = compare.Contender("2 devices", "ours_devices", (("devices", 2),), (("JAX_NUM_CPU_DEVICES", "1"),))
+    assert compare.compare(work, [few], rounds=1, calls=1) == []
     said = capfd.readouterr().out
     assert "2 devices cannot take part: this machine has 1 device, not 2: give lower --devices" in said
 
@@ -100,7 +100,7 @@ def test_the_input_pipeline_as_a_user_runs_it(folder, tmp_path):
 
 def test_the_share_of_augmentation():
     seconds = {"cnnjax": [0.9], "cnnjax, augmenting": [1.0]}
-    rows = contest.rows({"name": "step"}, seconds, dict.fromkeys(seconds, 5.0))
+    rows = compare.rows({"name": "step"}, seconds, dict.fromkeys(seconds, 5.0))
     assert input_pipeline.augmentation_share(rows) == pytest.approx(0.1)
 
 

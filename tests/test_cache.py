@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from cnnjax.data.cache import cached, cached_noting
-from cnnjax.data.split import Split
+from cnnjax.data.dataset import Split
 
 
 class Source:

@@ -12,9 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cnnjax.config import OptimizerConfig
+from cnnjax.cli.config import OptimizerConfig
 from cnnjax.errors import UserError
-from cnnjax.train import metrics, optimizer
+from cnnjax.train import metrics, optimizers
 from cnnjax.train.checkpoint import Checkpoints
 from cnnjax.train.step import TrainState, create_state
 
@@ -31,7 +31,7 @@ def collected():
 def state(step: int, name: str = "adam", shape: tuple[int, ...] = (64, 64)) -> TrainState:
     rng = np.random.default_rng(step)
     params = {"dense": {"kernel": jnp.asarray(rng.normal(size=shape), jnp.float32), "bias": jnp.zeros(3)}}
-    made = create_state(params, optimizer.create(OptimizerConfig(name=name), 10))
+    made = create_state(params, optimizers.create(OptimizerConfig(name=name), 10))
     return made._replace(step=jnp.asarray(step, jnp.int32))
 
 
@@ -227,7 +227,7 @@ def test_a_full_disk_keeps_the_last_good_one_and_says_so(saved):
 def test_parameters_that_are_not_finite_are_not_kept(saved):
     bad = state(60)
     bad.params["dense"]["bias"] = bad.params["dense"]["bias"].at[1].set(jnp.nan)
-    sentence = "60 could not be saved .* not finite: lower --optimizer.learning-rate"
+    sentence = "60 could not be saved .* not finite: lower --optimizers.learning-rate"
     with pytest.raises(UserError, match=sentence), Checkpoints(saved) as checkpoints:
         checkpoints.save(bad, metrics.zeros(), [*ROWS, row(6, 0.5, float("nan"))])
     assert names(saved) == ["30", "40", "50"]

@@ -12,11 +12,12 @@ import pytest
 from flax import nnx
 from PIL import Image
 
-from cnnjax import classify, cli, models, pretrained
-from cnnjax.config import ModelConfig
+from cnnjax import classify, formats, models
+from cnnjax.cli import command_line
+from cnnjax.cli.config import ModelConfig
 from cnnjax.data import imagenet
-from cnnjax.data.clean import fit
-from cnnjax.data.photograph import CHELSEA, load_picture
+from cnnjax.data.example_image import CHELSEA, load_picture
+from cnnjax.data.normalize import fit
 from cnnjax.errors import UserError
 
 SCRIPT = Path(__file__).parent.parent / "experiments" / "classify.py"
@@ -42,7 +43,7 @@ def network(names):
         return jnp.asarray(rng.normal(0, scale, leaf.shape), jnp.float32)
 
     pictures = rng.integers(0, 256, (9, SIDE, SIDE, 3), np.uint8)
-    return pretrained.network(graph, jax.tree.map(fill, shapes), config, SIDE, names, fit("standard", pictures))
+    return formats.network(graph, jax.tree.map(fill, shapes), config, SIDE, names, fit("standard", pictures))
 
 
 @pytest.fixture(scope="module")
@@ -132,9 +133,9 @@ def test_imagenets_networks_see_the_middle_of_a_picture():
 
 def test_one_program_serves_full_and_last_batches(five, folder, monkeypatch):
     traced = []
-    forward = pretrained.Network.forward
+    forward = formats.Network.forward
     monkeypatch.setattr(
-        pretrained.Network, "forward", lambda *args: traced.append(args[2].shape) or forward(*args), raising=True
+        formats.Network, "forward", lambda *args: traced.append(args[2].shape) or forward(*args), raising=True
     )
     list(classify.classify(five, classify.find_pictures([folder]), batch=3))
     assert traced == [(3, SIDE, SIDE, 3)]
@@ -148,14 +149,14 @@ def test_pictures_are_found_once_in_order(folder):
 
 def run(*arguments):
     with pytest.raises(SystemExit) as stop:
-        cli.main(script(), [str(argument) for argument in arguments])
+        command_line.main(script(), [str(argument) for argument in arguments])
     return stop.value.code
 
 
 @pytest.fixture(scope="module")
 def weights(five, tmp_path_factory):
     path = tmp_path_factory.mktemp("weights") / "five.safetensors"
-    pretrained.save(path, five)
+    formats.save(path, five)
     return path
 
 

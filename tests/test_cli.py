@@ -2,8 +2,8 @@
 
 import pytest
 
-from cnnjax import cli
-from cnnjax.config import PRESETS, Config, as_dict, from_dict
+from cnnjax.cli import command_line
+from cnnjax.cli.config import PRESETS, Config, as_dict, from_dict
 from cnnjax.errors import Preempted, UserError
 
 
@@ -33,7 +33,7 @@ def _train(preset: str, config: Config, *, resume: bool = False) -> None:
 )
 def test_bad_input_is_one_sentence(arguments, expected, capsys):
     with pytest.raises(SystemExit) as stop:
-        cli.main_with_preset(_train, arguments)
+        command_line.main_with_preset(_train, arguments)
     said = capsys.readouterr()
     assert stop.value.code == 2
     assert said.err.startswith("error: ") and expected in said.err
@@ -42,7 +42,7 @@ def test_bad_input_is_one_sentence(arguments, expected, capsys):
 
 def test_overrides_reach_the_config(capsys):
     with pytest.raises(SystemExit) as stop:
-        cli.main_with_preset(_train, ["cnn", "--train.epochs", "7", "--resume"])
+        command_line.main_with_preset(_train, ["cnn", "--train.epochs", "7", "--resume"])
     assert stop.value.code == 0
     assert capsys.readouterr().out == "cnn 7 True\n"
 
@@ -50,7 +50,7 @@ def test_overrides_reach_the_config(capsys):
 def test_help_tells_what_the_runtime_set(capsys, monkeypatch):
     monkeypatch.setattr("cnnjax.runtime.changes", ["one flag", "one cache"])
     with pytest.raises(SystemExit) as stop:
-        cli.main_with_preset(_train, ["cnn", "--help"])
+        command_line.main_with_preset(_train, ["cnn", "--help"])
     assert stop.value.code == 0
     said = capsys.readouterr().out
     assert "--train.epochs" in said
@@ -63,11 +63,11 @@ def test_an_error_of_the_run_is_one_sentence(capsys):
         raise UserError(f"no such folder {where}: make it")
 
     with pytest.raises(SystemExit) as stop:
-        cli.main({"fail": fail}, ["fail", "--where", "there"])
+        command_line.main({"fail": fail}, ["fail", "--where", "there"])
     assert stop.value.code == 2
     assert capsys.readouterr().err == "error: no such folder there: make it\n"
     with pytest.raises(SystemExit) as stop:
-        cli.main({"fail": fail}, ["fial"])
+        command_line.main({"fail": fail}, ["fial"])
     assert stop.value.code == 2
     assert "did you mean fail" in capsys.readouterr().err
 
@@ -78,7 +78,7 @@ def test_interrupt_exits_130(capsys):
         raise KeyboardInterrupt
 
     with pytest.raises(SystemExit) as stop:
-        cli.main(interrupted, [])
+        command_line.main(interrupted, [])
     assert stop.value.code == 130
     assert "run the same command again" in capsys.readouterr().err
 
@@ -89,7 +89,7 @@ def test_preempted_exits_0(capsys):
         raise Preempted("stopped by SIGTERM: go on with --resume")
 
     with pytest.raises(SystemExit) as stop:
-        cli.main(stopped, [])
+        command_line.main(stopped, [])
     assert stop.value.code == 0
     assert capsys.readouterr().err == "\nstopped by SIGTERM: go on with --resume\n"
 

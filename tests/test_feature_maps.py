@@ -5,9 +5,9 @@ import pytest
 import tiny
 from oracles import keras_vis
 
-from cnnjax import pretrained
-from cnnjax.config import ModelConfig
-from cnnjax.data import clean
+from cnnjax import formats
+from cnnjax.cli.config import ModelConfig
+from cnnjax.data import normalize
 from cnnjax.errors import UserError
 from cnnjax.models import create, split
 from cnnjax.visualize import feature_maps, layers
@@ -72,8 +72,8 @@ def test_another_side_is_shown_to_a_vggs_convolutions_alone():
     config = ModelConfig(name="vgg11", width=0.05)
     graph, params = split(create(config, side=32, num_classes=3, seed=0))
 
-    nothing = clean.fit("none", np.zeros((1, 2, 2, 3), np.uint8))
-    vgg = pretrained.network(graph, params, config, 32, ("a", "b", "c"), nothing, {"by": "test"})
+    nothing = normalize.fit("none", np.zeros((1, 2, 2, 3), np.uint8))
+    vgg = formats.network(graph, params, config, 32, ("a", "b", "c"), nothing, {"by": "test"})
     larger = layers.at_side(vgg, 48)
     assert layers.shapes(larger)["block1_conv1"] == (48, 48, 3) and "fc1" not in layers.shapes(larger)
     ours = feature_maps.compute(vgg, picture(48), ["block1_conv1"])["block1_conv1"]
@@ -85,4 +85,4 @@ def test_another_side_is_shown_to_a_vggs_convolutions_alone():
     small = create(ModelConfig(), side=32, num_classes=2, seed=0)
     graph, params = split(small)
     with pytest.raises(UserError, match="only takes pictures of side 32, not 48"):
-        layers.at_side(pretrained.network(graph, params, ModelConfig(), 32, ("a", "b"), nothing), 48)
+        layers.at_side(formats.network(graph, params, ModelConfig(), 32, ("a", "b"), nothing), 48)

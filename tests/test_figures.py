@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cnnjax import figures, lessons
+from cnnjax import figures
+from cnnjax.article import worked_examples
 from cnnjax.visualize.feature_maps import FeatureMaps
 
 LIMIT = 150_000
@@ -44,8 +45,8 @@ def epochs(count: int, rise: float) -> list[dict]:
 
 
 @pytest.fixture(scope="module")
-def every() -> lessons.Lessons:
-    return lessons.every(np.random.default_rng(0).random((32, 32, 3), np.float32))
+def every() -> worked_examples.Lessons:
+    return worked_examples.every(np.random.default_rng(0).random((32, 32, 3), np.float32))
 
 
 def test_lessons_are_drawn(every, tmp_path):
@@ -140,7 +141,8 @@ def test_growth_has_a_panel_an_axis(slowest_rate, tmp_path):
 
 
 def test_matplotlib_is_imported_only_by_figures():
-    code = "import sys, cnnjax, cnnjax.lessons, cnnjax.captions, cnnjax.report; sys.exit('matplotlib' in sys.modules)"
+    modules = "cnnjax, cnnjax.article.worked_examples, cnnjax.article.captions, cnnjax.article.report"
+    code = f"import sys, {modules}; sys.exit('matplotlib' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
     package = Path(figures.__file__).parent
     importers = [

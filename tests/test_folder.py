@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cnnjax.config import DataConfig
-from cnnjax.data import clean, load
+from cnnjax.cli.config import DataConfig
+from cnnjax.data import load, normalize
 from cnnjax.data.decode import decode
-from cnnjax.data.stream import is_streamed
+from cnnjax.data.prefetch import is_streamed
 from cnnjax.errors import UserError
 
 COLOURS = {"cat": (200, 40, 40), "dog": (40, 40, 200)}
@@ -169,7 +169,7 @@ def test_what_is_no_picture_is_ignored(tmp_path, caplog):
 def test_pictures_are_decoded_once(tmp_path, monkeypatch):
     fill(tmp_path, 10)
     load(config(tmp_path))
-    monkeypatch.setattr("cnnjax.data.gather.decode", lambda *_: pytest.fail("decoded again"))
+    monkeypatch.setattr("cnnjax.data.load_images.decode", lambda *_: pytest.fail("decoded again"))
     load(config(tmp_path))
     monkeypatch.undo()
 
@@ -200,7 +200,7 @@ def test_what_would_take_more_than_a_quarter_of_the_free_memory_is_streamed(tmp_
 def test_an_index_is_made_once_and_anew_for_changed_files(tmp_path, monkeypatch):
     fill(tmp_path, 10)
     load(config(tmp_path, feed="stream"))
-    monkeypatch.setattr("cnnjax.data.gather.decode", lambda *_: pytest.fail("decoded again"))
+    monkeypatch.setattr("cnnjax.data.load_images.decode", lambda *_: pytest.fail("decoded again"))
     again = load(config(tmp_path, feed="stream")).train
     monkeypatch.undo()
     assert again.images.shape == (8, 8, 8, 3)
@@ -212,7 +212,7 @@ def test_cleaning_is_that_of_the_resident_split(tmp_path):
     fill(tmp_path, 10)
     splits = [load(config(tmp_path, feed=feed)).train for feed in ("resident", "stream")]
     for kind in ("mean", "standard", "zca"):
-        jax.tree.map(np.testing.assert_array_equal, *(clean.fit(kind, split.images) for split in splits))
+        jax.tree.map(np.testing.assert_array_equal, *(normalize.fit(kind, split.images) for split in splits))
 
 
 def test_without_cache_nothing_is_kept(tmp_path, monkeypatch):

@@ -23,11 +23,11 @@ from flax import nnx
 from networks import close
 from oracles import torch_nets
 
-from cnnjax import models, pretrained
-from cnnjax.config import ModelConfig
-from cnnjax.data import clean
+from cnnjax import formats, models
+from cnnjax.cli.config import ModelConfig
+from cnnjax.data import normalize
 from cnnjax.errors import UserError
-from cnnjax.pretrained import native
+from cnnjax.formats import native
 from cnnjax.visualize import layers
 
 # Keras on TensorFlow and NumPy 2 disagree about a keyword.
@@ -136,7 +136,7 @@ def save_torch(kind, path, net):
 def test_pytorchs_files_give_pytorchs_numbers(tmp_path, torchvision, expected, kind):
     path = tmp_path / "weights"
     save_torch(kind, path, torchvision)
-    network = pretrained.load(path)
+    network = formats.load(path)
     assert network.model.name == "vgg16" and network.side == 64 and network.cleaning.kind == "standard"
     assert network.class_names == tuple(f"class {i}" for i in range(5))
     agree(run(network, PICTURES), expected)
@@ -145,7 +145,7 @@ def test_pytorchs_files_give_pytorchs_numbers(tmp_path, torchvision, expected, k
 def test_at_torchvisions_side_the_first_dense_layer_sees_seven_by_seven(tmp_path):
     net = torch_nets.TorchvisionVGG(channels(11, (3, 6, 13, 26, 26)), dense=7).randomised(1)
     torch.save(net.state_dict(), tmp_path / "vgg11.pth")
-    network = pretrained.load(tmp_path / "vgg11.pth")
+    network = formats.load(tmp_path / "vgg11.pth")
     assert (network.model.name, network.side, network.model.dense) == ("vgg11", 224, 7)
     images = np.random.default_rng(1).random((2, 224, 224, 3), np.float32)
     logits = jax.jit(network.forward)(network.params, jnp.asarray(images))[0]
@@ -157,10 +157,10 @@ def test_at_torchvisions_side_the_first_dense_layer_sees_seven_by_seven(tmp_path
 def test_timms_smaller_and_larger_ones(tmp_path, number):
     net = torch_nets.TimmVGG(channels(number, (3, 6, 13, 26, 26)), dense=9, cells=1).randomised()
     safetensors.torch.save_file(net.state_dict(), tmp_path / "model.safetensors")
-    network = pretrained.load(tmp_path / "model.safetensors")
+    network = formats.load(tmp_path / "model.safetensors")
     assert network.model == ModelConfig(name=f"vgg{number}", width=0.05, dense=9)
     images = np.random.default_rng(1).random((2, 32, 32, 3), np.float32)
-    cleaned = clean.clean(clean.imagenet(), jnp.asarray(images))
+    cleaned = normalize.clean(normalize.imagenet(), jnp.asarray(images))
     logits = network.forward(network.params, jnp.asarray(images))[0]
     close(logits, net(torch.tensor(np.asarray(cleaned)).permute(0, 3, 1, 2)).detach().numpy())
 
@@ -169,7 +169,7 @@ def test_timms_smaller_and_larger_ones(tmp_path, number):
 def test_half_precision_is_widened_without_loss_and_noted(tmp_path, torchvision, kind):
     halves = {name: value.to(kind) for name, value in torchvision.state_dict().items()}
     torch.save(halves, tmp_path / "half.pth")
-    network = pretrained.load(tmp_path / "half.pth")
+    network = formats.load(tmp_path / "half.pth")
     assert network.made["stored as"] == [str(kind).removeprefix("torch.")]
     kernel = halves["features.2.weight"].float().numpy().transpose(2, 3, 1, 0)
     np.testing.assert_array_equal(network.params["block1_conv2"]["kernel"], kernel)
@@ -242,7 +242,7 @@ def test_keras_files_give_keras_numbers(tmp_path, keras_net, keras_expected, kin
         keras_net.save(path)
     else:
         save_legacy(path, keras_net, kind == "published.h5")
-    network = pretrained.load(path)
+    network = formats.load(path)
     assert network.model == ModelConfig(name="vgg16") and network.side == 64
     assert network.cleaning.kind == "caffe" and len(network.class_names) == 5
     agree(run(network, PICTURES), keras_expected)
@@ -259,14 +259,14 @@ def test_keras_convolutions_alone(tmp_path, keras_net):
     base = keras.Model(keras_net.input, keras_net.get_layer("block5_pool").output)
     save_legacy(tmp_path / "notop.h5", base)
     with pytest.raises(UserError, match="holds a vgg16 without its dense layers.*--no-top"):
-        pretrained.load(tmp_path / "notop.h5")
-    network = pretrained.load(tmp_path / "notop.h5", top=False)
+        formats.load(tmp_path / "notop.h5")
+    network = formats.load(tmp_path / "notop.h5", top=False)
     assert network.class_names == () and network.side == 224
     ours, activations = jax.jit(network.forward)(network.params, jnp.asarray(PICTURES))
     assert "fc1" not in activations
     close(ours, base.predict(keras.applications.vgg16.preprocess_input(PICTURES * 255), verbose=0))
-    pretrained.save(tmp_path / "w.safetensors", network)
-    again = pretrained.load(tmp_path / "w.safetensors", top=False)
+    formats.save(tmp_path / "w.safetensors", network)
+    again = formats.load(tmp_path / "w.safetensors", top=False)
     assert again.digest == network.digest and again.cleaning.kind == "caffe"
 
 
@@ -281,7 +281,7 @@ def ours(name, side, names=("cat", "dog", "fox"), kind="standard", width=0.06):
     rng = np.random.default_rng(3)
     params = jax.tree.map(lambda a: jnp.asarray(random(rng, a.shape)), shapes)
     pictures = np.random.default_rng(0).integers(0, 256, (6, side, side, 3)).astype(np.uint8)
-    return pretrained.network(graph, params, model, side, names, clean.fit(kind, pictures), {"seed": 3})
+    return formats.network(graph, params, model, side, names, normalize.fit(kind, pictures), {"seed": 3})
 
 
 @pytest.fixture(scope="module", params=["vgg11", "small-cnn"])
@@ -294,7 +294,7 @@ def pictures(network):
 
 
 def cleaned(network):
-    return np.asarray(clean.clean(network.cleaning, jnp.asarray(pictures(network))))
+    return np.asarray(normalize.clean(network.cleaning, jnp.asarray(pictures(network))))
 
 
 def logits(network):
@@ -327,18 +327,18 @@ def keras_twin(network):
 
 def test_keras_loads_what_we_write(tmp_path, network):
     path = tmp_path / "ours.weights.h5"
-    pretrained.save_keras(path, network)
+    formats.save_keras(path, network)
     twin = keras_twin(network)
     twin.load_weights(path)
     close(logits(network), twin.predict(cleaned(network), verbose=0))
-    same(pretrained.load(path), network)
+    same(formats.load(path), network)
 
 
 def test_keras_application_loads_what_we_write(tmp_path):
     import keras
 
     network = ours("vgg16", 32, width=1.0)
-    pretrained.save_keras(tmp_path / "ours.weights.h5", network)
+    formats.save_keras(tmp_path / "ours.weights.h5", network)
     twin = keras.applications.VGG16(weights=None, input_shape=(32, 32, 3), classes=3, classifier_activation=None)
     twin.load_weights(tmp_path / "ours.weights.h5")
     close(logits(network), twin.predict(cleaned(network), verbose=0))
@@ -349,14 +349,14 @@ def test_a_small_network_that_keras_made_and_saved(tmp_path, network):
     twin = keras_twin(network)
     twin.set_weights([a for layer in network.params.values() for a in (layer["kernel"], layer["bias"])])
     twin.save(tmp_path / "twin.keras")
-    loaded = pretrained.load(tmp_path / "twin.keras")
+    loaded = formats.load(tmp_path / "twin.keras")
     assert loaded.side == network.side and loaded.digest == network.digest
     assert loaded.cleaning.kind == ("caffe" if network.model.name == "vgg11" else "none")
 
 
 def test_pytorch_loads_what_we_write(tmp_path, network):
     path = tmp_path / "ours.safetensors"
-    pretrained.save_torchvision(path, network)
+    formats.save_torchvision(path, network)
     units = [a["bias"].shape[0] for a in network.params.values()]
     if network.model.name == "small-cnn":
         net = torch_nets.SmallCNN(units[:4], units[4:6], units[6], cells=2)
@@ -366,7 +366,7 @@ def test_pytorch_loads_what_we_write(tmp_path, network):
     net.load_state_dict(safetensors.torch.load_file(path))
     given = torch.tensor(cleaned(network)).permute(0, 3, 1, 2)
     close(logits(network), net.eval()(given).detach().numpy())
-    same(pretrained.load(path), network)
+    same(formats.load(path), network)
 
 
 RUN = """
@@ -390,7 +390,7 @@ numpy.savez(sys.argv[3], **found)
 @pytest.mark.parametrize("name, kind", [("vgg11", "standard"), ("small-cnn", "zca")])
 def test_stablehlo_runs_where_this_package_is_not(tmp_path, name, kind):
     network = ours(name, 32, kind=kind)
-    pretrained.save_stablehlo(tmp_path / "net.stablehlo", network)
+    formats.save_stablehlo(tmp_path / "net.stablehlo", network)
     np.save(tmp_path / "images.npy", pictures(network))
     arguments = [tmp_path / "net.stablehlo", tmp_path / "images.npy", tmp_path / "out.npz", name.partition("-")[0]]
     env = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
@@ -398,7 +398,7 @@ def test_stablehlo_runs_where_this_package_is_not(tmp_path, name, kind):
     found = np.load(tmp_path / "out.npz")
     expected = logits(network)
     close(found["logits"], expected)
-    same(pretrained.load(tmp_path / "net.stablehlo.safetensors"), network)
+    same(formats.load(tmp_path / "net.stablehlo.safetensors"), network)
     if name == "vgg11":
         return
     close(found["one"], expected[:1])
@@ -411,17 +411,17 @@ def test_stablehlo_runs_where_this_package_is_not(tmp_path, name, kind):
 
 def test_a_new_head_and_no_top_are_asked_for(tmp_path):
     network = ours("vgg11", 40)
-    pretrained.save_torchvision(tmp_path / "w", network)
-    head = pretrained.load(tmp_path / "w", new_head=("a", "b", "c", "d"), seed=5)
+    formats.save_torchvision(tmp_path / "w", network)
+    head = formats.load(tmp_path / "w", new_head=("a", "b", "c", "d"), seed=5)
     assert head.class_names == ("a", "b", "c", "d") and head.params["predictions"]["kernel"].shape[1] == 4
     np.testing.assert_array_equal(head.params["fc2"]["kernel"], network.params["fc2"]["kernel"])
     assert head.made["left out"] == ["predictions"] and head.made["new head"]["seed"] == 5
-    two = pretrained.load(tmp_path / "w", new_head=("cat", "dog"))
+    two = formats.load(tmp_path / "w", new_head=("cat", "dog"))
     assert two.params["predictions"]["bias"].shape == (1,)
-    base = pretrained.load(tmp_path / "w", top=False, side=100)
+    base = formats.load(tmp_path / "w", top=False, side=100)
     assert base.side == 100 and "fc1" not in base.params and base.class_names == ()
     assert base.made["left out"] == ["fc1", "fc2", "predictions"]
-    named = pretrained.load(tmp_path / "w", class_names=("x", "y", "z"), side=63)
+    named = formats.load(tmp_path / "w", class_names=("x", "y", "z"), side=63)
     assert named.class_names == ("x", "y", "z") and named.side == 63
     for arguments, sentence in (
         ({"side": 64}, "pictures of side 32 to 63, not 64"),
@@ -429,41 +429,41 @@ def test_a_new_head_and_no_top_are_asked_for(tmp_path):
         ({"new_head": ("x", "y"), "top": False}, "a new head needs the layers before it"),
     ):
         with pytest.raises(UserError, match=sentence):
-            pretrained.load(tmp_path / "w", **arguments)
+            formats.load(tmp_path / "w", **arguments)
     small = ours("small-cnn", 32)
-    pretrained.save(tmp_path / "small", small)
+    formats.save(tmp_path / "small", small)
     with pytest.raises(UserError, match="only a VGG does without them"):
-        pretrained.load(tmp_path / "small", top=False)
+        formats.load(tmp_path / "small", top=False)
 
 
 def test_two_softmax_outputs_stay_two(tmp_path):
     """Our own networks of two classes have one sigmoid logit; another library's may have two."""
     net = torch_nets.TorchvisionVGG(channels(11), classes=2, cells=1).randomised()
     torch.save(net.state_dict(), tmp_path / "two.pth")
-    network = pretrained.load(tmp_path / "two.pth")
+    network = formats.load(tmp_path / "two.pth")
     assert network.class_names == ("class 0", "class 1") and network.params["predictions"]["bias"].shape == (2,)
-    pretrained.save(tmp_path / "two.safetensors", network)
-    same(pretrained.load(tmp_path / "two.safetensors"), network)
+    formats.save(tmp_path / "two.safetensors", network)
+    same(formats.load(tmp_path / "two.safetensors"), network)
 
 
 def test_writers_refuse_what_would_not_be_read(tmp_path):
     with pytest.raises(UserError, match="call it w.weights.h5"):
-        pretrained.save_keras(tmp_path / "w.h5", ours("vgg11", 32))
+        formats.save_keras(tmp_path / "w.h5", ours("vgg11", 32))
     whitened = ours("small-cnn", 32, kind="zca")
-    for save, name in ((pretrained.save_keras, "w.weights.h5"), (pretrained.save_torchvision, "w")):
+    for save, name in ((formats.save_keras, "w.weights.h5"), (formats.save_torchvision, "w")):
         with pytest.raises(UserError, match="no place for zca whitening"):
             save(tmp_path / name, whitened)
         assert not list(tmp_path.iterdir())
     (tmp_path / "file").write_text("")
-    for save in (pretrained.save_keras, pretrained.save_torchvision, pretrained.save_stablehlo):
+    for save in (formats.save_keras, formats.save_torchvision, formats.save_stablehlo):
         with pytest.raises(UserError, match="cannot write"):
             save(tmp_path / "file" / "w.weights.h5", ours("vgg11", 32))
 
 
 def test_the_digest_is_that_of_the_parameters(tmp_path):
     network = ours("small-cnn", 32)
-    assert network.digest == pretrained.digest({"/".join(k): v for k, v in _flat(network.params)})
-    pretrained.save(tmp_path / "w", network)
+    assert network.digest == formats.digest({"/".join(k): v for k, v in _flat(network.params)})
+    formats.save(tmp_path / "w", network)
     header = (tmp_path / "w").read_bytes()[8:]
     about = json.loads(header[: header.index(b"}}") + 2].split(b" ", 0)[0])["__metadata__"]
     assert about["sha256"] == native.checksum(about["cnnjax"], safetensors.numpy.load_file(tmp_path / "w"))

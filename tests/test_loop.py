@@ -14,12 +14,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cnnjax import pretrained
-from cnnjax.config import AugmentConfig, Config, DataConfig, ModelConfig, TrainConfig
-from cnnjax.data.pictures import Pictures, count_colours
-from cnnjax.data.split import Dataset, Split
+from cnnjax import formats
+from cnnjax.cli.config import AugmentConfig, Config, DataConfig, ModelConfig, TrainConfig
+from cnnjax.data.dataset import Dataset, Split
+from cnnjax.data.lazy_images import Pictures, count_colours
 from cnnjax.errors import Preempted, UserError
-from cnnjax.train import metrics, run
+from cnnjax.train import metrics, run_dir
 from cnnjax.train.loop import Progress, fit
 
 SIDE, SIZE, EPOCHS = 16, 36, 3
@@ -100,7 +100,7 @@ def test_what_a_run_leaves_behind(whole):
     assert json.loads((folder / "test.json").read_text()) == result.test
     assert result.test["count"] == 22 and 0 <= result.test["accuracy"] <= 1
     assert json.loads((folder / "config.json").read_text())["train"]["epochs"] == EPOCHS
-    loaded = pretrained.load(folder / "weights.safetensors")
+    loaded = formats.load(folder / "weights.safetensors")
     assert loaded.class_names == ("cat", "dog") and loaded.side == SIDE and loaded.digest == result.network.digest
 
 
@@ -108,9 +108,9 @@ def test_a_run_is_a_network_before_it_ends(whole, tmp_path):
     """Its folder, and that of a checkpoint, are read as the network that will be kept."""
     folder, result, _ = whole
     shutil.copytree(folder, tmp_path / "run")
-    assert pretrained.load(tmp_path / "run").digest == result.network.digest
+    assert formats.load(tmp_path / "run").digest == result.network.digest
     (tmp_path / "run" / "weights.safetensors").unlink()
-    best = pretrained.load(tmp_path / "run")
+    best = formats.load(tmp_path / "run")
     assert best.digest == result.network.digest and best.class_names == ("cat", "dog")
     assert best.made["row"] == max(result.history, key=metrics.rank)
     jax.tree.map(np.testing.assert_array_equal, best.cleaning, result.network.cleaning)
@@ -198,7 +198,7 @@ def test_sigterm_in_a_run_that_can_finish(whole, tmp_path):
 
     with pytest.raises(Preempted):
         fit(CONFIG, dataclasses.replace(DATA, load_test=terminate), tmp_path / "run")
-    assert run.finished(tmp_path / "run", CONFIG) is not None
+    assert run_dir.finished(tmp_path / "run", CONFIG) is not None
     assert same(fit(CONFIG, DATA, tmp_path / "run", resume=True), whole[1])
 
 
@@ -301,10 +301,10 @@ def test_resuming_with_another_config_is_one_sentence(interrupted, part, values,
 
 def test_epochs_of_a_schedule_cannot_grow(tmp_path):
     config = change(CONFIG, "optimizer", schedule="cosine")
-    run.prepare(tmp_path, config, resume=False)
+    run_dir.prepare(tmp_path, config, resume=False)
     (tmp_path / "checkpoints" / "6").mkdir(parents=True)
     with pytest.raises(UserError, match="--train.epochs 3 and cannot be resumed with 4"):
-        run.prepare(tmp_path, change(config, "train", epochs=4), resume=True)
+        run_dir.prepare(tmp_path, change(config, "train", epochs=4), resume=True)
 
 
 def flip_a_byte(checkpoint: Path) -> None:
@@ -372,13 +372,15 @@ def test_bad_input_is_one_sentence(tmp_path, monkeypatch):
 
 
 def test_a_damaged_config_is_one_sentence(tmp_path):
-    run.prepare(tmp_path, CONFIG, resume=False)
-    run.prepare(tmp_path, change(CONFIG, "train", seed=1), resume=False)  # nothing is lost before the first checkpoint
+    run_dir.prepare(tmp_path, CONFIG, resume=False)
+    run_dir.prepare(
+        tmp_path, change(CONFIG, "train", seed=1), resume=False
+    )  # nothing is lost before the first checkpoint
     (tmp_path / "checkpoints" / "6").mkdir(parents=True)
     for text in ("{", "[]"):
         (tmp_path / "config.json").write_text(text)
         with pytest.raises(UserError, match="run's config"):
-            run.prepare(tmp_path, CONFIG, resume=True)
+            run_dir.prepare(tmp_path, CONFIG, resume=True)
 
 
 def test_early_stopping_and_tensorboard(tmp_path):
@@ -411,6 +413,6 @@ def test_a_loss_that_blows_up_names_the_step_however_an_epoch_is_cut(tmp_path):
 def test_fresh_deletes_the_run_and_nothing_else(interrupted, tmp_path):
     folder = shutil.copytree(interrupted, tmp_path / "run")
     (folder / "notes.txt").write_text("mine")
-    run.clear(folder)
+    run_dir.clear(folder)
     assert [path.name for path in folder.iterdir()] == ["notes.txt"]
-    run.clear(tmp_path / "nowhere")
+    run_dir.clear(tmp_path / "nowhere")

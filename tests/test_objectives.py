@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from cnnjax.errors import UserError
-from cnnjax.visualize import images, objectives, recipes, transforms
+from cnnjax.visualize import objectives, parameterizations, recipes, transforms
 
 LOGITS = jnp.array([1.0, -2.0, 0.5])
 MAPS = jnp.arange(24.0).reshape(3, 4, 2)
@@ -72,15 +72,15 @@ def test_a_jitter_below_one_is_a_fraction_of_the_side():
 
 def test_seeds_are_standardised_noise_and_deprocessing_is_keras_viss():
     keys = jax.random.split(jax.random.key(1), 2)
-    seeds = np.asarray(images.seeds(keys, 16))
+    seeds = np.asarray(parameterizations.seeds(keys, 16))
     np.testing.assert_allclose(seeds.mean((1, 2, 3)), 127.5, rtol=1e-4)
     np.testing.assert_allclose(seeds.std((1, 2, 3)), 12.75, rtol=1e-4)
     assert not np.array_equal(*seeds)
     wild = np.random.default_rng(0).normal(40, 300, (1, 16, 16, 3)).astype(np.float32)
     expected = np.trunc(np.clip((wild - wild.mean()) / wild.std() * 0.1 + 0.5, 0, 1) * 255)
-    shown = np.asarray(images.deprocess(jnp.asarray(wild)), int)
+    shown = np.asarray(parameterizations.deprocess(jnp.asarray(wild)), int)
     assert np.abs(shown - expected).max() <= 1 and (shown == expected).mean() > 0.99
-    np.testing.assert_array_equal(images.deprocess(jnp.full((1, 4, 4, 3), 7.0)), 127)
+    np.testing.assert_array_equal(parameterizations.deprocess(jnp.full((1, 4, 4, 3), 7.0)), 127)
 
 
 def test_recipes_by_name_and_the_articles_filters_where_they_fit():

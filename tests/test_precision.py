@@ -13,13 +13,21 @@ from flax import nnx
 from jax import lax
 
 from cnnjax import models
-from cnnjax.config import AugmentConfig, Config, DataConfig, ModelConfig, OptimizerConfig, TrainConfig, as_dict
-from cnnjax.data import clean
-from cnnjax.data.split import Dataset, Split
+from cnnjax.cli.config import (
+    AugmentConfig,
+    Config,
+    DataConfig,
+    ModelConfig,
+    OptimizerConfig,
+    TrainConfig,
+    as_dict,
+)
+from cnnjax.data import normalize
+from cnnjax.data.dataset import Dataset, Split
 from cnnjax.errors import UserError
 from cnnjax.models.layers import Conv
 from cnnjax.ops import conv, recompute
-from cnnjax.train import loop, metrics, optimizer, parallel, run, step
+from cnnjax.train import loop, metrics, optimizers, run_dir, step, strategy
 
 SIDE, BATCH, STEPS, SIZE, CLASSES = 32, 32, 50, 96, 3
 SMALL = ModelConfig(width=0.25)
@@ -42,14 +50,14 @@ def data() -> Split:
 
 def start(model: ModelConfig, rate: float = RATE, **changes) -> tuple[step.Task, step.TrainState]:
     graph, params = models.split(models.create(model, side=SIDE, num_classes=CLASSES, seed=0))
-    task = step.Task(graph, optimizer.create(OptimizerConfig(learning_rate=rate), STEPS), AUGMENT, **changes)
+    task = step.Task(graph, optimizers.create(OptimizerConfig(learning_rate=rate), STEPS), AUGMENT, **changes)
     return task, step.create_state(params, task.optimizer)
 
 
 def curve(model: ModelConfig, **changes):
     """Each of fifty steps' mean loss, the last state, and the program's temporary memory in bytes."""
     (task, state), split = start(model, **changes), data()
-    cleaning = clean.fit("mean", split.images)
+    cleaning = normalize.fit("mean", split.images)
 
     @jax.jit
     def train(state, split):
@@ -121,16 +129,16 @@ def programs():
     """Mode -> a compiled call of two steps in microbatches, and what it gives; and the same of one batch by jit."""
     split, found = data(), {}
     for mode, count in (("whole", 1), ("jit", 2), ("mesh", 2), ("pmap", 2)):
-        way = parallel.choose("jit" if mode == "whole" else mode, BATCH, microbatches=count)
+        way = strategy.choose("jit" if mode == "whole" else mode, BATCH, microbatches=count)
         task, state = start(SMALL, microbatches=count)
-        fixed = parallel.replicate(way, (jax.random.key(0), clean.fit("mean", split.images), split))
-        carry = parallel.replicate(way, (state, metrics.zeros()))
+        fixed = strategy.replicate(way, (jax.random.key(0), normalize.fit("mean", split.images), split))
+        carry = strategy.replicate(way, (state, metrics.zeros()))
         rows = (
             np.arange(2 * BATCH, dtype=np.int32).reshape(2, BATCH),
             np.tile(np.arange(BATCH, dtype=np.int32), (2, 1)),
         )
-        rows = parallel.place(way, parallel.own(way, rows))
-        program = parallel._program(way, parallel._training(way, task), (0,)).lower(carry, fixed, rows).compile()
+        rows = strategy.place(way, strategy.own(way, rows))
+        program = strategy._program(way, strategy._training(way, task), (0,)).lower(carry, fixed, rows).compile()
         found[mode] = program, jax.device_get(program(carry, fixed, rows)), carry
     return found
 
@@ -171,11 +179,11 @@ def test_gradients_are_summed_over_devices_once_a_step(programs, mode):
 
 def test_a_loop_over_sharded_parts_would_sum_in_every_turn():
     """Why a mesh's microbatches are written for one device."""
-    way, split = parallel.choose("mesh", BATCH), data()
+    way, split = strategy.choose("mesh", BATCH), data()
     task, state = start(SMALL, microbatches=2)
-    fixed = (jax.random.key(0), clean.fit("mean", split.images), split)
+    fixed = (jax.random.key(0), normalize.fit("mean", split.images), split)
     rows, carry = (np.zeros((2, BATCH), np.int32),) * 2, (state, metrics.zeros())
-    program = parallel._program(way, partial(parallel._train, task), ()).lower(carry, fixed, rows).compile()
+    program = strategy._program(way, partial(strategy._train, task), ()).lower(carry, fixed, rows).compile()
     assert any(reduced_within_microbatches(program.as_text()))
 
 
@@ -254,12 +262,12 @@ def test_a_run_trains_and_evaluates_as_its_config_says(tmp_path, monkeypatch):
     dataset = Dataset(pictures, pictures, lambda: pictures, ("a", "b", "c"))
     told = TrainConfig(batch_size=96, steps_per_epoch=1, parallel="jit", calls_per_epoch=1, **ALL)
     seen = {}
-    monkeypatch.setattr(parallel, "evaluator", lambda way, graph, *rest: seen.update(evaluated=rest))
+    monkeypatch.setattr(strategy, "evaluator", lambda way, graph, *rest: seen.update(evaluated=rest))
 
     def trainer(way, task, *rest):
         raise KeyboardInterrupt(task)
 
-    monkeypatch.setattr(parallel, "trainer", trainer)
+    monkeypatch.setattr(strategy, "trainer", trainer)
     with pytest.raises(KeyboardInterrupt) as stopped:
         loop.fit(Config(data=DataConfig(side=SIDE), model=SMALL, train=told), dataset, tmp_path)
     task = stopped.value.args[0]
@@ -273,23 +281,23 @@ def test_a_run_trains_and_evaluates_as_its_config_says(tmp_path, monkeypatch):
 
 def test_a_resumed_run_may_change_what_only_rounds(tmp_path):
     config = Config(train=TrainConfig(precision="bfloat16"))
-    run.prepare(tmp_path, config, resume=False)
+    run_dir.prepare(tmp_path, config, resume=False)
     (tmp_path / "weights.safetensors").touch()
     free = replace(config.train, microbatches=4, remat=True)
-    run.prepare(tmp_path, replace(config, train=free), resume=True)
+    run_dir.prepare(tmp_path, replace(config, train=free), resume=True)
     with pytest.raises(UserError, match="started with --train.precision bfloat16 and cannot be resumed with float32"):
-        run.prepare(tmp_path, replace(config, train=TrainConfig()), resume=True)
+        run_dir.prepare(tmp_path, replace(config, train=TrainConfig()), resume=True)
 
 
 def test_a_run_from_before_there_was_a_choice_was_float32(tmp_path):
     saved = as_dict(Config())
     for name in ("precision", "microbatches", "remat"):
         del saved["train"][name]
-    run.write(tmp_path / "config.json", saved)
+    run_dir.write(tmp_path / "config.json", saved)
     (tmp_path / "weights.safetensors").touch()
     with pytest.raises(UserError, match="was started with --train.precision float32"):
-        run.prepare(tmp_path, Config(train=TrainConfig(precision="bfloat16")), resume=True)
-    run.prepare(tmp_path, Config(), resume=True)
+        run_dir.prepare(tmp_path, Config(train=TrainConfig(precision="bfloat16")), resume=True)
+    run_dir.prepare(tmp_path, Config(), resume=True)
 
 
 def test_what_cannot_be_is_one_sentence():
@@ -301,4 +309,4 @@ def test_what_cannot_be_is_one_sentence():
                                ("jit", 64, "the 32 pictures of a batch on each device: use 32$"),
                                ("mesh", 3, "the 4 pictures of a batch on each device: use 2 or 4")):  # fmt: skip
         with pytest.raises(UserError, match=f"--train.microbatches {count} does not divide {words}"):
-            parallel.choose(mode, BATCH, microbatches=count)
+            strategy.choose(mode, BATCH, microbatches=count)

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from cnnjax import models, pretrained
-from cnnjax.config import ModelConfig
-from cnnjax.data import clean
+from cnnjax import formats, models
+from cnnjax.cli.config import ModelConfig
+from cnnjax.data import normalize
 from cnnjax.errors import UserError
-from cnnjax.pretrained import native
+from cnnjax.formats import native
 
 SIDE = 16
 PICTURES = np.random.default_rng(0).integers(0, 256, (6, SIDE, SIDE, 3)).astype(np.uint8)
@@ -21,7 +21,7 @@ PICTURES = np.random.default_rng(0).integers(0, 256, (6, SIDE, SIDE, 3)).astype(
 def make(kind="mean", names=("cat", "dog"), model=None):
     model = model or ModelConfig(width=0.1)
     graph, params = models.split(models.create(model, side=SIDE, num_classes=len(names), seed=3))
-    return pretrained.network(graph, params, model, SIDE, names, clean.fit(kind, PICTURES), {"seed": 3})
+    return formats.network(graph, params, model, SIDE, names, normalize.fit(kind, PICTURES), {"seed": 3})
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +32,7 @@ def network():
 @pytest.fixture
 def file(tmp_path, network):
     path = tmp_path / "w.safetensors"
-    pretrained.save(path, network)
+    formats.save(path, network)
     return path
 
 
@@ -52,7 +52,7 @@ def rewrite(path, tensors, text=None):
 
 def refusal(path):
     with pytest.raises(UserError) as error:
-        pretrained.load(path)
+        formats.load(path)
     sentence = str(error.value)
     assert str(path) in sentence and "\n" not in sentence
     return sentence
@@ -61,8 +61,8 @@ def refusal(path):
 @pytest.mark.parametrize("kind", ["none", "mean", "standard", "zca"])
 def test_round_trip(tmp_path, kind):
     network = make(kind, names=("a", "b", "c"))
-    pretrained.save(tmp_path / "new" / "w.safetensors", network)
-    loaded = pretrained.load(tmp_path / "new" / "w.safetensors")
+    formats.save(tmp_path / "new" / "w.safetensors", network)
+    loaded = formats.load(tmp_path / "new" / "w.safetensors")
     assert loaded.digest == network.digest and len(loaded.digest) == 64
     assert (loaded.model, loaded.side, loaded.class_names, loaded.made) == (
         network.model,
@@ -88,7 +88,7 @@ def test_forward_cleans(network):
 def test_digest_sees_names_shapes_and_bytes():
     array = np.arange(6, dtype=np.float32)
     digests = {
-        pretrained.digest(arrays)
+        formats.digest(arrays)
         for arrays in (
             {"a": array},
             {"b": array},
@@ -98,7 +98,7 @@ def test_digest_sees_names_shapes_and_bytes():
         )
     }
     assert len(digests) == 5
-    assert pretrained.digest({"a": array, "b": -array}) == pretrained.digest({"b": -array, "a": array})
+    assert formats.digest({"a": array, "b": -array}) == formats.digest({"b": -array, "a": array})
 
 
 def test_any_flipped_byte_is_seen(file):
@@ -175,14 +175,14 @@ def test_descriptions_that_do_not_fit(file):
 def test_a_folder_that_cannot_be_written(tmp_path, network):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot write"):
-        pretrained.save(tmp_path / "file" / "w.safetensors", network)
+        formats.save(tmp_path / "file" / "w.safetensors", network)
 
 
 def test_shipped_network_or_a_clear_sentence(monkeypatch, tmp_path):
-    monkeypatch.setattr(pretrained.resources, "files", lambda package: tmp_path)
+    monkeypatch.setattr(formats.resources, "files", lambda package: tmp_path)
     with pytest.raises(UserError, match="has no weights/vgg16-mini.safetensors"):
-        pretrained.shipped()
+        formats.shipped()
     (tmp_path / "weights").mkdir()
     network = make()
-    pretrained.save(tmp_path / "weights" / "vgg16-mini.safetensors", network)
-    assert pretrained.shipped().digest == network.digest
+    formats.save(tmp_path / "weights" / "vgg16-mini.safetensors", network)
+    assert formats.shipped().digest == network.digest

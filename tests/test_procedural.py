@@ -7,11 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cnnjax.config import DataConfig
-from cnnjax.data import procedural
-from cnnjax.data.procedural.canvas import arc, box, canvas, capsule, cov, ellipse, fractal, polygon, ring
-from cnnjax.data.procedural.surroundings import background
+from cnnjax import procedural
+from cnnjax.cli.config import DataConfig
 from cnnjax.errors import UserError
+from cnnjax.procedural.canvas import arc, box, canvas, capsule, cov, ellipse, fractal, polygon, ring
+from cnnjax.procedural.surroundings import background
 
 SIDE = 32
 CONFIG = DataConfig(side=SIDE, per_class=5, eval_per_class=3, cache=False)

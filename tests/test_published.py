@@ -13,9 +13,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cnnjax import pretrained
+from cnnjax import formats
 from cnnjax.errors import UserError
-from cnnjax.pretrained import published
+from cnnjax.formats import published
 from cnnjax.visualize import layers
 
 CONTENT = np.random.default_rng(0).bytes(3_000_000)
@@ -276,9 +276,9 @@ def test_imagenet_is_the_file_that_the_article_used():
 
 
 def test_find_takes_nothing_a_name_or_a_path(server, tmp_path, monkeypatch):
-    shipped = pretrained.find("")
+    shipped = formats.find("")
     assert shipped.class_names[:2] == ("cat", "dog")
-    pretrained.save(tmp_path / "net.safetensors", shipped)
+    formats.save(tmp_path / "net.safetensors", shipped)
     server.content = (tmp_path / "net.safetensors").read_bytes()
     known = published.File(
         f"http://127.0.0.1:{server.server_port}/net.safetensors",
@@ -288,16 +288,16 @@ def test_find_takes_nothing_a_name_or_a_path(server, tmp_path, monkeypatch):
     for name in ("imagenet", "imagenet-notop"):
         monkeypatch.setitem(published.FILES, name, known)
     for weights in ("imagenet", str(tmp_path / "net.safetensors")):
-        found = pretrained.find(weights)
+        found = formats.find(weights)
         assert found.digest == shipped.digest and found.class_names == shipped.class_names
-    for found in (pretrained.find("imagenet-notop"), pretrained.find("imagenet", top=False)):
+    for found in (formats.find("imagenet-notop"), formats.find("imagenet", top=False)):
         assert found.class_names == () and "fc1" not in found.params
         assert layers.shapes(layers.at_side(found, 96))["block5_pool"][:2] == (3, 3)
     assert server.asked == [None]
     with pytest.raises(UserError, match=r"unknown weights 'imagnet': did you mean imagenet"):
-        pretrained.find("imagnet")
+        formats.find("imagnet")
     with pytest.raises(UserError, match=r"there is no weights file .*lost\.h5"):
-        pretrained.find("lost.h5")
+        formats.find("lost.h5")
 
 
 def test_an_unknown_name_gets_the_nearest():

@@ -17,9 +17,10 @@ import torch
 from flax import nnx
 from oracles import torch_nets
 
-from cnnjax import cli, models, pretrained
-from cnnjax.config import ModelConfig
-from cnnjax.data import clean
+from cnnjax import formats, models
+from cnnjax.cli import command_line
+from cnnjax.cli.config import ModelConfig
+from cnnjax.data import normalize
 from cnnjax.train import metrics
 from cnnjax.train.checkpoint import Checkpoints
 from cnnjax.train.step import TrainState
@@ -53,7 +54,7 @@ def network(name="vgg11"):
     model = ModelConfig(name=name, width=0.05)
     graph, shapes = models.split(nnx.eval_shape(lambda: models.create(model, side=32, num_classes=3, seed=0)))
     params = jax.tree.map(lambda a: jax.numpy.full(a.shape, 0.1), shapes)
-    return pretrained.network(graph, params, model, 32, ("a", "b", "c"), clean.of_colours("none"))
+    return formats.network(graph, params, model, 32, ("a", "b", "c"), normalize.of_colours("none"))
 
 
 # Whole files, as the libraries write them; tests/test_formats.py shows that these are read.
@@ -85,7 +86,7 @@ def h5(path, change=lambda file: None):
 
 def weights_h5(path, change=lambda file: None):
     """Keras 3's layout."""
-    pretrained.save_keras(path.with_name("made.weights.h5"), network())
+    formats.save_keras(path.with_name("made.weights.h5"), network())
     path.with_name("made.weights.h5").rename(path)
     with h5py.File(path, "a") as file:
         del file.attrs["cnnjax"]
@@ -103,7 +104,7 @@ def keras(path, layers=(), change=lambda file: None, compression=zipfile.ZIP_STO
 
 
 def native(path):
-    pretrained.save(path, network())
+    formats.save(path, network())
 
 
 # What is done to them
@@ -245,7 +246,7 @@ def header(entries, data=b""):
 
 def run(path):
     about = network("small-cnn")
-    pretrained.save(path / "input.safetensors", about._replace(params={}))
+    formats.save(path / "input.safetensors", about._replace(params={}))
     kept = TrainState(np.int32(1), about.params, ())
     row = {"epoch": 1, "step": 1, "valid_loss": 1.0, "valid_accuracy": 0.5}
     with Checkpoints(path / "checkpoints") as checkpoints:
@@ -455,7 +456,7 @@ def test_one_sentence_and_nothing_is_executed(case, tmp_path, monkeypatch, capsy
     path = tmp_path / "file"
     make(path)
     with pytest.raises(SystemExit) as stop:
-        cli.main(export, [str(path), "--to", "cnnjax", "--out", str(tmp_path / "out")])
+        command_line.main(export, [str(path), "--to", "cnnjax", "--out", str(tmp_path / "out")])
     said = capsys.readouterr().err
     assert stop.value.code == 2
     assert said.startswith("error: ") and said.count("\n") == 1, said
@@ -475,11 +476,11 @@ def test_whole_files_are_read(tmp_path):
     for make in (pth, legacy, safe, h5, weights_h5, keras, native):
         path = tmp_path / make.__name__
         make(path)
-        assert pretrained.load(path).model.name == "vgg11", make
+        assert formats.load(path).model.name == "vgg11", make
         path.unlink()
     (tmp_path / "run").mkdir()
     run(tmp_path / "run")
     for part in ("", "checkpoints", "checkpoints/1"):
-        loaded = pretrained.load(tmp_path / "run" / part)
+        loaded = formats.load(tmp_path / "run" / part)
         assert loaded.digest == network("small-cnn").digest and loaded.class_names == ("a", "b", "c")
         assert loaded.made["checkpoint"] == "1"

@@ -12,7 +12,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cnnjax import captions, config, figures, lessons, report
+from cnnjax import figures
+from cnnjax.article import captions, report, worked_examples
+from cnnjax.cli import config
 from cnnjax.errors import UserError
 from cnnjax.visualize.feature_maps import FeatureMaps
 
@@ -108,7 +110,7 @@ def fake_results(folder: Path) -> dict:
         return random.integers(0, 256, (count, side, side, 3), dtype=np.uint8)
 
     picture = np.asarray(jax.random.uniform(jax.random.key(0), (32, 32, 3)), np.float32)
-    worked = lessons.every(picture)
+    worked = worked_examples.every(picture)
     maps, raw = {}, {}
     for i, layer in enumerate(LAYERS):
         side = 32 >> i
@@ -163,7 +165,7 @@ def fake_results(folder: Path) -> dict:
     ]  # fmt: skip
     return {
         "figures": {slot: str(path.relative_to(folder)) for slot, path in slots.items()},
-        "lessons": lessons.numbers(worked),
+        "lessons": worked_examples.numbers(worked),
         "networks": {
             "small": network(64, 1_234_567, ("conv_1", "maxpool_1", "output")),
             "article_small": network(150, 5_681_345, ("conv_1", "maxpool_1", "output")),

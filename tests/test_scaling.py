@@ -36,7 +36,7 @@ def test_scaling_as_a_user_runs_it(tmp_path):
 
 
 def test_efficiency_counts_devices_that_are_machines_of_their_own():
-    rows = {(n, mode): scaling.contest.Row("w", "", t, t, t, 0.0, None, None)
+    rows = {(n, mode): scaling.compare.Row("w", "", t, t, t, 0.0, None, None)
             for n, mode, t in ((1, "jit", 1.0), (4, "mesh", 1.0), (4, "pmap", 2.0))}  # fmt: skip
     weak = scaling.points("weak", {1: 8, 4: 32}, rows, same=False)
     assert {(p.value, p.who): p.efficiency for p in weak} == {

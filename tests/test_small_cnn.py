@@ -11,7 +11,7 @@ from flax import nnx
 from oracles import torch_nets
 
 from cnnjax import models
-from cnnjax.config import ModelConfig
+from cnnjax.cli.config import ModelConfig
 from cnnjax.errors import UserError
 from cnnjax.models.layers import Conv, block, dropout
 from cnnjax.ops import max_pool

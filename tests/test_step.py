@@ -7,9 +7,9 @@ import optax
 import pytest
 
 from cnnjax import models
-from cnnjax.config import AugmentConfig, ModelConfig, OptimizerConfig
-from cnnjax.data import clean
-from cnnjax.train import metrics, optimizer, step
+from cnnjax.cli.config import AugmentConfig, ModelConfig, OptimizerConfig
+from cnnjax.data import normalize
+from cnnjax.train import metrics, optimizers, step
 from cnnjax.train.step import Batch, Task
 
 SIDE = 16
@@ -67,7 +67,7 @@ def test_extreme_logits_stay_finite():
 def test_evaluation_ignores_what_the_mask_hides():
     graph, params = small()
     images, labels = pictures(6)
-    cleaning = clean.fit("mean", images)
+    cleaning = normalize.fit("mean", images)
     evaluate = jax.jit(step.eval_step, static_argnums=0)
     mask = jnp.asarray([True] * 4 + [False] * 2)
     sums = evaluate(graph, params, jnp.asarray(images), jnp.asarray(labels), mask, cleaning)
@@ -75,7 +75,7 @@ def test_evaluation_ignores_what_the_mask_hides():
     other[4:] = 255 - other[4:]
     again = evaluate(graph, params, jnp.asarray(other), jnp.asarray(1 - labels).at[:4].set(labels[:4]), mask, cleaning)
     assert jax.tree.all(jax.tree.map(np.array_equal, sums, again)) and sums["count"] == 4
-    logits, _ = models.apply(graph, params, clean.clean(cleaning, jnp.asarray(images[:4], jnp.float32) / 255.0))
+    logits, _ = models.apply(graph, params, normalize.clean(cleaning, jnp.asarray(images[:4], jnp.float32) / 255.0))
     z = np.asarray(logits, np.float64)[:, 0]
     np.testing.assert_allclose(sums["loss"], (np.log1p(np.exp(z)) - labels[:4] * z).sum(), rtol=1e-5)
 
@@ -96,9 +96,9 @@ def learner():
     """A compiled step with dropout and augmentation, and its first state."""
     graph, params = small(classes=3)
     task = Task(
-        graph, optimizer.create(OptimizerConfig(learning_rate=3e-3), 60), AugmentConfig(enabled=True, shift=0.1)
+        graph, optimizers.create(OptimizerConfig(learning_rate=3e-3), 60), AugmentConfig(enabled=True, shift=0.1)
     )
-    cleaning = clean.fit("mean", pictures(8, classes=3)[0])
+    cleaning = normalize.fit("mean", pictures(8, classes=3)[0])
     run = jax.jit(lambda state, batch, key: step.train_step(task, state, batch, key, cleaning))
     return run, step.create_state(params, task.optimizer)
 
@@ -129,7 +129,7 @@ def test_gradient_is_that_of_the_mean_loss():
     graph, params = small(dropout=0.0)
     sgd = optax.sgd(1.0)
     one = batch(4)
-    cleaning = clean.fit("none", np.asarray(one.images))
+    cleaning = normalize.fit("none", np.asarray(one.images))
     run = jax.jit(step.train_step, static_argnums=0)
     after, _ = run(Task(graph, sgd, PLAIN), step.create_state(params, sgd), one, jax.random.key(0), cleaning)
     bias = params["output"]["bias"]

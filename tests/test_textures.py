@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 from skimage import data
 
-from cnnjax.config import Config, DataConfig, ModelConfig, TrainConfig
+from cnnjax.cli.config import Config, DataConfig, ModelConfig, TrainConfig
 from cnnjax.data import load
 from cnnjax.train.loop import fit
 

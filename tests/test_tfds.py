@@ -57,7 +57,7 @@ def sentence(**arguments):
     except UserError as error:
         return str(error)
 
-from cnnjax.config import DataConfig
+from cnnjax.cli.config import DataConfig
 from cnnjax.data import load
 from cnnjax.errors import UserError
 
@@ -186,15 +186,15 @@ def test_streamed_by_worker_processes_as_from_memory(python, array_record, tfrec
     """The workers open the prepared files by themselves, without TensorFlow; they import this script, too."""
     code = """
 import jax, numpy
-from cnnjax.data import feed, stream
+from cnnjax.data import sampling, prefetch
 
 answer = None
 if __name__ == "__main__":
     hide_tensorflow()
     resident, streamed = (load(dataclasses.replace(config, feed=kind)) for kind in ("resident", "stream"))
-    order = stream.Order(feed.words(jax.random.key(0)), 8, 4)
+    order = prefetch.Order(sampling.words(jax.random.key(0)), 8, 4)
     rows = numpy.stack([order[step] for step in range(3)])
-    with stream.ahead(streamed.train, rows, 1, 3, lambda chunk: chunk) as chunks:
+    with prefetch.ahead(streamed.train, rows, 1, 3, lambda chunk: chunk) as chunks:
         (chunk,) = chunks
     wanted = resident.train
     test = streamed.load_test()

@@ -7,11 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cnnjax.data import procedural
-from cnnjax.data.procedural import CHUNK, CLASSES, KNOWN, NEW, render
-from cnnjax.data.procedural.canvas import Stream, canvas, fractal, paint
-from cnnjax.data.procedural.things import THINGS
-from cnnjax.data.procedural.traits import ANIMALS
+from cnnjax import procedural
+from cnnjax.procedural import CHUNK, CLASSES, KNOWN, NEW, render
+from cnnjax.procedural.canvas import Stream, canvas, fractal, paint
+from cnnjax.procedural.things import THINGS
+from cnnjax.procedural.traits import ANIMALS
 
 SIDE = 24
 SCENES = ("bridge", "gondola")

@@ -13,13 +13,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cnnjax import models, pretrained
-from cnnjax.config import AugmentConfig, Config, DataConfig, ModelConfig, OptimizerConfig, TrainConfig
-from cnnjax.data import clean
-from cnnjax.data.pictures import Pictures, count_colours
-from cnnjax.data.split import Dataset, Split
+from cnnjax import formats, models
+from cnnjax.cli.config import AugmentConfig, Config, DataConfig, ModelConfig, OptimizerConfig, TrainConfig
+from cnnjax.data import normalize
+from cnnjax.data.dataset import Dataset, Split
+from cnnjax.data.lazy_images import Pictures, count_colours
 from cnnjax.errors import UserError
-from cnnjax.train import optimizer, start, step, transfer
+from cnnjax.train import init, optimizers, step, transfer
 from cnnjax.train.loop import fit
 from cnnjax.train.step import Batch, Task
 
@@ -46,10 +46,10 @@ HEAD = Config(
 )
 
 
-def base(kind: str = "standard", model: ModelConfig = MODEL) -> pretrained.Network:
+def base(kind: str = "standard", model: ModelConfig = MODEL) -> formats.Network:
     """A network of three other classes."""
     graph, params = models.split(models.create(model, side=SIDE, num_classes=3, seed=7))
-    return pretrained.network(graph, params, model, SIDE, ("a", "b", "c"), clean.fit(kind, pictures(9, 50).images))
+    return formats.network(graph, params, model, SIDE, ("a", "b", "c"), normalize.fit(kind, pictures(9, 50).images))
 
 
 def same(a, b) -> bool:
@@ -104,8 +104,8 @@ def test_the_new_network_has_the_base_and_its_cleaning(network):
 
 
 def test_a_base_without_dense_layers_serves_as_well(network, tmp_path):
-    pretrained.save(tmp_path / "base.safetensors", base())
-    bare = pretrained.load(tmp_path / "base.safetensors", top=False)
+    formats.save(tmp_path / "base.safetensors", base())
+    bare = formats.load(tmp_path / "base.safetensors", top=False)
     assert "fc1" not in bare.params and bare.class_names == ()
     assert transfer.adopt(bare, MODEL, SIDE, DATA.class_names, seed=3).digest == network.digest
 
@@ -134,7 +134,7 @@ def test_streamed_pictures_have_the_same_features(network, features, tmp_path):
 
 def test_a_head_on_features_is_a_network_whose_base_is_frozen(network, tmp_path):
     """The same steps by `fit`, through all layers, with the five blocks frozen: order, dropout and rounding agree."""
-    pretrained.save(tmp_path / "new.safetensors", network)
+    formats.save(tmp_path / "new.safetensors", network)
     frozen = dataclasses.replace(HEAD.train, start=str(tmp_path / "new.safetensors"), frozen=(*EARLY, "block5"))
     whole = fit(dataclasses.replace(HEAD, train=frozen), DATA, tmp_path / "whole")
     plain = transfer.bottleneck(network, DATA, mirrored=False)
@@ -157,7 +157,7 @@ def test_a_heads_run_is_a_folder_and_starts_again_to_the_same_end(network, featu
         "test.json",
     }
     assert json.loads((folder / "test.json").read_text()) == result.test and result.test["count"] == 10
-    kept = pretrained.load(folder / "weights.safetensors")
+    kept = formats.load(folder / "weights.safetensors")
     assert kept.digest == result.network.digest and kept.class_names == DATA.class_names
     images = jnp.asarray(DATA.valid.images, jnp.float32) / 255
     np.testing.assert_array_equal(
@@ -180,7 +180,7 @@ def test_fine_tuning_moves_the_last_block_and_the_head_only(head, tuned):
         assert all(moved) if learns else not any(moved), name
     assert same(after.cleaning, base().cleaning)
     assert after.made["start"]["digest"] == before.digest
-    kept = pretrained.load(tuned[0] / "weights.safetensors")
+    kept = formats.load(tuned[0] / "weights.safetensors")
     images = jnp.asarray(DATA.valid.images, jnp.float32) / 255
     assert same(kept.forward(kept.params, images)[0], after.forward(after.params, images)[0])
 
@@ -206,8 +206,8 @@ def test_eight_devices_fine_tune_as_one_does(tuning, tuned, parallel, tmp_path):
 
 
 def test_frozen_layers_have_no_backward_pass_and_no_optimizer_state(network):
-    frozen = start.frozen(EARLY, network.params)
-    adam = optimizer.create(OptimizerConfig(), 10)
+    frozen = init.frozen(EARLY, network.params)
+    adam = optimizers.create(OptimizerConfig(), 10)
     images, labels = (jnp.asarray(array[:8]) for array in DATA.train)
     batch = Batch(images, labels, jnp.arange(8))
 
@@ -232,12 +232,12 @@ def test_frozen_layers_have_no_backward_pass_and_no_optimizer_state(network):
 
 
 def test_frozen_names_are_layers_or_blocks(network):
-    assert start.frozen(("block1", "block3_conv2"), network.params) == {"block1_conv1", "block3_conv2"}
-    assert start.frozen((), network.params) == frozenset()
+    assert init.frozen(("block1", "block3_conv2"), network.params) == {"block1_conv1", "block3_conv2"}
+    assert init.frozen((), network.params) == frozenset()
     with pytest.raises(UserError, match="did you mean block4"):
-        start.frozen(("blok4",), network.params)
+        init.frozen(("blok4",), network.params)
     with pytest.raises(UserError, match="leaves no layer to learn"):
-        start.frozen((*EARLY, "block5", *transfer.HEAD), network.params)
+        init.frozen((*EARLY, "block5", *transfer.HEAD), network.params)
 
 
 @pytest.mark.parametrize(
@@ -307,7 +307,7 @@ def test_the_experiment_from_a_folder_of_pictures(tmp_path):
     for name, found in summary.items():
         test = json.loads((place / name / "test.json").read_text())
         assert test["count"] == 6 and found["test accuracy"]["seeds"] == {"4": test["accuracy"]}
-    shipped, tuned = pretrained.shipped(), pretrained.load(place / "fine-tune" / "weights.safetensors")
+    shipped, tuned = formats.shipped(), formats.load(place / "fine-tune" / "weights.safetensors")
     assert tuned.side == 32 and tuned.class_names == ("axe", "shovel") and same(tuned.cleaning, shipped.cleaning)
     moved = {name for name in tuned.params if not same(tuned.params[name], shipped.params.get(name))}
     assert moved == {name for name in tuned.params if name.startswith(("block5", "fc", "predictions"))}

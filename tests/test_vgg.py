@@ -8,7 +8,7 @@ from flax import nnx
 from oracles import torch_nets
 
 from cnnjax import models
-from cnnjax.config import ModelConfig
+from cnnjax.cli.config import ModelConfig
 from cnnjax.errors import UserError
 
 LABELS = jnp.array([0, 4, 2, 2])

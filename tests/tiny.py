@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 from oracles import keras_vis
 
-from cnnjax.config import ModelConfig
+from cnnjax.cli.config import ModelConfig
 from cnnjax.ops import conv, max_pool
 
 

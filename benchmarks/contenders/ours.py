@@ -9,10 +9,10 @@ import numpy as np
 from flax import nnx
 
 from cnnjax import models
-from cnnjax.config import AugmentConfig, ModelConfig, OptimizerConfig
-from cnnjax.data.clean import Cleaning, clean
+from cnnjax.cli.config import AugmentConfig, ModelConfig, OptimizerConfig
+from cnnjax.data.normalize import Cleaning, clean
 from cnnjax.models import VGG16
-from cnnjax.train import optimizer
+from cnnjax.train import optimizers
 from cnnjax.train.step import Batch, Task, create_state, train_step
 
 NONE = Cleaning("none", jnp.zeros((0,)), jnp.zeros((0, 0)), jnp.zeros((0,)))
@@ -32,7 +32,7 @@ def prepare(work: dict) -> Callable[[], None]:
         forward = jax.jit(lambda params, images: models.apply(graph, params, clean(NONE, images))[0])
         return lambda: forward(params, images).block_until_ready()
     rule = OptimizerConfig(name="adam") if small else OptimizerConfig(name="sgd", learning_rate=1e-3)
-    task = Task(graph, optimizer.create(rule, 1000), AugmentConfig(enabled=work.get("augment", False)))
+    task = Task(graph, optimizers.create(rule, 1000), AugmentConfig(enabled=work.get("augment", False)))
     labels = jnp.arange(batch, dtype=jnp.int32) % classes
     data = Batch(jnp.asarray(pictures), labels, jnp.arange(batch, dtype=jnp.int32))
     step = jax.jit(partial(train_step, task), donate_argnums=0)

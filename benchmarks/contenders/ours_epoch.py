@@ -6,9 +6,10 @@ from dataclasses import replace
 import jax
 import numpy as np
 
-from cnnjax import config, data, models
-from cnnjax.data import clean, feed
-from cnnjax.train import metrics, optimizer, parallel
+from cnnjax import data, models
+from cnnjax.cli import config
+from cnnjax.data import normalize, sampling
+from cnnjax.train import metrics, optimizers, strategy
 from cnnjax.train.step import Task, create_state
 
 
@@ -19,20 +20,22 @@ def prepare(work: dict) -> Callable[[], None]:
     pictures = replace(base.data, source=source, side=work["side"], per_class=0, eval_per_class=1, cache=False)
     batch, steps = work["size"], work["batch"] // work["size"]
     graph, params = models.split(models.create(base.model, side=work["side"], num_classes=2, seed=0))
-    task = Task(graph, optimizer.create(base.optimizer, steps), base.augment)
-    way = parallel.choose("jit", batch)
+    task = Task(graph, optimizers.create(base.optimizer, steps), base.augment)
+    way = strategy.choose("jit", batch)
     key, order_key = jax.random.split(jax.random.key(0))
-    state = parallel.replicate(way, create_state(params, task.optimizer))
+    state = strategy.replicate(way, create_state(params, task.optimizer))
     program = None
 
     def call() -> None:
         nonlocal state, program
         split = data.load(pictures).train
-        split_, cleaning, step_key = parallel.replicate(way, (split, clean.fit(pictures.cleaning, split.images), key))
+        split_, cleaning, step_key = strategy.replicate(
+            way, (split, normalize.fit(pictures.cleaning, split.images), key)
+        )
         if program is None:
-            program = parallel.trainer(way, task, state, step_key, cleaning, split_, steps, batch)
-        indices = np.asarray(feed.order(order_key, 0, steps * batch, len(split.labels))).reshape(steps, batch)
-        state, sums = program(state, parallel.replicate(way, metrics.zeros()), indices, split_)
+            program = strategy.trainer(way, task, state, step_key, cleaning, split_, steps, batch)
+        indices = np.asarray(sampling.order(order_key, 0, steps * batch, len(split.labels))).reshape(steps, batch)
+        state, sums = program(state, strategy.replicate(way, metrics.zeros()), indices, split_)
         jax.block_until_ready((state, sums))
 
     return call

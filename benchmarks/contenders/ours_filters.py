@@ -11,8 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from cnnjax import pretrained
-from cnnjax.visualize import ascent, images, layers, objectives, transforms
+from cnnjax import formats
+from cnnjax.visualize import layers, objectives, parameterizations, render, transforms
 from cnnjax.visualize.recipes import RECIPES
 
 CHUNK = 10
@@ -25,16 +25,16 @@ CLIMB = RECIPES["article-filters"].passes[0]
 def advance(arrays, rest, layer, channels, keys, state, lp, limit, first, last):
     """Steps `first` to `last`: the state, the best images as uint8 pictures, and these' activations without jitter."""
     network, objective = layers.unpack(arrays, rest), partial(objectives.filter_, layer)
-    score = ascent.scorer(network, objective, channels, CLIMB.tv, lp)
+    score = render.scorer(network, objective, channels, CLIMB.tv, lp)
 
     def body(i, state):
         drawn = jax.vmap(jax.random.fold_in, (0, None))(keys, i)
         image = jax.vmap(transforms.jitter, (0, 0, None))(drawn, state.image, limit)
-        return ascent.step(score, state._replace(image=image))
+        return render.step(score, state._replace(image=image))
 
     state = lax.fori_loop(first, last, body, state)
-    shown = images.deprocess(state.best_image)
-    goals = ascent.scorer(network, objective, channels, 0.0, 0.0)(shown.astype(jnp.float32))[1]
+    shown = parameterizations.deprocess(state.best_image)
+    goals = render.scorer(network, objective, channels, 0.0, 0.0)(shown.astype(jnp.float32))[1]
     return state, shown, goals
 
 
@@ -47,7 +47,7 @@ def climb(
     arrays, rest = layers.pack(network)
     channels = jnp.asarray(channels, jnp.int32)
     keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed), channels)
-    state = ascent.start(images.seeds(keys, network.side))
+    state = render.start(parameterizations.seeds(keys, network.side))
     settings = jnp.float32(CLIMB.lp), jnp.int32(transforms.pixels(CLIMB.jitter, network.side))
     highest, taken = np.full(len(channels), -np.inf), 0
     while taken < most and not (highest >= targets).all():
@@ -59,7 +59,7 @@ def climb(
 
 def turns(work: dict[str, Any]) -> Iterator[None]:
     """For each `next`, one chunk; the first one only compiles. Tells work["answer"] about it, see `race.py`."""
-    network = layers.at_side(pretrained.load(work["weights"]), work["side"])
+    network = layers.at_side(formats.load(work["weights"]), work["side"])
     layer, channels, most = work["layer"], work["channels"], 2 * sum(work["steps"])
     picture = np.load(work["picture"]).astype(np.float32)[None] / 255
     maps = jax.jit(lambda params, images: network.forward(params, images)[1][layer])(network.params, picture)

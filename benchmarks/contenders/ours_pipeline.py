@@ -6,10 +6,11 @@ from dataclasses import replace
 import jax
 import numpy as np
 
-from cnnjax import config, data
-from cnnjax.data import feed
+from cnnjax import data
+from cnnjax.cli import config
+from cnnjax.data import sampling
 from cnnjax.data.augment import augment
-from cnnjax.data.split import Split
+from cnnjax.data.dataset import Split
 from cnnjax.train.step import example_keys, unit
 
 
@@ -29,7 +30,7 @@ def prepare(work: dict) -> Callable[[], None]:
 
     @jax.jit
     def make(split: Split, indices: jax.Array, step: jax.Array) -> tuple[jax.Array, jax.Array]:
-        images, labels = feed.take(split, indices)
+        images, labels = sampling.take(split, indices)
         return augment(example_keys(key, step, positions), unit(images), base.augment), labels
 
     def load() -> Split:
@@ -39,7 +40,7 @@ def prepare(work: dict) -> Callable[[], None]:
 
     def call() -> None:
         split = load() if resident is None else resident
-        order = feed.order(order_key, 0, steps * batch, len(split.labels)).reshape(steps, batch)
+        order = sampling.order(order_key, 0, steps * batch, len(split.labels)).reshape(steps, batch)
         for step, indices in enumerate(order):
             jax.block_until_ready(make(split, indices, np.int32(step)))
 

@@ -7,8 +7,8 @@ import jax
 import numpy as np
 
 from cnnjax import data
-from cnnjax.config import DataConfig
-from cnnjax.data import feed, stream
+from cnnjax.cli.config import DataConfig
+from cnnjax.data import prefetch, sampling
 
 opened = ExitStack()  # for as long as this process lives
 
@@ -22,11 +22,11 @@ def prepare(work: dict) -> Callable[[], None]:
     source = f"folder:{work['folder']}"
     split = data.load(DataConfig(source, side=work["side"], per_class=0, eval_per_class=1, feed="stream")).train
     workers, steps = work["workers"], work["batch"] // work["size"]
-    order = stream.Order(feed.words(jax.random.key(0)), len(split.labels), work["size"])
+    order = prefetch.Order(sampling.words(jax.random.key(0)), len(split.labels), work["size"])
     step = 0
 
-    def batches(rows: stream.Order | np.ndarray) -> stream.ahead:
-        return stream.ahead(split, rows, workers, 1, lambda chunk: chunk)
+    def batches(rows: prefetch.Order | np.ndarray) -> prefetch.ahead:
+        return prefetch.ahead(split, rows, workers, 1, lambda chunk: chunk)
 
     chunks = opened.enter_context(batches(order)) if workers else None
 

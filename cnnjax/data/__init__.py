@@ -1,7 +1,7 @@
 """Where pictures come from: every source gives a `Dataset` of uint8 splits."""
 
-from cnnjax.config import DataConfig
-from cnnjax.data.split import Dataset, Split
+from cnnjax.cli.config import DataConfig
+from cnnjax.data.dataset import Dataset, Split
 
 __all__ = ["Dataset", "Split", "load"]
 
@@ -11,7 +11,7 @@ def load(config: DataConfig) -> Dataset:
     # Each source is imported when it is asked for: none should wait for another's libraries.
     match config.source.partition(":")[0]:
         case "procedural":
-            from cnnjax.data import procedural as source
+            from cnnjax import procedural as source
         case "folder":
             from cnnjax.data import folder as source
         case _:

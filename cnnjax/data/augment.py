@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
-from cnnjax.config import AugmentConfig
+from cnnjax.cli.config import AugmentConfig
 
 
 class Draw(NamedTuple):

@@ -21,7 +21,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from cnnjax import runtime
-from cnnjax.data.split import Split
+from cnnjax.data.dataset import Split
 
 logger = logging.getLogger(__name__)
 

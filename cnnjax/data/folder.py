@@ -12,11 +12,11 @@ import hashlib
 import os
 from pathlib import Path
 
-from cnnjax.config import DataConfig
+from cnnjax.cli.config import DataConfig
+from cnnjax.data.dataset import Dataset
 from cnnjax.data.decode import decode
-from cnnjax.data.gather import Source, assemble
-from cnnjax.data.sample import choose, divide
-from cnnjax.data.split import Dataset
+from cnnjax.data.load_images import Source, assemble
+from cnnjax.data.splits import choose, divide
 from cnnjax.errors import UserError
 
 ENDINGS = (".jpg", ".jpeg", ".jfif", ".png", ".webp", ".bmp", ".gif")

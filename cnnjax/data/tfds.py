@@ -17,10 +17,10 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from cnnjax.config import DataConfig
-from cnnjax.data.gather import Source, assemble
-from cnnjax.data.sample import Draw, choose, divide
-from cnnjax.data.split import Dataset
+from cnnjax.cli.config import DataConfig
+from cnnjax.data.dataset import Dataset
+from cnnjax.data.load_images import Source, assemble
+from cnnjax.data.splits import Draw, choose, divide
 from cnnjax.errors import UserError, unknown
 
 _SPLITS = {"train": "train", "valid": "valid", "validation": "valid", "val": "valid", "test": "test"}

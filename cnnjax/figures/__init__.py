@@ -6,6 +6,7 @@ at most about 150 kB, and returns the path.
 
 from pathlib import Path
 
+from cnnjax.article.worked_examples import Lessons
 from cnnjax.figures import networks, training, volumes, windows
 from cnnjax.figures.answers import answers as answers
 from cnnjax.figures.canvas import save as save
@@ -24,7 +25,6 @@ from cnnjax.figures.training import curves as curves
 from cnnjax.figures.training import losses as losses
 from cnnjax.figures.training import probabilities as probabilities
 from cnnjax.figures.volumes import architecture as architecture
-from cnnjax.lessons import Lessons
 
 
 def lessons(lessons: Lessons, folder: Path | str) -> dict[str, Path]:

@@ -7,20 +7,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from cnnjax.figures.canvas import (
-    BODY,
-    HEAD,
-    MUTED,
-    RED,
-    SMALL,
-    WIDTH,
-    arrow,
-    outline,
-    picture,
-    save,
-    sheet,
-    text,
-)
+from cnnjax.figures.canvas import BODY, HEAD, MUTED, RED, SMALL, WIDTH, arrow, outline, picture, save, sheet, text
 from cnnjax.visualize.feature_maps import FeatureMaps
 
 Pixels = np.ndarray | jax.Array

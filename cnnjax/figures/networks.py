@@ -7,6 +7,7 @@ import numpy as np
 from matplotlib.collections import LineCollection
 from matplotlib.colors import to_rgb
 
+from cnnjax.article.worked_examples import Dropout, Field
 from cnnjax.figures.canvas import (
     BLUE,
     GREEN,
@@ -25,7 +26,6 @@ from cnnjax.figures.canvas import (
     sheet,
     text,
 )
-from cnnjax.lessons import Dropout, Field
 
 
 def dropout(lesson: Dropout, path: Path) -> Path:

@@ -8,6 +8,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
+from cnnjax.article.worked_examples import Descent
 from cnnjax.figures.canvas import (
     BLUE,
     BODY,
@@ -27,7 +28,6 @@ from cnnjax.figures.canvas import (
     sheet,
     text,
 )
-from cnnjax.lessons import Descent
 
 History = Sequence[Mapping[str, Any]]
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from cnnjax.article.worked_examples import Volume
 from cnnjax.figures.canvas import (
     BLUE,
     BODY,
@@ -28,7 +29,6 @@ from cnnjax.figures.canvas import (
     sheet,
     text,
 )
-from cnnjax.lessons import Volume
 
 KINDS = {"input": GOLD, "convolution": BLUE, "pooling": RED, "flattened": PLUM, "dense": GREEN}
 

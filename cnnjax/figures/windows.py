@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
+from cnnjax.article.worked_examples import Convolution, Padding, Pooling, Strides, Volume
 from cnnjax.figures.canvas import (
     BLUE,
     BODY,
@@ -26,7 +27,6 @@ from cnnjax.figures.canvas import (
     sheet,
     text,
 )
-from cnnjax.lessons import Convolution, Padding, Pooling, Strides, Volume
 
 
 def _number(value: float | np.floating) -> str:

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Key
 
-from cnnjax.config import ModelConfig
+from cnnjax.cli.config import ModelConfig
 from cnnjax.errors import UserError
 from cnnjax.models.small_cnn import SmallCNN
 from cnnjax.models.vgg import STAGES, VGG, VGG11, VGG13, VGG16, VGG19

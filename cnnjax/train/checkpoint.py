@@ -21,12 +21,12 @@ import jax
 import numpy as np
 from orbax.checkpoint import v1 as ocp
 
-from cnnjax import hosts
+from cnnjax import distributed
+from cnnjax.checksums import checksum as _checksum
+from cnnjax.checksums import leaves as _leaves
+from cnnjax.checksums import seal as _seal
+from cnnjax.checksums import verified as _verified
 from cnnjax.errors import UserError
-from cnnjax.manifest import checksum as _checksum
-from cnnjax.manifest import leaves as _leaves
-from cnnjax.manifest import seal as _seal
-from cnnjax.manifest import verified as _verified
 from cnnjax.train import metrics
 from cnnjax.train.metrics import Row, best
 from cnnjax.train.step import TrainState
@@ -47,7 +47,7 @@ class Checkpoints:
         self._thread = ThreadPoolExecutor(1)
         self._saving: Future | None = None
         # Of the whole ones, by name.
-        self._manifests: dict[str, dict[str, Any]] = json.loads(hosts.by_first(self._open))
+        self._manifests: dict[str, dict[str, Any]] = json.loads(distributed.by_first(self._open))
         self.step = max((_age(name)[0] for name in self._manifests), default=0)
         """The step of the latest checkpoint, be it still in the making."""
 
@@ -101,7 +101,7 @@ class Checkpoints:
         self.step = int(host["state"].step)
         name = str(self.step) if history and history[-1]["step"] == self.step else f"{self.step}-partial"
         self._saving = self._thread.submit(self._write, name, host, history)
-        if hosts.several():
+        if distributed.several():
             self.wait()  # Orbax lets hosts meet by collectives, which must not mix with those of training
 
     def wait(self) -> None:
@@ -126,7 +126,7 @@ class Checkpoints:
         except Exception as error:
             raise UserError(f"{where} cannot be read ({_reason(error)}): run again with --resume") from error
         changed = [leaf for leaf, array in _leaves(host).items() if _checksum(array) != manifest["arrays"][leaf]]
-        if hosts.any_of(bool(changed)):
+        if distributed.any_of(bool(changed)):
             raise UserError(f"{where} is damaged ({' '.join(changed[:1])} has changed): run again with --resume")
         return host["state"], host["sums"], manifest["history"]
 
@@ -139,11 +139,11 @@ class Checkpoints:
     def _write(self, name: str, host: dict[str, Any], history: list[Row]) -> None:
         target = self.folder / name
         try:
-            hosts.by_first(self._prepare, host)
+            distributed.by_first(self._prepare, host)
             ocp.save(self.folder / "unfinished" / "orbax", host)  # returns when all hosts have written
-            self._manifests = json.loads(hosts.by_first(self._offer, name, host, history))
+            self._manifests = json.loads(distributed.by_first(self._offer, name, host, history))
         except Exception as error:
-            if hosts.first():
+            if distributed.first():
                 shutil.rmtree(self.folder / "unfinished", ignore_errors=True)
             raise UserError(
                 f"{target} could not be saved ({_reason(error)}): {self.told()}; mend that and go on with --resume"

@@ -15,15 +15,15 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from cnnjax import hosts, pretrained
-from cnnjax.config import Config, as_dict
-from cnnjax.data import feed, stream
-from cnnjax.data.clean import Cleaning
-from cnnjax.data.split import Dataset, Split
+from cnnjax import distributed, formats
+from cnnjax.cli.config import Config, as_dict
+from cnnjax.data import prefetch, sampling
+from cnnjax.data.dataset import Dataset, Split
+from cnnjax.data.normalize import Cleaning
 from cnnjax.errors import Preempted, UserError
-from cnnjax.train import metrics, optimizer, parallel, preemption, run, start
+from cnnjax.train import init, metrics, optimizers, preemption, run_dir, strategy
 from cnnjax.train.checkpoint import Checkpoints
-from cnnjax.train.display import Display, Progress
+from cnnjax.train.progress import Display, Progress
 from cnnjax.train.step import Task, TrainState, create_state
 
 EVAL_BATCH = 64
@@ -33,7 +33,7 @@ class Result(NamedTuple):
     """What a run gives: one row an epoch, the best epoch's network, its metrics on the test split."""
 
     history: list[metrics.Row]
-    network: pretrained.Network
+    network: formats.Network
     test: dict[str, Any]
 
 
@@ -49,24 +49,24 @@ def fit(
     is no longer finite; Preempted when SIGTERM came, after the running call was finished and saved.
     """
     size, batch = len(dataset.train.labels), config.train.batch_size
-    steps = feed.steps_per_epoch(config.train.steps_per_epoch, batch, size)
-    way = parallel.choose(config.train.parallel, batch, microbatches=config.train.microbatches)
-    start.agree(config, dataset)
-    hosts.by_first(run.prepare, folder, config, resume)
-    hosts.all_well(run.require_shared, folder)
-    history = json.loads(hosts.by_first(lambda: json.dumps(run.finished(folder, config))))
+    steps = sampling.steps_per_epoch(config.train.steps_per_epoch, batch, size)
+    way = strategy.choose(config.train.parallel, batch, microbatches=config.train.microbatches)
+    init.agree(config, dataset)
+    distributed.by_first(run_dir.prepare, folder, config, resume)
+    distributed.all_well(run_dir.require_shared, folder)
+    history = json.loads(distributed.by_first(lambda: json.dumps(run_dir.finished(folder, config))))
     if history is not None:
         test = json.loads((folder / "test.json").read_text())
-        return Result(history, pretrained.load(folder / "weights.safetensors"), test)
+        return Result(history, formats.load(folder / "weights.safetensors"), test)
 
-    graph, params, cleaning, origin = start.begin(config, dataset)
+    graph, params, cleaning, origin = init.begin(config, dataset)
     # What a checkpoint lacks to be a network.
-    about = pretrained.network(graph, {}, config.model, config.data.side, dataset.class_names, cleaning)
-    hosts.by_first(pretrained.save, folder / "input.safetensors", about)
-    rule = optimizer.create(config.optimizer, steps * config.train.epochs)
+    about = formats.network(graph, {}, config.model, config.data.side, dataset.class_names, cleaning)
+    distributed.by_first(formats.save, folder / "input.safetensors", about)
+    rule = optimizers.create(config.optimizer, steps * config.train.epochs)
     kinds = config.train.precision, config.train.microbatches, config.train.remat
-    task = Task(graph, rule, config.augment, *kinds, frozen=start.frozen(config.train.frozen, params))
-    evaluate = parallel.evaluator(way, graph, max(batch // task.microbatches, EVAL_BATCH), task.precision)
+    task = Task(graph, rule, config.augment, *kinds, frozen=init.frozen(config.train.frozen, params))
+    evaluate = strategy.evaluator(way, graph, max(batch // task.microbatches, EVAL_BATCH), task.precision)
     state, sums, history = create_state(params, task.optimizer, task.frozen), metrics.zeros(), []
     with ExitStack() as opened:
         terminated = opened.enter_context(preemption.sigterm())
@@ -74,7 +74,7 @@ def fit(
 
         def between_calls(state: TrainState, sums: metrics.Sums) -> None:
             """Save where it is due or SIGTERM came to any host; then stop."""
-            step, every, stop = int(state.step), config.train.checkpoint_steps, hosts.any_of(terminated())
+            step, every, stop = int(state.step), config.train.checkpoint_steps, distributed.any_of(terminated())
             if step > checkpoints.step and (stop or (step % steps and 0 < every <= step - checkpoints.step)):
                 checkpoints.save(state, sums, history)
             if stop:
@@ -86,25 +86,25 @@ def fit(
 
         if checkpoints.latest is not None:
             state, sums, history = checkpoints.load(state)
-        hosts.by_first(_begin, folder, history)
+        distributed.by_first(_begin, folder, history)
         display = Display(steps, config.train, int(state.step), on_progress)
-        state, sums, placed = parallel.replicate(way, (state, sums, cleaning))
+        state, sums, placed = strategy.replicate(way, (state, sums, cleaning))
         try:
             with _in_sentences(folder, checkpoints):
                 log = _logger(config, folder, len(history) * steps)
-                if not run.is_complete(history, config):
+                if not run_dir.is_complete(history, config):
                     train = _trainer(
                         config, way, task, state, placed, dataset.train, steps, display, between_calls, opened
                     )
-                    valid = parallel.reside(way, dataset.valid)
-                while not run.is_complete(history, config):
+                    valid = strategy.reside(way, dataset.valid)
+                while not run_dir.is_complete(history, config):
                     started = time.perf_counter()
                     state, row = train(state, sums, len(history))
                     row |= _prefixed("valid", metrics.means(evaluate(state.params, placed, valid)))
                     history = [*history, row | {"seconds": time.perf_counter() - started}]
-                    sums = parallel.replicate(way, metrics.zeros())
+                    sums = strategy.replicate(way, metrics.zeros())
                     checkpoints.save(state, sums, history)
-                    hosts.by_first(log, history[-1])
+                    distributed.by_first(log, history[-1])
                     display.epoch(history[-1])
                     between_calls(state, sums)
         except KeyboardInterrupt:
@@ -115,14 +115,14 @@ def fit(
         best, row = checkpoints.load_best(state, history)
         best = jax.tree.map(jnp.asarray, best.params)
 
-        split = hosts.all_well(dataset.load_test)
-        sums = evaluate(*parallel.replicate(way, (best, cleaning)), parallel.reside(way, split))
+        split = distributed.all_well(dataset.load_test)
+        sums = evaluate(*strategy.replicate(way, (best, cleaning)), strategy.reside(way, split))
         test = metrics.means(sums) | {"count": len(split.labels), "epoch": row["epoch"]}
         made = {"config": as_dict(replace(config, run="")), "best": row, "test": test, **origin}
         made["seconds"] = sum(row["seconds"] for row in history)
-        network = pretrained.network(graph, best, config.model, config.data.side, dataset.class_names, cleaning, made)
-        hosts.by_first(pretrained.save, folder / "weights.safetensors", network)
-        hosts.by_first(run.write, folder / "test.json", test)
+        network = formats.network(graph, best, config.model, config.data.side, dataset.class_names, cleaning, made)
+        distributed.by_first(formats.save, folder / "weights.safetensors", network)
+        distributed.by_first(run_dir.write, folder / "test.json", test)
         between_calls(state, sums)
     return Result(history, network, test)
 
@@ -141,7 +141,7 @@ def _in_sentences(folder: Path, checkpoints: Checkpoints) -> Iterator[None]:
             f"{folder} cannot be written ({error.strerror or error}): make room and go on with --resume"
         ) from error
     except jax.errors.JaxRuntimeError as error:
-        if not hosts.several():
+        if not distributed.several():
             raise
         reason = str(error).strip().splitlines()[0][:150]
         raise UserError(
@@ -156,7 +156,7 @@ def _begin(folder: Path, history: list[metrics.Row]) -> None:
 
 def _trainer(
     config: Config,
-    way: parallel.Parallel,
+    way: strategy.Parallel,
     task: Task,
     state: TrainState,
     cleaning: Cleaning,
@@ -174,21 +174,21 @@ def _trainer(
     batch = config.train.batch_size
     display.say("compiling")
     order_key, step_key = jax.random.split(jax.random.key(config.train.seed))
-    key, placed = parallel.replicate(way, step_key), parallel.reside(way, split)
-    calls = parallel.calls_per_epoch(config.train.calls_per_epoch, task.graph, state.params, split, steps, batch)
+    key, placed = strategy.replicate(way, step_key), strategy.reside(way, split)
+    calls = strategy.calls_per_epoch(config.train.calls_per_epoch, task.graph, state.params, split, steps, batch)
     # A run stopped within an epoch may go on with other calls: theirs must end with the epoch too.
     length = math.gcd(steps // calls, int(state.step))
-    compiled = parallel.trainer(way, task, state, key, cleaning, placed, length, batch)
+    compiled = strategy.trainer(way, task, state, key, cleaning, placed, length, batch)
     examples = None
 
     def fed(step: int) -> Iterator[Any]:
         """What each call from that step on is given."""
-        if stream.is_streamed(split):
-            rows = stream.Order(feed.words(order_key), len(split.labels), batch, step, parallel.host(way))
-            place = partial(parallel.place, way)
-            return opened.enter_context(stream.ahead(split, rows, config.data.workers, length, place))
+        if prefetch.is_streamed(split):
+            rows = prefetch.Order(sampling.words(order_key), len(split.labels), batch, step, strategy.host(way))
+            place = partial(strategy.place, way)
+            return opened.enter_context(prefetch.ahead(split, rows, config.data.workers, length, place))
         return (
-            feed.order(order_key, first * batch, length * batch, len(split.labels)).reshape(length, batch)
+            sampling.order(order_key, first * batch, length * batch, len(split.labels)).reshape(length, batch)
             for first in itertools.count(step, length)
         )
 
@@ -203,7 +203,7 @@ def _trainer(
             if not math.isfinite(row["train_loss"]):
                 raise FloatingPointError(
                     f"the training loss is no longer finite in step {epoch * steps + int(sums['finite']) + 1} (epoch "
-                    f"{epoch + 1}): lower --optimizer.learning-rate (it is {config.optimizer.learning_rate})"
+                    f"{epoch + 1}): lower --optimizers.learning-rate (it is {config.optimizer.learning_rate})"
                 )
             rate = (first + length - begin) * batch / (time.perf_counter() - started)
             display.steps(length, row | {"images_per_second": rate})
@@ -220,7 +220,7 @@ def _prefixed(name: str, values: dict[str, float]) -> dict[str, float]:
 
 def _logger(config: Config, folder: Path, first_step: int) -> Callable[[metrics.Row], None]:
     """What writes an epoch's row down: metrics.jsonl and, where the config wants it, TensorBoard's events."""
-    wanted = config.train.tensorboard and hosts.first()
+    wanted = config.train.tensorboard and distributed.first()
     write = metrics.tensorboard(folder / "tensorboard", first_step) if wanted else None
 
     def log(row: metrics.Row) -> None:

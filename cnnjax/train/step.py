@@ -16,9 +16,9 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int, Key, UInt8
 
 from cnnjax import models
-from cnnjax.config import AugmentConfig
+from cnnjax.cli.config import AugmentConfig
 from cnnjax.data.augment import augment
-from cnnjax.data.clean import Cleaning, clean
+from cnnjax.data.normalize import Cleaning, clean
 from cnnjax.train import metrics
 
 AUGMENT, DROPOUT = 0, 1

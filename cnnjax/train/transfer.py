@@ -22,12 +22,12 @@ from jax import lax
 from jaxtyping import Array, Float, Int
 from tqdm import tqdm
 
-from cnnjax import models, pretrained
-from cnnjax.config import Config, ModelConfig, as_dict
-from cnnjax.data import clean, feed
-from cnnjax.data.split import Dataset, Split
+from cnnjax import formats, models
+from cnnjax.cli.config import Config, ModelConfig, as_dict
+from cnnjax.data import normalize, sampling
+from cnnjax.data.dataset import Dataset, Split
 from cnnjax.errors import UserError
-from cnnjax.train import metrics, optimizer, parallel, run
+from cnnjax.train import metrics, optimizers, run_dir, strategy
 from cnnjax.train.loop import Result
 from cnnjax.train.step import DROPOUT, TrainState, create_state, example_keys, example_losses, unit
 
@@ -52,7 +52,7 @@ class Bottleneck(NamedTuple):
     test: Callable[[], Features]
 
 
-def require(base: pretrained.Network, side: int) -> None:
+def require(base: formats.Network, side: int) -> None:
     """Raises UserError for a base that is no VGG, or whose whitening does not fit pictures of this side."""
     if not base.model.name.startswith("vgg"):
         raise UserError(f"the weights are a {base.model.name}'s: give those of a VGG, whose convolutions can be kept")
@@ -61,8 +61,8 @@ def require(base: pretrained.Network, side: int) -> None:
 
 
 def adopt(
-    base: pretrained.Network, model: ModelConfig, side: int, class_names: tuple[str, ...], seed: int
-) -> pretrained.Network:
+    base: formats.Network, model: ModelConfig, side: int, class_names: tuple[str, ...], seed: int
+) -> formats.Network:
     """The network `model` for these classes: the convolutions and the cleaning of `base`, new dense layers.
 
     The base may have dense layers or none; its convolutions take pictures of any side. Raises UserError as `require`
@@ -76,10 +76,10 @@ def adopt(
             raise UserError(f"the weights have --model.{name} {own}, not {wanted}: give theirs")
     graph, params = models.split(models.create(model, side=side, num_classes=len(class_names), seed=seed))
     params = {name: leaves if name in HEAD else base.params[name] for name, leaves in params.items()}
-    return pretrained.network(graph, params, model, side, class_names, base.cleaning, {"base": base.digest})
+    return formats.network(graph, params, model, side, class_names, base.cleaning, {"base": base.digest})
 
 
-def bottleneck(network: pretrained.Network, dataset: Dataset, *, mirrored: bool = True) -> Bottleneck:
+def bottleneck(network: formats.Network, dataset: Dataset, *, mirrored: bool = True) -> Bottleneck:
     """The features of every picture of `dataset`, each split's computed once and kept on the device.
 
     They depend on the convolutions alone: networks with other dense layers and seeds can share them.
@@ -87,20 +87,20 @@ def bottleneck(network: pretrained.Network, dataset: Dataset, *, mirrored: bool 
     base = {name: leaves for name, leaves in network.params.items() if name not in HEAD}
     # No feature depends on the head; the graph wants one.
     head = {name: jax.tree.map(jnp.zeros_like, network.params[name]) for name in HEAD}
-    way = parallel.choose("auto", jax.device_count())
+    way = strategy.choose("auto", jax.device_count())
 
     def features(fixed: Any, images: Array) -> Array:
         base, cleaning, flip = fixed
         images = unit(images)
-        images = clean.clean(cleaning, jnp.where(flip, images[:, :, ::-1], images))
+        images = normalize.clean(cleaning, jnp.where(flip, images[:, :, ::-1], images))
         return models.apply(network.graph, base | head, images)[1]["flatten"]
 
-    compute = parallel.mapper(way, features, BATCH)
+    compute = strategy.mapper(way, features, BATCH)
 
     def of(split: Split, what: str, flips: tuple[bool, ...] = (False,)) -> Features:
         count = len(split.labels)
         with tqdm(total=count * len(flips), desc=f"features of {what} pictures", unit=" images", delay=1.0) as bar:
-            fixed = parallel.replicate(way, (base, network.cleaning))
+            fixed = strategy.replicate(way, (base, network.cleaning))
             values = [compute((*fixed, jnp.asarray(flip)), split, bar.update) for flip in flips]
         return Features(jnp.concatenate(values), jnp.tile(jnp.asarray(split.labels), len(flips)))
 
@@ -112,46 +112,46 @@ def bottleneck(network: pretrained.Network, dataset: Dataset, *, mirrored: bool 
 
 
 def fit_head(
-    config: Config, network: pretrained.Network, features: Bottleneck, folder: Path, *, resume: bool = False
+    config: Config, network: formats.Network, features: Bottleneck, folder: Path, *, resume: bool = False
 ) -> Result:
     """Train the dense layers of `network` on the features and leave a run in `folder`, without checkpoints.
 
     An epoch is one compiled scan. A run that was interrupted starts again: that costs seconds; a finished one returns
     at once with `resume`. The best epoch's layers are kept, as by `fit`, whose Result and UserErrors these are.
     """
-    run.prepare(folder, config, resume)
-    if (history := run.finished(folder, config)) is not None:
+    run_dir.prepare(folder, config, resume)
+    if (history := run_dir.finished(folder, config)) is not None:
         test = json.loads((folder / "test.json").read_text())
-        return Result(history, pretrained.load(folder / "weights.safetensors"), test)
+        return Result(history, formats.load(folder / "weights.safetensors"), test)
     history, params = _train(config, network, features)
     row, split = metrics.best(history), features.test()
     test = metrics.means(_evaluate(network.graph, params, split)) | {"count": len(split.labels), "epoch": row["epoch"]}
     made = network.made | {"config": as_dict(replace(config, run="")), "best": row, "test": test}
     made["seconds"] = sum(row["seconds"] for row in history)
-    kept = pretrained.network(
+    kept = formats.network(
         network.graph, params, network.model, network.side, network.class_names, network.cleaning, made
     )
-    pretrained.save(folder / "weights.safetensors", kept)
+    formats.save(folder / "weights.safetensors", kept)
     metrics.rewrite(folder / "metrics.jsonl", history)
-    run.write(folder / "test.json", test)
+    run_dir.write(folder / "test.json", test)
     return Result(history, kept, test)
 
 
-def _train(config: Config, network: pretrained.Network, features: Bottleneck) -> tuple[list[metrics.Row], Any]:
+def _train(config: Config, network: formats.Network, features: Bottleneck) -> tuple[list[metrics.Row], Any]:
     """The history, and all parameters after its best epoch."""
     pictures, valid = features.train(), features.valid()
     batch, epochs, size = config.train.batch_size, config.train.epochs, len(pictures.labels)
-    steps = feed.steps_per_epoch(config.train.steps_per_epoch, batch, size)
-    descent = optimizer.create(config.optimizer, steps * epochs)
+    steps = sampling.steps_per_epoch(config.train.steps_per_epoch, batch, size)
+    descent = optimizers.create(config.optimizer, steps * epochs)
     order_key, step_key = jax.random.split(jax.random.key(config.train.seed))
     state = create_state({name: network.params[name] for name in HEAD}, descent)
     # All in one place from the first call on: what comes from elsewhere would have the program compiled twice.
     state, params, step_key = jax.device_put((state, network.params, step_key), pictures.values.sharding)
     history, best = [], state.params
     with tqdm(total=epochs * steps * batch, desc="dense layers", unit=" images", dynamic_ncols=True) as bar:
-        while not run.is_complete(history, config):
+        while not run_dir.is_complete(history, config):
             started, first = time.perf_counter(), len(history) * steps
-            order = feed.order(order_key, first * batch, steps * batch, size).reshape(steps, batch)
+            order = sampling.order(order_key, first * batch, steps * batch, size).reshape(steps, batch)
             state, sums = _epoch(network.graph, descent, state, params, pictures, order, step_key)
             row = {f"train_{name}": value for name, value in metrics.means(sums).items()}
             found = metrics.means(_evaluate(network.graph, params | state.params, valid))

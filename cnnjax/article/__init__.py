@@ -1,0 +1,1 @@
+"""The worked examples of the article, the captions, and the page that holds them."""

@@ -1,0 +1,1 @@
+"""The command line: configurations, presets, flags, and the only place that knows them."""

@@ -1,0 +1,261 @@
+"""Keras' files: HDF5 in the layouts of Keras 1 and 2 (`.h5`) and 3 (`.weights.h5`), and the `.keras` archive.
+
+Only numbers are read, and the names beside them: no layer is made, no code in a config is looked at twice. What would
+lead out of the file (links to others, numbers kept elsewhere, filters that are loaded as plug-ins) is refused.
+"""
+
+import io
+import json
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import h5py
+import ml_dtypes
+import numpy as np
+
+from cnnjax.data.normalize import caffe, of_colours
+from cnnjax.errors import UserError
+from cnnjax.formats import architecture
+from cnnjax.formats.archive import members
+from cnnjax.formats.description import KEY
+from cnnjax.formats.lazy_tensors import Bytes, Contents, Damaged, Refused, Tensor, opened
+from cnnjax.formats.torch_names import MODELS
+
+CONFIG = "config.json"
+WEIGHTS = "model.weights.h5"
+MOST = 1 << 24
+"""Bytes of a config."""
+KNOWN = ("InputLayer", "Conv2D", "MaxPooling2D", "Flatten", "Dense", "Dropout", "Activation", "ReLU", "Softmax")
+FILTERS = (h5py.h5z.FILTER_DEFLATE, h5py.h5z.FILTER_SHUFFLE, h5py.h5z.FILTER_FLETCHER32)
+PASSED_OVER = ("optimizer", "optimizer_weights", "compile_metrics", "seed_generator", "_metrics")
+"""State that is no part of a network: of its training, and of dropout's random numbers."""
+
+
+@contextmanager
+def read(path: Path) -> Iterator[Contents]:
+    """An HDF5 file. Raises Damaged, or Refused for what leads out of it."""
+    with _file(path) as file:
+        yield _contents(file, None)
+
+
+@contextmanager
+def read_archive(path: Path) -> Iterator[Contents]:
+    """A `.keras` archive; its config is only looked at. Raises as `read`, and Refused for layers not known here."""
+    with opened(path) as bytes_:
+        found = members(path, bytes_)
+        offset, size = found[CONFIG]
+        if size > MOST:
+            raise Damaged("its config is longer than it may be")
+        config = _json(bytes_.read(offset, size))
+        with _file(Part(bytes_, *found[WEIGHTS])) as file:
+            yield _contents(file, config)
+
+
+def is_archive(path: Path) -> bool:
+    """Whether a zip archive is Keras'. Raises Damaged when it is none."""
+    with opened(path) as bytes_:
+        return {CONFIG, WEIGHTS} <= members(path, bytes_).keys()
+
+
+class Part(io.RawIOBase):
+    """A stretch of a file as a file, for h5py."""
+
+    def __init__(self, bytes_: Bytes, start: int, size: int):
+        super().__init__()
+        self._bytes, self._start, self._size, self._place = bytes_, start, size, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._place
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        self._place = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._place, io.SEEK_END: self._size}[whence]
+        return self._place
+
+    def readinto(self, buffer: Any) -> int:
+        view = memoryview(buffer).cast("B")[: max(0, self._size - self._place)]
+        self._bytes.into(view, self._start + self._place)
+        self._place += len(view)
+        return len(view)
+
+
+@contextmanager
+def _file(where: Path | Part) -> Iterator[h5py.File]:
+    try:
+        with h5py.File(where, "r", locking=False) if isinstance(where, Path) else h5py.File(where, "r") as file:
+            yield file
+    except (Damaged, Refused, UserError):
+        raise
+    except (OSError, RuntimeError, KeyError, ValueError, TypeError, MemoryError) as error:
+        said = str(error).strip().splitlines() or [type(error).__name__]
+        raise Damaged(said[0][:150]) from error
+
+
+def _contents(file: h5py.File, config: dict[str, Any] | None) -> Contents:
+    about = _json(file.attrs[KEY]) if KEY in file.attrs else None
+    root: Any = file
+    if "layer_names" not in file.attrs and "model_weights" in file:
+        root = _follow(file, "model_weights")
+        config = _json(file.attrs["model_config"]) if "model_config" in file.attrs else None
+    if config is not None:
+        _require_known(config)
+    if "layer_names" in root.attrs:
+        format, layers = "Keras' HDF5 file", _old_layers(root)
+    else:
+        format, layers = "Keras 3's weights", _new_layers(root)
+    tensors, left = _named(layers)
+    small = any(name.startswith("dense_1/") for name in tensors)
+    cleaning = of_colours("none") if small else caffe()
+    return Contents(format, tensors, left, cleaning, about, _side(config))
+
+
+def _old_layers(root: Any) -> dict[str, list[Tensor]]:
+    """Each layer's arrays, in the order that the file tells: a group a layer, named in `layer_names`."""
+    layers = {}
+    for layer in _texts(root.attrs["layer_names"]):
+        group = _follow(root, layer)
+        names = _texts(group.attrs.get("weight_names", ()))
+        arrays = [_tensor(f"{layer}: {name}", _follow(group, name)) for name in names]
+        if arrays:
+            layers[layer] = arrays
+    return layers
+
+
+def _new_layers(root: Any) -> dict[str, list[Tensor]]:
+    """Each layer's arrays by the name it bore, or, in older files, by its place: `conv2d`, `conv2d_1`, …"""
+    layers: dict[str, list[Tensor]] = {}
+    for path, data in sorted(_datasets(root), key=lambda item: _natural(item[0])):
+        if set(path.split("/")) & set(PASSED_OVER):
+            continue
+        group, _, _ = path.rpartition("/")
+        name = _texts([root[group].attrs["name"]])[0] if "name" in root[group].attrs else group.removesuffix("/vars")
+        layers.setdefault(name, []).append(_tensor(path, data))
+    return layers
+
+
+def _named(layers: dict[str, list[Tensor]]) -> tuple[dict[str, Tensor], list[str]]:
+    """The arrays under our names, by the layers' own where they are ours, else by their order; and those left over."""
+    known = {name for model in MODELS for name in architecture.layers(model)}
+    # Keras itself calls dense layers dense_1 and dense_2, as the small network does.
+    if not any(name in known and "conv" in name for name in layers):
+        ranks = {name: max((len(t.shape) for t in tensors), default=0) for name, tensors in layers.items()}
+        convolutions, dense = ([name for name, rank in ranks.items() if rank == wanted] for wanted in (4, 2))
+        for model in MODELS:
+            names = architecture.layers(model)
+            if len(convolutions) == len(names) - 3 and len(dense) in (0, 3):
+                ours = dict(zip(convolutions + dense, names, strict=False))
+                layers = {ours.get(name, name): tensors for name, tensors in layers.items()}
+    found, left = {}, []
+    for name, tensors in layers.items():
+        kernels, biases = ([t for t in tensors if (len(t.shape) > 1) == many] for many in (True, False))
+        if name in known and len(kernels) <= 1 and len(biases) <= 1:
+            found |= {f"{name}/kernel": t for t in kernels} | {f"{name}/bias": t for t in biases}
+        else:
+            left += [t.name for t in tensors]
+    return found, left
+
+
+def _tensor(name: str, data: Any) -> Tensor:
+    """A dataset that lies in this file. Raises Refused for one that does not."""
+    if not isinstance(data, h5py.Dataset):
+        raise Damaged(f"{name} is no array")
+    plan = data.id.get_create_plist()
+    if data.is_virtual or data.external:
+        raise Refused(f"{name} keeps its numbers in other files, which are not opened")
+    if any(plan.get_filter(i)[0] not in FILTERS for i in range(plan.get_nfilters())):
+        raise Refused(f"{name} is compressed by a plug-in, which would be code: nothing was executed")
+    half = data.dtype.itemsize == 2 and _texts([data.attrs.get("dtype", "")]) == ["bfloat16"]
+    dtype = np.dtype(ml_dtypes.bfloat16) if half else data.dtype.newbyteorder("=")
+
+    def rows(first: int, last: int) -> np.ndarray:
+        block = data[first:last]
+        return block.view(dtype) if half else block
+
+    if data.shape is None:
+        raise Damaged(f"{name} is empty")
+    return Tensor(name, data.shape, dtype, rows)
+
+
+def _follow(group: Any, path: str) -> Any:
+    """What lies at a path below a group. Raises Refused for a link that may lead elsewhere."""
+    for part in path.strip("/").split("/"):
+        if not isinstance(group, h5py.Group):
+            raise Damaged(f"{path} is not there")
+        link = group.get(part, getlink=True)
+        if link is None:
+            raise Damaged(f"{path} is not there")
+        if not isinstance(link, h5py.HardLink):
+            raise Refused(f"{path} is a link to another place, which is not followed")
+        group = group[part]
+    return group
+
+
+def _datasets(group: Any, path: str = "", depth: int = 0) -> Iterator[tuple[str, Any]]:
+    if depth > 16:
+        raise Damaged("its groups are nested too deep")
+    for name in group:
+        here = _follow(group, name)
+        where = f"{path}{name}"
+        if isinstance(here, h5py.Group):
+            yield from _datasets(here, f"{where}/", depth + 1)
+        else:
+            yield where, here
+
+
+def _require_known(config: dict[str, Any]) -> None:
+    """Raises Refused for a layer that the networks here do not have: what it does is not in the numbers."""
+    for layer in _layers(config):
+        kind, own = layer.get("class_name"), layer.get("config", {})
+        name = own.get("name", "")
+        if kind == "Lambda":
+            raise Refused(f"its layer {name!r} is a Lambda, which is code: nothing was executed")
+        if kind not in KNOWN:
+            raise Refused(f"its layer {name!r} is a {kind}, which neither a VGG nor a SmallCNN has")
+        if kind == "Conv2D" and (own.get("padding") != "same" or own.get("strides") not in ([1, 1], (1, 1))):
+            raise Refused(f"its layer {name!r} is not a convolution of stride 1 with same padding")
+
+
+def _layers(config: dict[str, Any]) -> list[dict[str, Any]]:
+    try:
+        layers = config["config"]["layers"]
+        if not all(isinstance(layer, dict) for layer in layers):
+            raise TypeError
+        return layers
+    except (KeyError, TypeError) as error:
+        raise Refused("its config lists no layers: only functional and sequential models are read") from error
+
+
+def _side(config: dict[str, Any] | None) -> int:
+    """The side of square pictures that a config's input layer names, or 0."""
+    for layer in _layers(config) if config else ():
+        shape = layer.get("config", {}).get("batch_shape") or layer.get("config", {}).get("batch_input_shape")
+        if isinstance(shape, list) and len(shape) == 4 and shape[1] in range(1, 10_000) and shape[1] == shape[2]:
+            return shape[1]
+    return 0
+
+
+def _json(text: Any) -> dict[str, Any]:
+    try:
+        value = json.loads(text)
+    except (ValueError, TypeError, RecursionError) as error:
+        raise Damaged("its config is not JSON") from error
+    if not isinstance(value, dict):
+        raise Damaged("its config is not one")
+    return value
+
+
+def _texts(values: Any) -> list[str]:
+    return [value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value) for value in values]
+
+
+def _natural(path: str) -> list[Any]:
+    """conv2d_2 before conv2d_10."""
+    return [(part.isdigit(), int(part) if part.isdigit() else 0, part) for part in re.split(r"(\d+)", path)]

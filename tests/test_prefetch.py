@@ -1,0 +1,126 @@
+"""The streaming feed: the resident feed's batches, whoever decodes them; and what is said when decoding fails."""
+
+import dataclasses
+import os
+import signal
+from multiprocessing import active_children
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+from cnnjax.cli.config import DataConfig
+from cnnjax.data import load, prefetch, sampling
+from cnnjax.errors import UserError
+
+KEY = jax.random.key(3)
+BATCH = 4
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Noise: 18 pictures a class for every split, two of them broken."""
+    root, rng = tmp_path_factory.mktemp("pictures"), np.random.default_rng(0)
+    for name in ("cat", "dog"):
+        (root / name).mkdir()
+        for number in range(18):
+            pixels = rng.integers(0, 256, (12, 16, 3), np.uint8)
+            Image.fromarray(pixels).save(root / name / f"ä {number}.jpg")
+    for number in (0, 5, 6, 7, 11):
+        (root / "cat" / f"ä {number}.jpg").write_bytes(b"broken")
+    return root
+
+
+def config(folder, **changes):
+    return DataConfig(**{"source": f"folder:{folder}", "side": 8, "per_class": 9, "eval_per_class": 2} | changes)
+
+
+@pytest.fixture(scope="module")
+def resident(folder):
+    return load(config(folder, feed="resident"))
+
+
+@pytest.fixture(scope="module")
+def streamed(folder):
+    return load(config(folder, feed="stream"))
+
+
+def batches(split, steps, workers=0, **changes):
+    rows = prefetch.Order(sampling.words(KEY), len(split.labels), BATCH, **changes)
+    with prefetch.ahead(split, rows, workers, 1, lambda chunk: chunk) as chunks:
+        return [jax.tree.map(lambda a: a[0], next(chunks)) for _ in range(steps)]
+
+
+def expected(split, steps, first=0):
+    """The resident feed's batches, from the arrays themselves."""
+    indices = sampling.order(KEY, first * BATCH, steps * BATCH, len(split.labels)).reshape(steps, BATCH)
+    return [(split.images[row], split.labels[row]) for row in indices]
+
+
+def reading(split, read):
+    """The split with another way to its files."""
+    return split._replace(images=dataclasses.replace(split.images, read=read))
+
+
+def assert_same(found, wanted):
+    assert len(found) == len(wanted)
+    for (images, labels), (other, others) in zip(found, wanted, strict=True):
+        assert images.dtype == np.uint8 and labels.dtype == np.int32
+        np.testing.assert_array_equal(images, other)
+        np.testing.assert_array_equal(labels, others)
+
+
+def test_the_index_holds_the_resident_pictures_with_broken_ones_replaced(folder, resident, streamed):
+    assert streamed.skipped == resident.skipped and streamed.skipped
+    for name in ("train", "valid"):
+        split, wanted = getattr(streamed, name), getattr(resident, name)
+        assert split.images.shape == wanted.images.shape and len(split.images) == len(wanted.images)
+        np.testing.assert_array_equal(split.labels, wanted.labels)
+        np.testing.assert_array_equal(split.images[np.arange(len(split.images))], wanted.images)
+        np.testing.assert_array_equal(split.images[1], wanted.images[1])
+    test, wanted = streamed.load_test(), resident.load_test()
+    np.testing.assert_array_equal(test.images[np.arange(len(test.labels))], wanted.images)
+
+
+@pytest.mark.parametrize("first", [0, 3, 11])
+def test_the_same_batches_as_the_resident_feed_from_any_step_on(resident, streamed, first):
+    assert_same(batches(streamed.train, 10, first=first), expected(resident.train, 10, first))
+
+
+def test_worker_processes_change_nothing(resident, streamed):
+    """Of one worker and of two, over the end of a pass; afterwards they are gone."""
+    for workers in (1, 2):
+        assert_same(batches(streamed.train, 9, workers, first=2), expected(resident.train, 9, 2))
+    assert not active_children()
+
+
+def test_hosts_share_out_every_batch(resident, streamed):
+    parts = [batches(streamed.train, 6, host=(index, 2)) for index in range(2)]
+    assert {len(labels) for part in parts for _, labels in part} == {BATCH // 2}
+    whole = [tuple(map(np.concatenate, zip(*both, strict=True))) for both in zip(*parts, strict=True)]
+    assert_same(whole, expected(resident.train, 6))
+
+
+def test_a_chunk_is_so_many_batches_and_is_placed(resident, streamed):
+    rows, seen = prefetch.Order(sampling.words(KEY), 18, BATCH), []
+    with prefetch.ahead(streamed.train, rows, 0, 3, lambda chunk: seen.append(chunk) or len(seen)) as chunks:
+        assert [next(chunks), next(chunks)] == [1, 2]
+        assert seen[0].images.shape == (3, BATCH, 8, 8, 3) and seen[0].labels.shape == (3, BATCH)
+        assert len(seen) <= 4  # no further ahead than promised
+    wanted = expected(resident.train, 6)
+    assert_same([batch for chunk in seen[:2] for batch in zip(*chunk, strict=True)], wanted)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_file_that_is_gone_is_one_sentence(folder, tmp_path, monkeypatch, workers):
+    split = load(config(folder, feed="stream")).train
+    missing = reading(split, lambda name: tmp_path / name)
+    with pytest.raises(UserError, match="was read before and now cannot be .*No such file.*restore it.*--resume"):
+        batches(missing, 1, workers)
+
+
+def test_a_worker_that_dies_is_one_sentence(streamed):
+    """While it decodes, as for want of memory."""
+    with pytest.raises(UserError, match="a process that decodes pictures died .*exit code -9.*--data.workers"):
+        batches(reading(streamed.train, lambda name: os.kill(os.getpid(), signal.SIGKILL)), 1, workers=1)

@@ -1,0 +1,77 @@
+"""Stages are made once, again when their inputs change, and again when they were interrupted."""
+
+import json
+
+import pytest
+
+from cnnjax.article.stage_cache import Stages, duration, make_folder
+from cnnjax.errors import UserError
+
+PLAN = {"first": 1.0, "second": 3.0}
+
+
+def _job(folder, calls, first=1, fresh=False, fail=False):
+    def second(path):
+        calls.append("second")
+        if fail:
+            raise KeyboardInterrupt
+        (path / "file.txt").write_text("made")
+        return {"value": 2}
+
+    stages = Stages(folder, PLAN, fresh=fresh)
+    stages.run("first", "The first", {"n": first}, lambda path: calls.append("first") or {"value": first})
+    return stages.run("second", "The second", {}, second)
+
+
+def test_a_finished_stage_is_read_back(tmp_path, capsys):
+    calls = []
+    assert _job(tmp_path, calls) == _job(tmp_path, calls) == {"value": 2}
+    assert calls == ["first", "second"]
+    said = capsys.readouterr().out
+    assert "[1/2] The first · about 4 s left in all" in said
+    assert "[2/2] The second: done before" in said
+
+
+def test_changed_inputs_remake_a_stage_and_those_after_it(tmp_path):
+    calls = []
+    _job(tmp_path, calls)
+    (tmp_path / "second" / "stale.png").touch()
+    _job(tmp_path, calls, first=7)
+    assert calls == ["first", "second"] * 2
+    assert not (tmp_path / "second" / "stale.png").exists()
+
+
+def test_an_interrupted_stage_is_repeated_and_its_time_counted(tmp_path):
+    calls = []
+    with pytest.raises(KeyboardInterrupt):
+        _job(tmp_path, calls, fail=True)
+    assert not (tmp_path / "second" / "stage.json").exists()
+    spent = json.loads((tmp_path / "second" / "spent.json").read_text())["seconds"]
+    _job(tmp_path, calls)
+    assert calls == ["first", "second", "second"]
+    assert json.loads((tmp_path / "second" / "stage.json").read_text())["seconds"] >= spent > 0
+
+
+def test_fresh_starts_over(tmp_path):
+    calls = []
+    _job(tmp_path, calls)
+    _job(tmp_path, calls, fresh=True)
+    assert calls == ["first", "second"] * 2
+
+
+def test_a_damaged_record_counts_as_unfinished(tmp_path):
+    calls = []
+    _job(tmp_path, calls)
+    (tmp_path / "first" / "stage.json").write_text("{")
+    _job(tmp_path, calls)
+    assert calls == ["first", "second", "first"]
+
+
+def test_a_folder_that_cannot_be_written(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="cannot write to .*file.*choose another folder"):
+        make_folder(tmp_path / "file" / "run")
+
+
+def test_duration():
+    assert [duration(s) for s in (4.4, 95, 3600)] == ["4 s", "1 min 35 s", "60 min 00 s"]
