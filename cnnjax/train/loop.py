@@ -189,7 +189,7 @@ class _Run:
         graphdef = network.graphdef
         if options.remat:
             graphdef = models.with_remat(graphdef, network.params, network.model_state, True)
-        found = {"accuracy": metrics.accuracy} if metrics.counts_classes(self.train_split.labels, network) else {}
+        found = {"accuracy": metrics.accuracy} if _classifies(network, self.train_split) else {}
         return StepConfig(
             graphdef,
             self.tx,
@@ -232,7 +232,7 @@ class _Run:
         if history is None:
             # What a checkpoint lacks to be a network.
             bare = self.network.replace(params={}, model_state={})
-            distributed.run_on_primary(_save_network, folder / "input.safetensors", bare)
+            distributed.run_on_primary(save_network, folder / "input.safetensors", bare)
             return None
         from cnnjax import formats  # only a finished run is read
 
@@ -241,7 +241,8 @@ class _Run:
         return Result(history, formats.load(folder / "weights.safetensors", model=foreign), test)
 
 
-def _save_network(path: Path, network: Network) -> None:
+def save_network(path: Path, network: Network) -> None:
+    """Write a network in this package's format."""
     from cnnjax.formats.native import save
 
     save(path, network)
@@ -400,7 +401,7 @@ class _Training:
         notes["data"] = getattr(self.run_.dataset, "provenance", {"source": "custom"})
         trained = network.replace(params=params, model_state=model_state, provenance=dict(network.provenance) | notes)
         if self.folder is not None:
-            distributed.run_on_primary(_save_network, self.folder / "weights.safetensors", trained)
+            distributed.run_on_primary(save_network, self.folder / "weights.safetensors", trained)
             distributed.run_on_primary(_draw_curves, self.folder / "curves.png", self.history)
             distributed.run_on_primary(run_dir.write, self.folder / "test.json", test)
         self._between_calls()
@@ -443,6 +444,11 @@ def _as_sentences(folder: Path | None, checkpoints: Checkpoints | MemoryCheckpoi
         raise UserError(
             f"the hosts lost each other ({reason}): {checkpoints.describe()}; start all again with resume=True"
         ) from error
+
+
+def _classifies(network: Network, split: ArraySplit | LazySplit) -> bool:
+    """Whether accuracy means something: the labels are classes, or distributions over them."""
+    return bool(network.class_names) and split.labels.ndim <= 2
 
 
 def _begin(folder: Path, history: list[EpochMetrics]) -> None:

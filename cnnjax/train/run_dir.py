@@ -52,13 +52,7 @@ def check_shared(folder: Path) -> None:
 
 def write(path: Path, values: Settings) -> None:
     """Write JSON; an interruption leaves the old file. Raises UserError where it cannot be written."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        files.write_json(path, values)
-    except OSError as error:
-        raise UserError(
-            f"{path.parent} cannot be written ({error.strerror or error}): free some space, or choose another run_dir"
-        ) from error
+    files.write_json(path, dict(values))
 
 
 def clear(folder: Path) -> None:
