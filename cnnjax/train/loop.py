@@ -317,12 +317,12 @@ class _Training:
         self.progress.describe("compiling")
         options, batch = self.options, self.options.batch_size
         order_key, step_key = jax.random.split(jax.random.key(options.seed))
+        if options.dispatches_per_epoch:
+            self.strategy = strategy.looped(self.strategy)
         split = strategy.replicate_split(self.strategy, self.run_.train_split)
         calls = strategy.dispatches_per_epoch(self.strategy, options.dispatches_per_epoch, split, self.steps, batch)
         # A run that was stopped within an epoch may continue with other calls: theirs must end with the epoch too.
         length = math.gcd(self.steps // calls, self.step)
-        if length > 1:
-            self.strategy = strategy.looped(self.strategy)
         key = strategy.replicate(self.strategy, step_key)
         arguments = self.config, self.state, key, self.normalizer, split, length, batch
         compiled = strategy.compile_train_steps(self.strategy, *arguments)
