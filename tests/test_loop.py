@@ -1,6 +1,5 @@
 """fit: what a run leaves behind, that stopping and dividing do not change it, and every bad input as one sentence."""
 
-import dataclasses
 import json
 import multiprocessing
 import os
@@ -29,7 +28,7 @@ COLUMNS = {
 }  # fmt: skip
 
 
-def images_and_labels(seed: int, size: int = SIZE) -> ArrayArraySplit:
+def images_and_labels(seed: int, size: int = SIZE) -> ArraySplit:
     """Two classes, one a little redder."""
     rng = np.random.default_rng(seed)
     labels = (np.arange(size) % 2).astype(np.int32)
@@ -65,7 +64,7 @@ def numbers(history: list[dict]) -> list[dict]:
 
 def testing(load) -> Dataset:
     """The data set with another test split."""
-    return dataclasses.replace(DATA, load_test=load)
+    return DATA.replace(test=load)
 
 
 def weights(result) -> list[np.ndarray]:
@@ -256,15 +255,15 @@ def test_eight_devices_train_the_same_run(whole, tmp_path):
 def streamed(tmp_path_factory):
     """The same data set, encoded in files."""
 
-    def encode(name: str, split: Split) -> ArraySplit:
+    def encode(name: str, split: ArraySplit) -> ArraySplit:
         root = tmp_path_factory.mktemp(name)
         for number, pixels in enumerate(split.images):
             Image.fromarray(pixels).save(root / f"{number}.png")
         names = np.array([f"{number}.png".encode() for number in range(len(split.labels))])
-        return Split(Pictures(name, root.__truediv__, names, count_colours(split.images), SIDE), split.labels)
+        return LazySplit(LazyImages(name, root.__truediv__, names, count_histogram(split.images), SIDE), split.labels)
 
     train, valid, test = (encode(*item) for item in (("a", DATA.train), ("b", DATA.valid), ("c", DATA.test)))
-    return dataclasses.replace(DATA, train=train, valid=valid, load_test=lambda: test)
+    return DATA.replace(train=train, valid=valid, test=lambda: test)
 
 
 def test_a_streamed_run_is_the_resident_one_bit_for_bit(whole, streamed, tmp_path):

@@ -10,7 +10,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +18,7 @@ import optax
 
 from cnnjax import distributed, losses, models
 from cnnjax.data import prefetch, sampling
-from cnnjax.data.dataset import ArraySplit, DatasetLike, LazySplit, as_split
+from cnnjax.data.dataset import ArraySplit, Dataset, LazySplit, Split, as_dataset, as_split
 from cnnjax.data.mixup import Mix
 from cnnjax.errors import Preempted, UserError
 from cnnjax.network import Network
@@ -34,6 +34,22 @@ from cnnjax.train.strategy import Strategy, TrainSteps
 
 EVAL_BATCH = 64
 DEFAULT_LOSS = losses.cross_entropy()
+
+if TYPE_CHECKING:
+
+    class DatasetLike(Protocol):
+        """Anything with three splits."""
+
+        @property
+        def train(self) -> Split: ...
+
+        @property
+        def valid(self) -> Split: ...
+
+        @property
+        def test(self) -> Split: ...
+else:  # a check at run time would load the test split
+    DatasetLike = object
 
 Callback = Callable[[EpochMetrics], object]
 """Called with every epoch's metrics, a plain dict of numbers: `print`, `wandb.log`, `mlflow.log_metrics`."""
@@ -91,7 +107,7 @@ def fit(
     the resumed run's, or a loss that is not finite; Preempted after SIGTERM, when the running call has been saved.
     """
     options = {name: value for name, value in locals().items() if name not in ("network", "dataset", "optimizer")}
-    return _Run(network, dataset, optimizers.with_standard_promotion(optimizer), _Options(**options)).run()
+    return _Run(network, as_dataset(dataset), optimizers.with_standard_promotion(optimizer), _Options(**options)).run()
 # fmt: on
 
 
@@ -156,7 +172,7 @@ class _Run:
     """One call of `fit`."""
 
     network: Network
-    dataset: DatasetLike
+    dataset: Dataset
     tx: optax.GradientTransformation
     options: _Options
     opened: ExitStack = field(default_factory=ExitStack)
@@ -398,7 +414,7 @@ class _Training:
         test = metrics.compute(sums) | {"count": len(split), "epoch": row["epoch"]}
         notes = {"config": dict(self.options.settings()), "best": row, "test": test, **(self.options.provenance or {})}
         notes["seconds"] = sum(row["seconds"] for row in self.history)
-        notes["data"] = getattr(self.run_.dataset, "provenance", {"source": "custom"})
+        notes["data"] = self.run_.dataset.provenance
         trained = network.replace(params=params, model_state=model_state, provenance=dict(network.provenance) | notes)
         if self.folder is not None:
             distributed.run_on_primary(save_network, self.folder / "weights.safetensors", trained)

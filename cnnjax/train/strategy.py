@@ -22,7 +22,7 @@ from jaxtyping import Array, Int32, Key, PyTree
 
 from cnnjax import runtime
 from cnnjax.data import prefetch, sampling
-from cnnjax.data.dataset import ArraySplit, LazySplit, image_shape
+from cnnjax.data.dataset import ArraySplit, Examples, LazySplit, image_shape
 from cnnjax.data.normalize import Normalizer
 from cnnjax.errors import UserError, unknown
 from cnnjax.models import ModelState, Params
@@ -33,7 +33,7 @@ from cnnjax.train.step import Batch, StepConfig, eval_step, train_step
 AXIS = "data"
 MODES = ("auto", "jit", "pmap", "mesh")
 
-Examples = Int32[np.ndarray, "steps batch"] | tuple[Array, Array]
+Fed = Int32[np.ndarray, "steps batch"] | Examples
 """Of a resident split the indices of some steps' batches; of a streamed one their images and labels, placed."""
 
 
@@ -158,7 +158,7 @@ class TrainSteps(Protocol):
     """Runs some training steps: (state, sums so far, examples) -> (next state, sums). The state's memory is reused."""
 
     def __call__(
-        self, state: TrainState, sums: metrics.Sums, examples: Examples
+        self, state: TrainState, sums: metrics.Sums, examples: Fed
     ) -> tuple[TrainState, metrics.Sums]: ...
 
 
@@ -194,10 +194,11 @@ def compile_train_steps(
         if streamed:
             shape = (len(local_shard(strategy, rows)), local_shard(strategy, rows).shape[1])
             labels = np.zeros((*shape, *split.labels.shape[1:]), split.labels.dtype)
-            rows = shard_batch(strategy, (np.zeros((*shape, *image_shape(split)), split.images.dtype), labels))
+            images = np.zeros((*shape, *image_shape(split)), split.images.dtype)
+            rows = shard_batch(strategy, Examples(images, labels))
         program = program.lower(*arguments(state, sums, rows)).compile()
 
-    def run(state: TrainState, sums: metrics.Sums, examples: Examples) -> tuple[TrainState, metrics.Sums]:
+    def run(state: TrainState, sums: metrics.Sums, examples: Fed) -> tuple[TrainState, metrics.Sums]:
         return program(*arguments(state, sums, examples))
 
     return run
@@ -251,7 +252,7 @@ def lower_train_step(
     if strategy.mode == "pmap":
         batch = (strategy.devices, 1, batch_size // strategy.devices)
     numbers = jax.ShapeDtypeStruct(batch, jnp.int32)
-    rows = (jax.ShapeDtypeStruct((*batch, *image_shape), jnp.uint8), numbers), numbers
+    rows = Examples(jax.ShapeDtypeStruct((*batch, *image_shape), jnp.uint8), numbers), numbers
     key = jax.eval_shape(lambda: jax.random.key(0))
     sums = jax.eval_shape(lambda: metrics.zeros(("loss", *config.metrics)))
     program = _program(strategy, _training(strategy, config))
@@ -278,7 +279,7 @@ def make_batched_map(
         outputs = []
         place = partial(shard_batch, strategy)
         with prefetch.prefetch_batches(split, local_shard(strategy, indices), 0, 1, place) as batches:
-            for (images, _), real in zip(batches, mask, strict=True):
+            for (images, _labels), real in zip(batches, mask, strict=True):
                 outputs.append(jax.block_until_ready(program(fixed, images)))  # two calls must not be in flight
                 on_batch(int(real.sum()))
         return jnp.concatenate([output.addressable_data(0) for output in outputs])[: len(split)]

@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from cnnjax import distributed, models
 from cnnjax.data import normalize
-from cnnjax.data.dataset import ArraySplit, Dataset, DatasetLike, LazySplit, as_split
+from cnnjax.data.dataset import ArraySplit, Dataset, LazySplit, as_split
 from cnnjax.errors import UserError
 from cnnjax.models import VGG, Params
 from cnnjax.network import Network
@@ -94,7 +94,7 @@ def replace_head(
     )
 
 
-def extract_features(network: Network, dataset: DatasetLike, *, mirrored: bool = True) -> Dataset:
+def extract_features(network: Network, dataset: loop.DatasetLike, *, mirrored: bool = True) -> Dataset:
     """The features of every image, as a data set of float "images" (1, 1, features), computed when first asked for.
 
     With `mirrored`, the training split also has every image's mirror image. The features depend on the convolutions
