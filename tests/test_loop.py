@@ -260,7 +260,7 @@ def streamed(tmp_path_factory):
         for number, pixels in enumerate(split.images):
             Image.fromarray(pixels).save(root / f"{number}.png")
         names = np.array([f"{number}.png".encode() for number in range(len(split.labels))])
-        return LazySplit(LazyImages(name, root.__truediv__, names, count_histogram(split.images), SIDE), split.labels)
+        return LazySplit(LazyImages(name, root.__truediv__, names, channel_histogram(split.images), SIDE), split.labels)
 
     train, valid, test = (encode(*item) for item in (("a", DATA.train), ("b", DATA.valid), ("c", DATA.test)))
     return DATA.replace(train=train, valid=valid, test=lambda: test)

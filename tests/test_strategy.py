@@ -14,7 +14,7 @@ from PIL import Image
 from cnnjax import models
 from cnnjax.data import Augment, cutmix, mixup, normalize, prefetch, sampling
 from cnnjax.data.dataset import ArraySplit, LazySplit
-from cnnjax.data.lazy_images import LazyImages, count_histogram
+from cnnjax.data.lazy_images import LazyImages, channel_histogram
 from cnnjax.errors import UserError
 from cnnjax.train import metrics, optimizers, step, strategy
 from cnnjax.train.state import create_state
@@ -58,7 +58,7 @@ def encoded(tmp_path_factory):
     for number, pixels in enumerate(split.images):
         Image.fromarray(pixels).save(root / f"{number}.png")
     names = np.array([f"{number}.png".encode() for number in range(SIZE)])
-    return LazySplit(LazyImages("encoded", root.__truediv__, names, count_histogram(split.images), SIDE), split.labels)
+    return LazySplit(LazyImages("encoded", root.__truediv__, names, channel_histogram(split.images), SIDE), split.labels)
 
 
 def start(model=None, **changes):
