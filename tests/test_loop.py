@@ -16,7 +16,8 @@ from PIL import Image
 
 from cnnjax import Network, formats, models
 from cnnjax.data import Augment
-from cnnjax.data.dataset import ArraySplit, Dataset
+from cnnjax.data.dataset import ArraySplit, Dataset, LazySplit
+from cnnjax.data.lazy_images import LazyImages, channel_histogram
 from cnnjax.errors import Preempted, UserError
 from cnnjax.train import fit as train_fit
 from cnnjax.train import metrics, optimizers, run_dir

@@ -10,7 +10,7 @@ All three ways compute the same to float32 rounding.
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -35,6 +35,10 @@ MODES = ("auto", "jit", "pmap", "mesh")
 
 Fed = Int32[np.ndarray, "steps batch"] | Examples
 """Of a resident split the indices of some steps' batches; of a streamed one their images and labels, placed."""
+
+
+TrainSteps = Callable[[TrainState, metrics.Sums, Fed], tuple[TrainState, metrics.Sums]]
+"""Runs some training steps: (state, sums so far, examples) -> (next state, sums). The state's memory is reused."""
 
 
 @dataclass(frozen=True)
@@ -152,14 +156,6 @@ def shard_batch(strategy: Strategy, rows: PyTree) -> PyTree:
         rows = jax.tree.map(lambda a: a.reshape(len(a), n, -1, *a.shape[2:]).swapaxes(0, 1), rows)
     sharding = NamedSharding(strategy.addressable_mesh, across)
     return jax.tree.map(partial(jax.make_array_from_process_local_data, sharding), rows)
-
-
-class TrainSteps(Protocol):
-    """Runs some training steps: (state, sums so far, examples) -> (next state, sums). The state's memory is reused."""
-
-    def __call__(
-        self, state: TrainState, sums: metrics.Sums, examples: Fed
-    ) -> tuple[TrainState, metrics.Sums]: ...
 
 
 def compile_train_steps(
