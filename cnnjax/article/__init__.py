@@ -1,1 +1,5 @@
-"""The worked examples of the article, the captions, and the page that holds them."""
+"""The article, recomputed: worked examples, training runs, visualizations, captions, and the page that shows them.
+
+`run.run` makes everything in stages. The drawings that only the page uses are in `cnnjax.figures.worked_examples`,
+because matplotlib is imported in `cnnjax.figures` only.
+"""

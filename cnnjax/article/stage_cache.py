@@ -1,8 +1,8 @@
-"""A long job as named stages, each done once: finished ones are found again, an interrupted one is repeated.
+"""A long job as a sequence of named stages whose results are cached: finished stages are read back, others are run.
 
-`runs/article/STAGE/stage.json` is written last and at once, so it is there only if the stage is complete. It holds the
-stage's result (plain JSON data), how long it took and a fingerprint of what it was made from: when that changes, the
-stage and those after it are made anew.
+A stage's record, `STAGE/stage.json` in the job's folder, is written last and atomically, so that it exists only if the
+stage is complete. It holds the stage's result (JSON-able data), its duration, and a fingerprint of its inputs. When the
+inputs of a stage change, that stage and all later ones are run again.
 """
 
 import hashlib
@@ -14,13 +14,15 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from cnnjax import files
 from cnnjax.errors import UserError
 
 Result = dict[str, Any]
+"""A stage's result: JSON-able data."""
 
 
 def make_folder(folder: Path) -> Path:
-    """Make a folder that can be written to. Raises UserError when it can't."""
+    """Create a folder and check that files can be created in it. Raises UserError if that is not possible."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         probe = folder / f".write-{os.getpid()}"
@@ -31,14 +33,22 @@ def make_folder(folder: Path) -> Path:
     return folder
 
 
-class Stages:
-    """Runs the stages of one job in order and says what is running and how long is left.
+class StageCache:
+    """Runs the stages of one job in order, and prints which stage is running and how much time is left.
 
-    `plan` names every stage with the seconds that it takes on a 2-core machine; only their ratios matter, since the
-    estimate is scaled by how long the finished ones really took.
+    After `run`, the dicts `results`, `seconds` and `titles` hold an entry for that stage.
     """
 
     def __init__(self, folder: Path, plan: Mapping[str, float], fresh: bool = False) -> None:
+        """Args:
+
+        folder: of the job; each stage gets a folder in it.
+        plan: the names of all stages in order, with the seconds that each is expected to take. Only their ratios
+            matter, since the estimate is scaled by the measured durations.
+        fresh: delete the results of all stages first.
+
+        Raises UserError if the folder cannot be written.
+        """
         self.folder = make_folder(Path(folder))
         self.plan = dict(plan)
         self.results: dict[str, Result] = {}
@@ -46,43 +56,53 @@ class Stages:
         self.titles: dict[str, str] = {}
         self._measured = 0.0
         self._planned = 0.0
-        self._upstream = ""
+        self._previous = ""
         if fresh:
             for name in self.plan:
                 shutil.rmtree(self.folder / name, ignore_errors=True)
 
-    def run(self, name: str, title: str, inputs: Any, make: Callable[[Path], Result]) -> Result:
-        """The stage's result: read back if it is finished and its inputs are the same, else made by `make(folder)`."""
-        fingerprint = hashlib.sha256((self._upstream + json.dumps(inputs, sort_keys=True)).encode()).hexdigest()[:16]
-        self._upstream = fingerprint
+    def run(self, name: str, title: str, inputs: Any, compute: Callable[[Path], Result]) -> Result:
+        """Return the result of a stage: the cached one if its inputs are the same, else `compute(folder)`.
+
+        title: what is printed. inputs: JSON-able data that the result depends on, besides the earlier stages.
+        An interrupted stage finds its folder as it was left.
+        """
+        content = self._previous + json.dumps(inputs, sort_keys=True)
+        fingerprint = hashlib.sha256(content.encode()).hexdigest()[:16]
+        self._previous = fingerprint
         self.titles[name] = title
         folder = self.folder / name
-        number = list(self.plan).index(name) + 1
+        label = f"[{list(self.plan).index(name) + 1}/{len(self.plan)}] {title}"
         done = _read(folder / "stage.json")
         if done is not None and done["fingerprint"] == fingerprint:
-            print(f"[{number}/{len(self.plan)}] {title}: done before, in {duration(done['seconds'])}")
+            print(f"{label}: already done, in {duration(done['seconds'])}")
             self.results[name], self.seconds[name] = done["result"], done["seconds"]
             return self.results[name]
         if done is not None:
-            # Made from something else: what lies there must not be mixed with the new.
+            # These files were made from other inputs. They must not be mixed with new ones.
             shutil.rmtree(folder)
-        print(f"[{number}/{len(self.plan)}] {title} · about {duration(self._left(name))} left in all", flush=True)
+        print(f"{label}; about {duration(self._left(name))} left for all stages", flush=True)
         make_folder(folder)
-        start = time.perf_counter()
-        spent = _read(folder / "spent.json") or {"seconds": 0.0}
-        try:
-            result = make(folder)
-        except BaseException:
-            _write(folder / "spent.json", {"seconds": spent["seconds"] + time.perf_counter() - start})
-            raise
-        seconds = spent["seconds"] + time.perf_counter() - start
-        _write(folder / "stage.json", {"fingerprint": fingerprint, "seconds": seconds, "result": result})
+        result, seconds = self._timed(folder, compute)
+        files.write_json(folder / "stage.json", {"fingerprint": fingerprint, "seconds": seconds, "result": result})
         self._measured += seconds
         self._planned += self.plan[name]
         self.results[name], self.seconds[name] = result, seconds
         return result
 
+    def _timed(self, folder: Path, compute: Callable[[Path], Result]) -> tuple[Result, float]:
+        """The result, and the seconds that it took, including those of earlier, interrupted attempts."""
+        spent = (_read(folder / "spent.json") or {"seconds": 0.0})["seconds"]
+        start = time.perf_counter()
+        try:
+            result = compute(folder)
+        except BaseException:
+            files.write_json(folder / "spent.json", {"seconds": spent + time.perf_counter() - start})
+            raise
+        return result, spent + time.perf_counter() - start
+
     def _left(self, name: str) -> float:
+        """The estimated seconds until the last stage is finished, before stage `name` is run."""
         names = list(self.plan)
         pace = self._measured / self._planned if self._planned else 1.0
         return pace * sum(self.plan[later] for later in names[names.index(name) :])
@@ -99,9 +119,3 @@ def _read(path: Path) -> dict[str, Any] | None:
         return json.loads(path.read_text())
     except (FileNotFoundError, json.JSONDecodeError):
         return None
-
-
-def _write(path: Path, value: dict[str, Any]) -> None:
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(value, indent=1))
-    temporary.replace(path)

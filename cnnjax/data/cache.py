@@ -1,8 +1,8 @@
-"""Splits kept as uint8 in the user's cache folder, so that pictures are rendered or decoded once.
+"""Splits kept in the user's cache folder, so that images are rendered or decoded once.
 
-An entry is a folder `data/NAME-HASH` with `images.npy`, `labels.npy` and `entry.json`, which says what it is and holds
-the checksums; the index of a split that is streamed is kept the same way. Entries appear whole or not at all; a damaged
-one is thrown away and made anew.
+An entry is a folder `data/NAME-HASH` with `images.npy`, `labels.npy` and `entry.json`, which describes it and holds the
+checksums; the index of a streamed split is kept the same way. Entries are written atomically; a damaged one is removed
+and made again.
 """
 
 import errno
@@ -21,7 +21,6 @@ from typing import Any, TypeVar
 import numpy as np
 
 from cnnjax import runtime
-from cnnjax.data.dataset import Split
 
 logger = logging.getLogger(__name__)
 
@@ -30,21 +29,14 @@ Arrays = TypeVar("Arrays")
 _FORMAT = 1  # part of every key: raise it when an entry's layout changes
 
 
-def cached(name: str, key: dict[str, Any], compute: Callable[[], Split]) -> Split:
-    """The split that `key` (JSON-able) describes: read from the cache, or computed and kept there.
-
-    `name` is for people who look into the folder. A cache that cannot be written costs a warning, nothing else.
-    The images are a read-only memory map when they come from the cache.
-    """
-    return cached_noting(name, key, lambda: (compute(), ()))[0]
-
-
-def cached_noting(
-    name: str, key: dict[str, Any], compute: Callable[[], tuple[Arrays, tuple[str, ...]]], kind: type[Arrays] = Split
+def cached(
+    name: str, key: dict[str, Any], kind: type[Arrays], compute: Callable[[], tuple[Arrays, tuple[str, ...]]]
 ) -> tuple[Arrays, tuple[str, ...]]:
-    """`cached`, for sources that also tell the names of broken pictures that they left out.
+    """What `key` (JSON-able) describes: read from the cache, or computed and kept there.
 
-    `kind` is the NamedTuple of NumPy arrays that `compute` gives and that is kept, one file an array.
+    `name` is for people who look into the folder. `kind` is the NamedTuple of NumPy arrays that `compute` returns,
+    together with the names of broken images that it left out; each array becomes a file. A cache that cannot be
+    written costs a warning, nothing else. Arrays that come from the cache are read-only memory maps.
     """
     text = json.dumps({"format": _FORMAT, **key}, sort_keys=True)
     safe = re.sub(r"[^\w.-]+", "_", name)[:80]
@@ -65,9 +57,9 @@ def _read(entry: Path, kind: type[Arrays]) -> tuple[Arrays, tuple[str, ...]] | N
         arrays = {name: np.load(entry / f"{name}.npy", mmap_mode="r").view(np.ndarray) for name in kind._fields}
         if all(_describe(array) == about[name] for name, array in arrays.items()):
             return kind(**arrays), tuple(about["skipped"])
-        logger.warning("the cache entry %s is damaged: making it anew", entry)
+        logger.warning("the cache entry %s is damaged: making it again", entry)
     except (OSError, ValueError, KeyError, TypeError, EOFError) as error:
-        logger.warning("the cache entry %s cannot be read (%s): making it anew", entry, error)
+        logger.warning("the cache entry %s cannot be read (%s): making it again", entry, error)
     shutil.rmtree(entry, ignore_errors=True)
     return None
 

@@ -1,32 +1,240 @@
-"""What every source of pictures gives: splits of uint8 pictures with integer labels."""
+"""Data sets and their splits: images with labels, resident in memory or decoded on demand."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
+import jax
 import numpy as np
-from jaxtyping import Int32, UInt8
+from jaxtyping import Array, Float32, Int32, UInt8
 
-from cnnjax.data.lazy_images import Pictures
+from cnnjax.data.lazy_images import LazyImages
+from cnnjax.data.split_images import SplitImages
+from cnnjax.errors import UserError
+
+Images = UInt8[np.ndarray | Array, "n height width channels"] | Float32[np.ndarray | Array, "n height width channels"]
+"""uint8 in [0, 255] or float32 in [0, 1]."""
+Labels = Int32[np.ndarray | Array, " n"] | Float32[np.ndarray | Array, "n classes"]
+"""Class indices or, for each image, a distribution over the classes."""
 
 
-class Split(NamedTuple):
-    """Square RGB pictures in [0, 255] and, for each, its index into the data set's `class_names`.
+@runtime_checkable
+class Split(Protocol):
+    """What a data set's split must provide: a length, and examples by their index.
 
-    In a split that is streamed the pictures are not an array but an index that decodes what it is asked for.
+    An example is a mapping with "image", an array (height, width, channels) or (height, width) that is uint8 in
+    [0, 255] or floating point in [0, 1], and "label", a class index or a distribution (classes,). All images have the
+    same shape. Examples are read by several threads at once, and may be read in any order and repeatedly.
     """
 
-    images: UInt8[np.ndarray, "pictures side side 3"] | Pictures
-    labels: Int32[np.ndarray, " pictures"]
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> Any: ...
 
 
-@dataclass(frozen=True)
+class Examples(NamedTuple):
+    """Images and labels of some examples, such as a batch. Leading axes may be added."""
+
+    images: Any
+    labels: Any
+
+
+@jax.tree_util.register_pytree_with_keys_class
+@dataclass(frozen=True, eq=False)
+class ArraySplit:
+    """A split that is resident in memory, as arrays of NumPy or JAX. A pytree."""
+
+    images: Images
+    labels: Labels
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: int | np.integer) -> dict[str, Any]:
+        return {"image": self.images[_checked(index, len(self))], "label": self.labels[index]}
+
+    def __repr__(self) -> str:
+        return _short(self)
+
+    def tree_flatten_with_keys(self) -> tuple[Any, None]:
+        keys = [jax.tree_util.GetAttrKey(name) for name in ("images", "labels")]
+        return tuple(zip(keys, (self.images, self.labels), strict=True)), None
+
+    def tree_flatten(self) -> tuple[Any, None]:
+        return (self.images, self.labels), None
+
+    @classmethod
+    def tree_unflatten(cls, _: None, leaves: Any) -> "ArraySplit":
+        split = object.__new__(cls)  # JAX unflattens placeholders too, so nothing is checked here
+        for name, leaf in zip(("images", "labels"), leaves, strict=True):
+            object.__setattr__(split, name, leaf)
+        return split
+
+
+@dataclass(frozen=True, eq=False)
+class LazySplit:
+    """A split that is streamed: its images are decoded or read when they are indexed; its labels are in memory."""
+
+    images: LazyImages | SplitImages
+    labels: Int32[np.ndarray, " n"] | Float32[np.ndarray, "n classes"]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: int | np.integer) -> dict[str, Any]:
+        return {"image": self.images[_checked(index, len(self))], "label": self.labels[index]}
+
+    def __repr__(self) -> str:
+        return _short(self)
+
+
+def _checked(index: int | np.integer, size: int) -> int | np.integer:
+    if not -size <= index < size:  # arrays of JAX would clamp it
+        raise IndexError(f"index {index} is out of range for a split of {size} examples")
+    return index
+
+
+def _short(split: ArraySplit | LazySplit) -> str:
+    images = split.images
+    shape = " × ".join(str(size) for size in getattr(images, "shape", ())[1:])
+    return f"{type(split).__name__}({len(split)} images, {shape}, {getattr(images, 'dtype', '?')})"
+
+
 class Dataset:
-    """Disjoint splits of one source. The test split is behind a call, so that it is touched once, at the end."""
+    """Disjoint splits of one source, each an object of the `Split` protocol.
 
-    train: Split
-    valid: Split
-    load_test: Callable[[], Split]
-    class_names: tuple[str, ...]
-    skipped: tuple[str, ...] = ()
-    """Names of broken files that were found among the training and validation pictures and left out."""
+    Attributes:
+        train: the training split.
+        valid: the validation split.
+        test: the test split. It may be given as a function without arguments, which is called when it is first needed.
+        class_names: one name for each class.
+        skipped: names of files that cannot be read and were left out of training and validation.
+        provenance: where the images come from, JSON-able; "source" is "arrays", "folder:PATH", "tfds:NAME", "hub:NAME",
+            "procedural" or, by default, "custom".
+    """
+
+    def __init__(
+        self,
+        train: Split,
+        valid: Split,
+        test: Split | Callable[[], Split],
+        class_names: tuple[str, ...],
+        skipped: tuple[str, ...] = (),
+        provenance: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.train = train
+        self.valid = valid
+        self._test = test
+        self.class_names = tuple(class_names)
+        self.skipped = tuple(skipped)
+        self.provenance = dict(provenance or {"source": "custom"})
+
+    @property
+    def test(self) -> Split:
+        """The test split, loaded when it is first asked for."""
+        if not isinstance(self._test, Split):
+            self._test = self._test()
+        return self._test
+
+    def replace(self, **changes: Any) -> "Dataset":
+        """A copy with the named attributes changed. A test split that is not yet loaded stays so."""
+        own = {name: getattr(self, name) for name in ("train", "valid", "class_names", "skipped", "provenance")}
+        return Dataset(**{**own, "test": self._test, **changes})
+
+    def __repr__(self) -> str:
+        loaded = isinstance(self._test, Split)
+        names = ", ".join(self.class_names[:4]) + (", …" if len(self.class_names) > 4 else "")
+        return (
+            f"Dataset({self.provenance.get('source')}: {len(self.class_names)} classes ({names}), "
+            f"train {len(self.train)}, valid {len(self.valid)}, test {len(self._test) if loaded else 'not loaded yet'})"
+        )
+
+
+def image_shape(split: Split) -> tuple[int, int, int]:
+    """The shape (height, width, channels) of a split's images."""
+    if isinstance(split, ArraySplit | LazySplit):
+        return tuple(int(size) for size in split.images.shape[1:])
+    if not len(split):
+        raise UserError("the split is empty, so the shape of its images is unknown: give at least one example")
+    return SplitImages.example(split, 0)[0].shape
+
+
+def fits_in_memory(size: int) -> bool:
+    """Whether `size` bytes are at most a quarter of the free memory, of the host or of an accelerator."""
+    from cnnjax import runtime
+
+    return size <= runtime.free_memory() * 0.25
+
+
+def as_split(split: Split) -> ArraySplit | LazySplit:
+    """A split of any kind as one that training can use.
+
+    One of this package is returned as it is. Any other is read once, by several threads: if its images fit into a
+    quarter of the free memory they become resident, else they are streamed, that is, read again by the split's own
+    `__getitem__` whenever they are needed.
+
+    Raises UserError for an empty split, and for an example that is not as `Split` says or unlike the first one.
+    """
+    if isinstance(split, ArraySplit | LazySplit):
+        return split
+    if not isinstance(split, Split):
+        raise UserError(
+            f"a split must have __len__ and __getitem__, and {type(split).__name__} has not: use data.from_arrays, or "
+            "see data.Split"
+        )
+    if not len(split):
+        raise UserError("the split is empty: give at least one example")
+    first, _ = SplitImages.example(split, 0)
+    resident = fits_in_memory(len(split) * first.nbytes)
+    images = np.empty((len(split), *first.shape), first.dtype) if resident else None
+    lazy, labels = SplitImages.scan(split, images)
+    return LazySplit(lazy, labels) if images is None else ArraySplit(images, labels)
+
+
+def as_dataset(dataset: Any) -> Dataset:
+    """Any object with `train`, `valid` and `test` splits as a `Dataset` whose splits training can use (`as_split`).
+
+    Its `class_names` are used if it has them; else classes are named by their numbers. The test split is only looked at
+    when it is asked for. Raises UserError where a split is missing, or its labels do not fit the class names.
+    """
+    missing = [name for name in ("train", "valid", "test") if not hasattr(type(dataset), name)]
+    missing = [name for name in missing if name not in getattr(dataset, "__dict__", {})]
+    if missing:
+        raise UserError(f"the data set has no split {missing[0]!r}: give an object with train, valid and test")
+    train, valid = as_split(dataset.train), as_split(dataset.valid)
+    names = getattr(dataset, "class_names", None)
+    if names is None:
+        names = tuple(map(str, range(_num_classes(train.labels))))
+    names = tuple(names)
+
+    def test() -> ArraySplit | LazySplit:
+        return _checked_labels(as_split(dataset.test), names, "test")
+
+    _checked_labels(train, names, "training")
+    _checked_labels(valid, names, "validation")
+    if image_shape(train) != image_shape(valid):
+        raise UserError(
+            f"the training images have shape {image_shape(train)} and the validation images {image_shape(valid)}: "
+            "resize them to one shape"
+        )
+    return Dataset(train, valid, test, names, getattr(dataset, "skipped", ()), getattr(dataset, "provenance", None))
+
+
+def _num_classes(labels: Any) -> int:
+    return labels.shape[1] if labels.ndim == 2 else int(labels.max()) + 1
+
+
+def _checked_labels(split: ArraySplit | LazySplit, names: tuple[str, ...], what: str) -> ArraySplit | LazySplit:
+    labels = split.labels
+    if labels.ndim == 2 and labels.shape[1] != len(names):
+        raise UserError(
+            f"the {what} labels are distributions over {labels.shape[1]} classes, and class_names has {len(names)}: "
+            "give one name for each class"
+        )
+    if labels.ndim == 1 and (labels.min() < 0 or labels.max() >= len(names)):
+        wrong = labels.max() if labels.max() >= len(names) else labels.min()
+        raise UserError(
+            f"the {what} labels contain {int(wrong)}, and there are {len(names)} class names: use labels from 0 to "
+            f"{len(names) - 1}"
+        )
+    return split

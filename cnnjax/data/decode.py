@@ -1,4 +1,4 @@
-"""An encoded picture of any common kind to a square of uint8 RGB."""
+"""Decoding of an image file of any common kind to uint8 RGB of a given size."""
 
 import io
 from pathlib import Path
@@ -6,6 +6,8 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import UInt8
 from PIL import ExifTags, Image, UnidentifiedImageError
+
+from cnnjax.data.convert import to_size
 
 # How to undo each EXIF orientation; 1 is upright.
 _UPRIGHT = {
@@ -17,62 +19,69 @@ _UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+_TURNED = (5, 6, 7, 8)  # of these, height and width are exchanged
 
 
-def decode(source: str | Path | bytes, side: int, crop: float = 0.0) -> UInt8[np.ndarray, "{side} {side} 3"]:
-    """The first frame of a picture, from its file or the file's content, upright, as side × side RGB.
+def decode(
+    source: str | Path | bytes, image_size: int | tuple[int, int], crop: float = 0.0
+) -> UInt8[np.ndarray, "height width 3"]:
+    """The first frame of an image, from its file or the file's content, upright, as RGB.
 
-    The whole picture is resized, without keeping its aspect (as the article's Keras generators do), by antialiased
-    bilinear interpolation; or, with `crop`, the square in its middle that is this share of its short side: 224/256 is
-    "resize the short side to 256 and take the middle 224", as networks trained on ImageNet are evaluated.
-    Grey and palette pictures become RGB, transparency is composited on white, 16 bits become 8.
+    The entire image is resized to `image_size`, one number for a square or (height, width), without keeping its aspect
+    (as the article's Keras generators do), by antialiased bilinear interpolation. With `crop` it is instead the largest
+    central box of the new aspect, times `crop`: for squares, 224/256 is "resize the short side to 256 and take the
+    central 224", as networks trained on ImageNet are evaluated.
+    Grey and palette images become RGB, transparency is composited on white, 16 bits become 8.
     Raises what Pillow raises (exceptions of many kinds) when the file is broken.
     """
     if not isinstance(source, bytes):
-        with open(source, "rb", buffering=0) as file:  # at once: Pillow reads piece by piece, a small file for long
+        with open(source, "rb", buffering=0) as file:  # at once: Pillow's many small reads are slow
             source = file.read()
     try:
         opened = Image.open(io.BytesIO(source))
     except UnidentifiedImageError:
-        raise UnidentifiedImageError("it is not a picture") from None  # Pillow would name the buffer
-    with opened as picture:
-        # A JPEG can be decoded at 1/2, 1/4 or 1/8 for much less work; never smaller than what is asked. What published
-        # networks are evaluated with has no such shortcuts.
+        raise UnidentifiedImageError("it is not an image") from None  # Pillow would name the buffer
+    height, width = to_size(image_size)
+    with opened as image:
+        orientation = _orientation(image)
+        size = (height, width) if orientation in _TURNED else (width, height)  # before it is turned upright
+        # A JPEG can be decoded at 1/2, 1/4 or 1/8 for much less work; never smaller than the result. Published
+        # networks are evaluated without such shortcuts.
         if not crop:
-            picture.draft(None, (side, side))
-        orientation = _orientation(picture)
-        rgb = _to_rgb(picture)
-    box, gap = (_middle(rgb.size, crop), None) if crop else (None, 3.0)
-    small = rgb.resize((side, side), Image.Resampling.BILINEAR, box, reducing_gap=gap)
+            image.draft(None, size)
+        rgb = _to_rgb(image)
+    box, gap = (_central(rgb.size, size, crop), None) if crop else (None, 3.0)
+    small = rgb.resize(size, Image.Resampling.BILINEAR, box, reducing_gap=gap)
     if orientation in _UPRIGHT:
         small = small.transpose(_UPRIGHT[orientation])
-    return np.frombuffer(small.tobytes(), np.uint8).reshape(side, side, 3)
+    return np.frombuffer(small.tobytes(), np.uint8).reshape(height, width, 3)
 
 
-def _middle(size: tuple[int, int], crop: float) -> tuple[float, float, float, float]:
+def _central(size: tuple[int, int], aspect: tuple[int, int], crop: float) -> tuple[float, float, float, float]:
     width, height = size
-    square = min(size) * crop
-    left, top = (width - square) / 2, (height - square) / 2
-    return left, top, left + square, top + square
+    scale = min(width / aspect[0], height / aspect[1]) * crop
+    across, down = aspect[0] * scale, aspect[1] * scale
+    left, top = (width - across) / 2, (height - down) / 2
+    return left, top, left + across, top + down
 
 
-def _orientation(picture: Image.Image) -> int:
+def _orientation(image: Image.Image) -> int:
     try:
-        return picture.getexif().get(ExifTags.Base.Orientation, 1)
-    except Exception:  # a mangled EXIF block raises almost anything, and the picture is good without it
+        return image.getexif().get(ExifTags.Base.Orientation, 1)
+    except Exception:  # a mangled EXIF block raises almost anything, and the image is good without it
         return 1
 
 
-def _to_rgb(picture: Image.Image) -> Image.Image:
-    if picture.mode == "I" or picture.mode.startswith("I;16"):
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode == "I" or image.mode.startswith("I;16"):
         # Pillow's own conversion clips 16 bits at 255.
-        grey = np.clip(np.asarray(picture, np.int64), 0, 65535)
+        grey = np.clip(np.asarray(image, np.int64), 0, 65535)
         return Image.fromarray(((grey + 128) // 257).astype(np.uint8)).convert("RGB")
-    if picture.has_transparency_data:
-        picture = picture.convert("RGBA")
-        white = Image.new("RGBA", picture.size, "white")
-        return Image.alpha_composite(white, picture).convert("RGB")
-    if picture.mode != "RGB":
-        return picture.convert("RGB")
-    picture.load()
-    return picture
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        white = Image.new("RGBA", image.size, "white")
+        return Image.alpha_composite(white, image).convert("RGB")
+    if image.mode != "RGB":
+        return image.convert("RGB")
+    image.load()
+    return image

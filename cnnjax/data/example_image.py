@@ -1,4 +1,4 @@
-"""Single pictures to look at through a network: the CC0 cat in this package (see CREDITS.md), or a user's own."""
+"""Single images to look at through a network: the CC0 cat in this package (see CREDITS.md), or a user's own."""
 
 from pathlib import Path
 
@@ -6,6 +6,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 from PIL import Image
 
+from cnnjax.data.convert import to_size
 from cnnjax.data.decode import decode
 from cnnjax.errors import UserError
 
@@ -15,27 +16,30 @@ FACE = (85, 0, 385, 300)  # left, top, right, bottom: the square around the cat'
 
 
 def chelsea() -> UInt8[np.ndarray, "300 451 3"]:
-    """The whole photograph of Chelsea the cat. CC0, by Stefan van der Walt."""
-    with Image.open(CHELSEA) as picture:
-        return np.array(picture.convert("RGB"))
+    """The full photograph of Chelsea the cat. CC0, by Stefan van der Walt."""
+    with Image.open(CHELSEA) as image:
+        return np.array(image.convert("RGB"))
 
 
-def chelsea_face(side: int = 150) -> Float[np.ndarray, "{side} {side} 3"]:
-    """The square around Chelsea's face, RGB in [0, 1]; 150 is the article's side (section 6.1)."""
-    with Image.open(CHELSEA) as picture:
-        face = picture.convert("RGB").resize((side, side), Image.Resampling.LANCZOS, box=FACE)
+def chelsea_face(image_size: int | tuple[int, int] = 150) -> Float[np.ndarray, "height width 3"]:
+    """The square around Chelsea's face, RGB in [0, 1]; 150 is the article's size (section 6.1)."""
+    with Image.open(CHELSEA) as image:
+        face = image.convert("RGB").resize(to_size(image_size)[::-1], Image.Resampling.LANCZOS, box=FACE)
     return np.asarray(face, np.float32) / 255
 
 
-def load_picture(path: Path, side: int, crop: float = 0.0) -> Float[np.ndarray, "{side} {side} 3"]:
-    """A picture file as RGB in [0, 1], resized whole to a square as the training pictures are, or cropped (`decode`).
+def load_image(path: Path, image_size: int | tuple[int, int], crop: float = 0.0) -> Float[np.ndarray, "height width 3"]:
+    """An image file as RGB in [0, 1], resized as the training images are, or cropped (`decode`).
 
-    Raises UserError when the file is missing, is not a picture or is broken.
+    Raises UserError when the file is missing, is not an image or is broken.
     """
     if not path.is_file():
-        raise UserError(f"there is no picture {path}: give the path of a JPEG, PNG or WebP file")
+        raise UserError(f"there is no image {path}: give the path of a JPEG, PNG or WebP file")
     try:
-        picture = decode(path, side, crop)
+        image = decode(path, image_size, crop)
     except Exception as error:  # Pillow's decoders raise many kinds
-        raise UserError(f"{path} cannot be read as a picture ({type(error).__name__}): is it broken?") from error
-    return picture.astype(np.float32) / 255
+        raise UserError(f"{path} cannot be read as an image ({type(error).__name__}): is it broken?") from error
+    return image.astype(np.float32) / 255
+
+
+load_picture = load_image  # the first edition's name, which other modules still use

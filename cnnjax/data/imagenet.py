@@ -1,4 +1,4 @@
-"""ImageNet (ILSVRC-2012), on which the published VGG16s were trained: its 1,000 classes and how pictures are framed."""
+"""ImageNet (ILSVRC-2012), on which the published VGG16s were trained: its 1,000 classes and how images are cropped."""
 
 import functools
 from importlib import resources
@@ -18,9 +18,9 @@ def class_names() -> tuple[str, ...]:
 
 
 def crop(names: tuple[str, ...]) -> float:
-    """How a network with these classes was shown pictures, for `decode`: `CROP` if they are ImageNet's, else 0, whole.
+    """The `crop` of `decode` for a network with these classes: `CROP` if they are ImageNet's, else 0 (no cropping).
 
-    It goes with the classes, not with the convolutions: a new head on ImageNet's convolutions is trained on pictures
+    It belongs to the classes and not to the convolutions: a new head on ImageNet's convolutions is trained on images
     that this package resized.
     """
     return CROP if names == class_names() else 0.0

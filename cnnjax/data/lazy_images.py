@@ -1,6 +1,7 @@
-"""Pictures that stay encoded in their files: an index in memory, decoded where and when they are asked for."""
+"""Images that stay encoded in their files: an index in memory, decoded where and when they are asked for."""
 
 import os
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,44 +9,47 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Int64, Integer, UInt8
 
+from cnnjax.data.convert import to_size
 from cnnjax.data.decode import decode
 from cnnjax.errors import UserError
 
 
-def count_colours(images: UInt8[np.ndarray, "*pictures channels"]) -> Int64[np.ndarray, "channels 256"]:
-    """How often each value of each colour occurs."""
+def channel_histogram(images: UInt8[np.ndarray, "*images channels"]) -> Int64[np.ndarray, "channels 256"]:
+    """How often each value of each channel occurs."""
     return np.stack([np.bincount(images[..., c].reshape(-1), minlength=256) for c in range(images.shape[-1])])
 
 
 @dataclass(frozen=True, eq=False)
-class Pictures:
-    """What `Split.images` is in a split that is streamed: it has a shape, and gives the pictures that it is indexed by.
+class LazyImages:
+    """Images in encoded files, RGB uint8 when decoded. Behaves as an array (images, height, width, 3) that is indexed
+    by a number or by an array of numbers.
 
-    All of them have been decoded once (`gather.survey`): the index holds none that is broken.
+    All of them have been decoded once (`load_images.scan`): there is none that is broken.
     """
 
     place: str
-    """For messages: the folder, or tfds:NAME."""
+    """The data set's name for messages, such as the folder or tfds:NAME."""
     read: Callable[[str], str | Path | bytes]
-    """The encoded picture of a name: its file, or the file's content. Can be sent to another process."""
+    """The file of a name, or the file's content. It can be sent to another process."""
     names: np.ndarray
-    """Bytes (pictures,), as the file system encodes names."""
-    colours: Int64[np.ndarray, "3 256"]
-    """How often each value of red, green and blue occurs in all the decoded pictures."""
-    side: int
+    """Bytes (images,), as the file system encodes names."""
+    histogram: Int64[np.ndarray, "3 256"]
+    """How often each value of red, green and blue occurs in all the decoded images."""
+    image_size: int | tuple[int, int]
+    """One number for squares, or (height, width)."""
+
+    dtype = np.dtype(np.uint8)
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
-        """That of the array of the decoded pictures."""
-        return len(self.names), self.side, self.side, 3
+        """The shape of the array of all decoded images."""
+        return len(self.names), *to_size(self.image_size), 3
 
     def __len__(self) -> int:
         return len(self.names)
 
-    def __getitem__(
-        self, indices: int | np.integer | Integer[np.ndarray, " n"]
-    ) -> UInt8[np.ndarray, "*n {self.side} {self.side} 3"]:
-        """One picture, or an array of several. Raises UserError, with the name, when a file cannot be read any more."""
+    def __getitem__(self, indices: int | np.integer | Integer[np.ndarray, " n"]) -> UInt8[np.ndarray, "*n h w 3"]:
+        """One image, or an array of several. Raises UserError, with the name, when a file cannot be read any more."""
         if np.ndim(indices) == 0:
             return self._decoded(indices)
         images = np.empty((len(indices), *self.shape[1:]), np.uint8)
@@ -53,11 +57,15 @@ class Pictures:
             images[slot] = self._decoded(index)
         return images
 
+    def fingerprint(self) -> int:
+        """A checksum of which images these are and of what they hold."""
+        return zlib.crc32(np.ascontiguousarray(self.histogram), zlib.crc32(np.ascontiguousarray(self.names)))
+
     def _decoded(self, index: int | np.integer) -> np.ndarray:
         name = os.fsdecode(bytes(self.names[index]))
         try:
-            return decode(self.read(name), self.side)
-        except Exception as error:  # damaged files make Pillow raise exceptions of a dozen kinds
+            return decode(self.read(name), to_size(self.image_size))
+        except Exception as error:  # damaged files make Pillow raise exceptions of many kinds
             raise UserError(
-                f"{self.place}: {name} was read before and now cannot be ({error}): restore it and go on with --resume"
+                f"{self.place}: {name} could be read before and now cannot be ({error}): restore the file, then resume"
             ) from error

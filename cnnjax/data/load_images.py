@@ -1,4 +1,4 @@
-"""Draws into splits: pictures are decoded by threads, broken ones are left out and named, results are cached."""
+"""Samples of encoded images into splits: decoded by threads; broken ones are left out and named; results are cached."""
 
 import logging
 import os
@@ -6,86 +6,96 @@ import threading
 import warnings
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from jaxtyping import Int32, Int64
 from tqdm import tqdm
 
-from cnnjax import distributed, runtime
-from cnnjax.cli.config import DataConfig
-from cnnjax.data.cache import cached_noting
-from cnnjax.data.dataset import Dataset, Split
+from cnnjax import distributed
+from cnnjax.data.cache import cached
+from cnnjax.data.convert import to_size
+from cnnjax.data.dataset import ArraySplit, Dataset, Examples, LazySplit, fits_in_memory
 from cnnjax.data.decode import decode
-from cnnjax.data.lazy_images import Pictures, count_colours
-from cnnjax.data.splits import Draw
-from cnnjax.errors import UserError
+from cnnjax.data.lazy_images import LazyImages, channel_histogram
+from cnnjax.data.splits import ClassSample, Selection
+from cnnjax.errors import UserError, unknown
 
 logger = logging.getLogger(__name__)
 
 _DECODING = 1  # part of the cache key: raise it when `decode` gives other pixels
 _NAMED = 5  # broken files named in the log
-_SUBMITTED = 2048  # pictures handed to the threads at a time: each waits in an object of half a kilobyte
-_SHARE = 0.25  # of the free memory, is what resident pictures may take
+_SUBMITTED = 2048  # images handed to the threads at a time: each waits in an object of half a kilobyte
+
+Loading = Literal["auto", "resident", "stream"]
+"""resident: decoded images are held in memory. stream: they are decoded again for every batch. auto: stream what would
+take more than a quarter of the free memory. Results do not depend on it."""
 
 
 class Source(NamedTuple):
-    """Where encoded pictures lie: what folders and tensorflow-datasets have in common."""
+    """Where encoded images are: what folders, tensorflow-datasets and Hugging Face datasets have in common."""
 
     place: str
-    """For messages: the folder, or tfds:NAME."""
+    """The data set's name for messages: the folder, tfds:NAME or hub:NAME."""
     key: dict[str, Any]
-    """Identifies the encoded pictures; changes when they do."""
+    """Identifies the encoded images; changes when they do."""
     class_names: tuple[str, ...]
     count: int
-    """Of all pictures there are."""
-    draws: Callable[[], Mapping[str, Mapping[str, Draw]]]
-    """What `sample.divide` drew, candidates being strings; called only when something has to be decoded."""
+    """The number of all images."""
+    samples: Callable[[], Mapping[str, Mapping[str, ClassSample]]]
+    """The result of `splits.split_dataset`, candidates being strings; called only when something has to be decoded."""
     read: Callable[[str], str | bytes]
-    """The encoded picture of a candidate: its file, or the file's content. Can be sent to another process."""
-    describe: Callable[[str], str]
-    """A candidate's name for people."""
+    """The encoded image of a candidate: its file, or the file's content. It can be sent to another process."""
+    provenance: dict[str, Any]
+    """For `Dataset.provenance`."""
 
 
 class Index(NamedTuple):
-    """A split that is streamed, as the cache keeps it; fields as in `Pictures`."""
+    """A streamed split, as the cache keeps it; fields as in `LazyImages`."""
 
     names: np.ndarray
-    labels: Int32[np.ndarray, " pictures"]
-    colours: Int64[np.ndarray, "3 256"]
+    labels: Int32[np.ndarray, " images"]
+    histogram: Int64[np.ndarray, "3 256"]
 
 
-def assemble(source: Source, config: DataConfig) -> Dataset:
-    """The data set: training and validation pictures now, test pictures when `load_test` is called.
+def assemble(
+    source: Source,
+    selection: Selection,
+    *,
+    image_size: int | tuple[int, int] = 150,
+    loading: Loading = "auto",
+    cache: bool = True,
+) -> Dataset:
+    """The data set: training and validation images now, test images when they are asked for.
 
-    Logs one warning that counts and names the broken pictures. Raises UserError when a class has none that can be read.
+    Logs one warning that counts and names the broken images. Raises UserError when a class has none that can be read.
     """
-    streamed = _is_streamed(source, config)
+    size = to_size(image_size)
+    streamed = _is_streamed(source, selection, size, loading)
 
-    def split(name: str) -> tuple[Split, tuple[str, ...]]:
-        def compute() -> tuple[Split | Index, tuple[str, ...]]:
-            return (survey if streamed else gather)(source, source.draws()[name], config.side, name)
+    def split(name: str) -> tuple[ArraySplit | LazySplit, tuple[str, ...]]:
+        def compute() -> tuple[Index | Examples, tuple[str, ...]]:
+            return (scan if streamed else decode_samples)(source, source.samples()[name], size, name)
 
         key = {
             **source.key,
             "decoding": _DECODING,
             "split": name,
             "classes": source.class_names,
-            "side": config.side,
-            "per_class": config.per_class,
-            "eval_per_class": config.eval_per_class,
-            "seed": config.seed,
+            "image_size": size,
+            **asdict(selection),
         }
-        entry = f"{Path(source.place).name}-{name}"
+        entry, kind = f"{Path(source.place).name}-{name}", Examples
+        if streamed:
+            entry, kind, key["content"] = f"{entry}-index", Index, "index"
+        kept, skipped = cached(entry, key, kind, compute) if cache else compute()
         if not streamed:
-            return cached_noting(entry, key, compute) if config.cache else compute()
-        key["content"] = "index"
-        index, skipped = cached_noting(f"{entry}-index", key, compute, Index) if config.cache else compute()
-        pictures = Pictures(source.place, source.read, index.names, index.colours, config.side)
-        return Split(pictures, index.labels), skipped
+            return ArraySplit(kept.images, kept.labels), skipped
+        return LazySplit(LazyImages(source.place, source.read, kept.names, kept.histogram, size), kept.labels), skipped
 
-    def load_test() -> Split:
+    def load_test() -> ArraySplit | LazySplit:
         test, skipped = split("test")
         _warn(source.place, skipped)
         return test
@@ -94,71 +104,81 @@ def assemble(source: Source, config: DataConfig) -> Dataset:
     valid, skipped_valid = split("valid")
     skipped = skipped_train + skipped_valid
     _warn(source.place, skipped)
-    return Dataset(train, valid, load_test, source.class_names, skipped)
+    return Dataset(train, valid, load_test, source.class_names, skipped, source.provenance | asdict(selection))
 
 
-def _is_streamed(source: Source, config: DataConfig) -> bool:
-    if config.feed != "auto":
-        return config.feed == "stream"
-    asked = (config.per_class or source.count) + config.eval_per_class
-    pictures = min(asked * len(source.class_names), source.count)
-    return pictures * config.side**2 * 3 > runtime.free_memory() * _SHARE
+def _is_streamed(source: Source, selection: Selection, size: tuple[int, int], loading: str) -> bool:
+    if loading not in ("auto", "resident", "stream"):
+        raise unknown("way of loading", loading, ("auto", "resident", "stream"))
+    if loading != "auto":
+        return loading == "stream"
+    asked = source.count
+    if selection.per_class is not None and isinstance(selection.valid, int):
+        asked = (selection.per_class + selection.valid) * len(source.class_names)
+    return not fits_in_memory(min(asked, source.count) * size[0] * size[1] * 3)
 
 
-def gather(source: Source, draws: Mapping[str, Draw], side: int, name: str) -> tuple[Split, tuple[str, ...]]:
-    """Decodes what was drawn for one split, class after class; and the names of broken pictures.
+def decode_samples(
+    source: Source, samples: Mapping[str, ClassSample], size: tuple[int, int], name: str
+) -> tuple[Examples, tuple[str, ...]]:
+    """Decodes the samples of one split, class after class. Returns the names of broken images, too.
 
-    A broken picture is replaced by the class's next spare one; without spares the split has one picture fewer.
+    A broken image is replaced by the class's next spare one; without spares the split has one image fewer.
     """
-    images = np.zeros((sum(draw.wanted for draw in draws.values()), side, side, 3), np.uint8)
-    chosen, labels, broken = _decode_all(source, draws, side, name, images.__setitem__)
+    images = np.zeros((sum(sample.wanted for sample in samples.values()), *size, 3), np.uint8)
+    chosen, labels, broken = _decode_all(source, samples, size, name, images.__setitem__)
     good = np.array([candidate is not None for candidate in chosen])
-    split = Split(images, labels) if good.all() else Split(images[good], labels[good])
-    return split, broken
+    return (Examples(images, labels) if good.all() else Examples(images[good], labels[good])), broken
 
 
-def survey(source: Source, draws: Mapping[str, Draw], side: int, name: str) -> tuple[Index, tuple[str, ...]]:
-    """`gather` for a split that is streamed: decodes the same pictures, and keeps their names and how often each value
-    of each colour occurs.
+def scan(
+    source: Source, samples: Mapping[str, ClassSample], size: tuple[int, int], name: str
+) -> tuple[Index, tuple[str, ...]]:
+    """`decode_samples` for a streamed split: decodes the same images, and keeps their names and the histograms of their
+    channels.
 
-    Only so are the pictures those of the resident split, wherever files are broken; and cleaning needs the colours.
+    So the images are those of the resident split, whichever files are broken, and normalizers can be fitted.
     """
-    colours = np.zeros((3, 256), np.int64)
+    histogram = np.zeros((3, 256), np.int64)
     lock = threading.Lock()
 
-    def count(slot: int, picture: np.ndarray) -> None:
-        found = count_colours(picture)
+    def count(slot: int, image: np.ndarray) -> None:
+        found = channel_histogram(image)
         with lock:
-            np.add(colours, found, out=colours)
+            np.add(histogram, found, out=histogram)
 
-    chosen, labels, broken = _decode_all(source, draws, side, name, count)
+    chosen, labels, broken = _decode_all(source, samples, size, name, count)
     good = np.array([candidate is not None for candidate in chosen])
     names = np.array([os.fsencode(candidate) for candidate in chosen if candidate is not None])
-    return Index(names, labels[good], colours), broken
+    return Index(names, labels[good], histogram), broken
 
 
 def _decode_all(
-    source: Source, draws: Mapping[str, Draw], side: int, name: str, use: Callable[[int, np.ndarray], None]
+    source: Source,
+    samples: Mapping[str, ClassSample],
+    size: tuple[int, int],
+    name: str,
+    use: Callable[[int, np.ndarray], None],
 ) -> tuple[list[str | None], np.ndarray, tuple[str, ...]]:
-    """Calls `use(slot, picture)` in threads; gives each slot's candidate (None: there is none) and label, and the names
-    of the broken pictures.
+    """Calls `use(slot, image)` in threads. Returns each slot's candidate (None: there is none) and label, and the names
+    of the broken images.
     """
-    labels = np.repeat(np.arange(len(draws), dtype=np.int32), [draw.wanted for draw in draws.values()])
-    spares = [iter(draw.candidates[draw.wanted :]) for draw in draws.values()]
-    chosen = [candidate for draw in draws.values() for candidate in draw.candidates[: draw.wanted]]
+    labels = np.repeat(np.arange(len(samples), dtype=np.int32), [sample.wanted for sample in samples.values()])
+    spares = [iter(sample.candidates[sample.wanted :]) for sample in samples.values()]
+    chosen = [candidate for sample in samples.values() for candidate in sample.candidates[: sample.wanted]]
     pending = range(len(chosen))
     broken: list[tuple[int, str, str]] = []
 
     def attempt(slot: int) -> str:
         try:
-            picture = decode(source.read(chosen[slot]), side)
-        except Exception as error:  # damaged files make Pillow raise exceptions of a dozen kinds
+            image = decode(source.read(chosen[slot]), size)
+        except Exception as error:  # damaged files make Pillow raise exceptions of many kinds
             return str(error) or type(error).__name__
-        use(slot, picture)
+        use(slot, image)
         return ""
 
-    shown = {"desc": f"decoding {name} pictures of {source.place}", "unit": " pictures", "delay": 1.0}
-    bar = tqdm(total=len(labels), disable=not distributed.first(), **shown)
+    shown = {"desc": f"decoding {name} images of {source.place}", "unit": " images", "delay": 1.0}
+    bar = tqdm(total=len(labels), disable=not distributed.is_primary(), **shown)
     pool = ThreadPoolExecutor()
     try:
         with bar, warnings.catch_warnings():
@@ -170,7 +190,7 @@ def _decode_all(
                     for slot, error in zip(some, pool.map(attempt, some), strict=True):
                         if error:
                             failed.append(slot)
-                            broken.append((int(labels[slot]), source.describe(chosen[slot]), error))
+                            broken.append((int(labels[slot]), chosen[slot], error))
                         else:
                             bar.update()
                 for slot in failed:
@@ -179,18 +199,18 @@ def _decode_all(
     finally:
         pool.shutdown(cancel_futures=True)
 
-    for label, class_name in enumerate(draws):
+    for label, class_name in enumerate(samples):
         if all(chosen[slot] is None for slot in np.flatnonzero(labels == label)):
             errors = [(file, error) for where, file, error in broken if where == label]
             raise UserError(
-                f"{source.place}: no picture of class {class_name!r} can be read, {len(errors)} tried, for example "
+                f"{source.place}: no image of class {class_name!r} can be read, {len(errors)} tried, for example "
                 f"{errors[0][0]} ({errors[0][1]}): replace the broken files"
             )
     return chosen, labels, tuple(file for _, file, _ in broken)
 
 
 def _warn(place: str, skipped: tuple[str, ...]) -> None:
-    if skipped and distributed.first():
+    if skipped and distributed.is_primary():
         more = f" and {len(skipped) - _NAMED} more" if len(skipped) > _NAMED else ""
         files = f"{len(skipped)} {'file' if len(skipped) == 1 else 'files'}"
         logger.warning("%s: left out %s that cannot be read: %s%s", place, files, ", ".join(skipped[:_NAMED]), more)

@@ -1,7 +1,8 @@
-"""The streaming feed: pictures are decoded ahead of use, by threads or worker processes, and put on the devices.
+"""Streamed batches: images are decoded ahead of use, by threads or worker processes, and put on the devices.
 
-Batch number k is a function of k alone: its examples are those of the resident feed (`sampling.order`), whoever decodes
-them. So a stream has no state to keep: it goes on from any step, with any number of workers, devices and hosts.
+Batch k is a function of k alone: its examples are those of a resident split (`sampling.example_indices`), whoever
+decodes them. So a stream has no state to save: it continues from any step, with any number of workers, devices and
+hosts.
 """
 
 import os
@@ -20,56 +21,62 @@ from jaxtyping import Int32
 
 from cnnjax import runtime
 from cnnjax.data import sampling
-from cnnjax.data.dataset import Split
-from cnnjax.data.lazy_images import Pictures
+from cnnjax.data.dataset import ArraySplit, Examples, LazySplit, Split
 from cnnjax.errors import UserError
 
-CHUNK = 2**26  # bytes a chunk: one is computed on, one waits on the devices, one is on its way
+CHUNK = 2**26  # bytes per chunk: one is computed on, one waits on the devices, one is being made
 
 
 def is_streamed(split: Split) -> bool:
-    """Whether a split's pictures are still to be decoded."""
-    return isinstance(split.images, Pictures)
+    """Whether a split's images are decoded or read when they are needed, and not resident in memory."""
+    return isinstance(split, LazySplit)
 
 
-def longest(batch: int, image_shape: tuple[int, ...]) -> int:
-    """How many batches (at least 1) fit into a chunk."""
-    return max(1, CHUNK // (batch * int(np.prod(image_shape))))
+def max_batches(batch_size: int, image_shape: tuple[int, ...], itemsize: int = 1) -> int:
+    """How many batches (at least 1) fit into a chunk. `itemsize`: bytes per number, 1 for uint8 and 4 for float32."""
+    return max(1, CHUNK // (batch_size * int(np.prod(image_shape)) * itemsize))
 
 
 @dataclass(frozen=True)
 class Order(Sequence):
-    """Row n: the indices of what one host decodes for step `first` + n of an endless training stream.
+    """Row n: the indices of the examples that one host decodes for step `first` + n of an endless training stream.
 
-    `words` are `sampling.words` of the order's key, `host` is (index, count): every batch is cut into contiguous parts.
+    Attributes:
+        key_data: `sampling.key_data` of the order's key.
+        size: the number of examples in the split.
+        batch: examples per global batch.
+        first: the step of row 0.
+        host: (index, count): every batch is divided into contiguous parts, one for each host.
     """
 
-    words: tuple[int, ...]
+    key_data: tuple[int, ...]
     size: int
     batch: int
     first: int = 0
     host: tuple[int, int] = (0, 1)
 
     def __len__(self) -> int:
-        return 2**60  # grain asks; no run gets there
+        return 2**60  # grain asks for it; no run gets there
 
     def __getitem__(self, number: int) -> Int32[np.ndarray, " part"]:
         index, count = self.host
         part = self.batch // count
-        return sampling.order(self.words, (self.first + number) * self.batch + index * part, part, self.size)
+        return sampling.example_indices(
+            self.key_data, (self.first + number) * self.batch + index * part, part, self.size
+        )
 
 
 @contextmanager
-def ahead(
-    split: Split,
+def prefetch_batches(
+    split: ArraySplit | LazySplit,
     rows: Order | Int32[np.ndarray, "steps part"],
     workers: int,
     length: int,
-    place: Callable[[Split], Any],
+    place: Callable[[Examples], Any],
 ) -> Iterator[Iterator[Any]]:
-    """Open a stream of `place(chunk)`, a chunk being the `Split` (length, part, …) of the next `length` rows' batches.
+    """Open a stream of `place(chunk)`; a chunk is the `Examples` (length, part, …) of the next `length` rows.
 
-    While the caller uses one chunk, the next is decoded, by so many worker processes or (0) by threads, and placed by a
+    While the caller uses one chunk, the next is decoded, by `workers` processes or (0) by threads, and placed by a
     thread. The iterator raises UserError when a file cannot be read any more or a worker dies.
     """
     import grain  # takes a second
@@ -87,51 +94,50 @@ def ahead(
     iterator = iter(grain.experimental.ThreadPrefetchIterDataset(stream, prefetch_buffer_size=1))
     try:
         with warnings.catch_warnings():
-            _ignore_odd_metadata()
-            yield _telling(iterator)
+            _ignore_metadata_warnings()
+            yield _translated(iterator)
     finally:
         iterator.close()
 
 
 @dataclass(frozen=True)
 class _Batches(Sequence):
-    split: Split
+    split: ArraySplit | LazySplit
     rows: Any
 
     def __len__(self) -> int:
         return len(self.rows)
 
-    def __getitem__(self, number: int) -> Split:
+    def __getitem__(self, number: int) -> Examples:
         indices = self.rows[number]
-        return Split(self.split.images[indices], self.split.labels[indices])
+        return Examples(self.split.images[indices], self.split.labels[indices])
 
 
-def _telling(chunks: Iterator[Any]) -> Iterator[Any]:
-    """The same, with grain's word for a worker that is gone put into ours."""
+def _translated(chunks: Iterator[Any]) -> Iterator[Any]:
+    """The same chunks; grain's error for a worker that is gone becomes a UserError."""
     try:
         yield from chunks
     except RuntimeError as error:
         if "Worker process" not in str(error):
             raise
         raise UserError(
-            f"a process that decodes pictures died ({error}): if memory ran out, lower --data.workers; then go on with "
-            "--resume"
+            f"a process that decodes images died ({error}): if memory ran out, lower workers; then resume"
         ) from error
 
 
 def _begin(number: int, count: int) -> None:
-    """The first thing in a worker."""
-    jax.config.update("jax_platforms", "cpu")  # for the order; accelerators are the main process's
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to all: the main process ends the others
+    """Prepare a worker process."""
+    jax.config.update("jax_platforms", "cpu")  # for the order; accelerators belong to the main process
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all: the main process ends the others
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    _ignore_odd_metadata()
+    _ignore_metadata_warnings()
 
 
 def _end_with_parent() -> None:
-    # A worker of a parent that was killed would wait for ever.
+    # A worker whose parent was killed would wait forever.
     parent_process().join()
     os._exit(1)
 
 
-def _ignore_odd_metadata() -> None:
+def _ignore_metadata_warnings() -> None:
     warnings.filterwarnings("ignore", module=r"PIL\.")  # of readable files

@@ -1,86 +1,120 @@
-"""Which pictures go to which split: disjoint, per class, and the same for a seed on every machine."""
+"""Which images go to which split: disjoint, per class, and the same for a seed on every machine."""
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from cnnjax.cli.config import DataConfig
 from cnnjax.errors import UserError, unknown
 
 
-class Draw(NamedTuple):
-    """One class in one split: the first `wanted` of `candidates`; those after are spare, for broken ones."""
+@dataclass(frozen=True)
+class Selection:
+    """How many images of each class a source gives. Raises UserError for numbers that make no sense."""
+
+    per_class: int | None = None
+    """Training images per class; None takes all that are left after validation and test."""
+    valid: float | int = 0.2
+    """Validation images: a number per class, or a fraction of each class. A fraction of a split that the source itself
+    divides off means all of it."""
+    test: float | int = 0.2
+    """Test images, likewise."""
+    seed: int = 0
+    """Chooses which images are drawn."""
+
+    def __post_init__(self) -> None:
+        if self.per_class is not None and self.per_class < 1:
+            raise UserError(f"per_class={self.per_class} must be at least 1, or None for all images that are left")
+        for name in ("valid", "test"):
+            share = getattr(self, name)
+            if isinstance(share, bool) or not (0 < share < 1 if isinstance(share, float) else share >= 1):
+                raise UserError(
+                    f"{name}={share} must be a fraction between 0 and 1, or a number of images per class (at least 1)"
+                )
+
+    def count(self, split: str, size: int, own: bool) -> int:
+        """How many of the `size` images of a class "valid" or "test" takes; `own`: they are that split's alone."""
+        share = getattr(self, split)
+        if isinstance(share, int):
+            return share
+        return size if own else max(1, round(share * size))
+
+
+class ClassSample(NamedTuple):
+    """One class in one split: the first `wanted` of `candidates`; those after are spare, to replace broken ones."""
 
     candidates: tuple[Any, ...]
     wanted: int
 
 
-def choose(known: Sequence[str], asked: tuple[str, ...], place: str) -> tuple[str, ...]:
-    """The classes to use: those `asked` for in that order, or all that are `known`, sorted.
+def choose(known: Sequence[str], classes: tuple[str, ...], place: str) -> tuple[str, ...]:
+    """The classes to use: `classes` in that order, or all that are `known`, sorted.
 
     Raises UserError for a class that is not there, one named twice, and fewer than two.
     """
-    for name in asked:
+    for name in classes:
         if name not in known:
             raise unknown("class", name, sorted(known))
-    if len(set(asked)) < len(asked):
-        raise UserError(f"--data.classes names a class twice: {', '.join(asked)}")
-    names = asked or tuple(sorted(known))
+    if len(set(classes)) < len(classes):
+        raise UserError(f"classes={tuple(classes)} names a class twice: name each once")
+    names = tuple(classes) or tuple(sorted(known))
     if len(names) < 2:
-        raise UserError(f"{place}: one class ({names[0]}) is nothing to tell apart: give two classes or more")
+        found = f"only {names[0]!r}" if names else "none"
+        raise UserError(f"{place}: at least two classes are required; found {found}")
     return names
 
 
-def divide(
-    pools: Mapping[str, Mapping[str, Sequence[Any]]], config: DataConfig, place: str
-) -> dict[str, dict[str, Draw]]:
-    """Draws the splits "train", "valid" and "test": split name to class name to `Draw`.
+def split_dataset(
+    pools: Mapping[str, Mapping[str, Sequence[Any]]], selection: Selection, place: str
+) -> dict[str, dict[str, ClassSample]]:
+    """Draws the splits "train", "valid" and "test": split name to class name to `ClassSample`.
 
-    `pools` holds each class's pictures, in an order that is the same everywhere, under "train" and, if the source has
-    such splits of its own, under "valid" and "test". A split that it lacks is cut off the training pictures:
-    validation first, then test, so that these stay what they are when `per_class` changes.
-    Raises UserError when a class has too few pictures for what `config` asks.
+    `pools` holds each class's images, in an order that is the same everywhere, under "train" and, if the source has
+    such splits of its own, under "valid" and "test". A split that it lacks is drawn from the training images:
+    validation first, then test, so that these do not change with `per_class`.
+    Raises UserError when a class has too few images for the selection.
     """
-    asked = {"valid": config.eval_per_class, "test": config.eval_per_class, "train": config.per_class}
-    draws: dict[str, dict[str, Draw]] = {"train": {}, "valid": {}, "test": {}}
+    samples: dict[str, dict[str, ClassSample]] = {"train": {}, "valid": {}, "test": {}}
     for pool, classes in pools.items():
-        splits = [split for split in asked if split == pool or (pool == "train" and split not in pools)]
-        for name, pictures in classes.items():
-            needed = sum(asked[split] or 1 for split in splits)
-            if len(pictures) < needed:
-                raise _too_few(name, len(pictures), needed, splits, config, place)
-            order = [pictures[index] for index in _permutation(f"{config.seed}/{pool}/{name}", len(pictures))]
-            wanted = [asked[split] for split in splits]
-            if 0 in wanted:  # training takes all that is left, without spares
-                wanted[wanted.index(0)] = len(order) - sum(wanted)
-            taken, start = sum(wanted), 0
+        splits = [
+            split for split in ("valid", "test", "train") if split == pool or (pool == "train" and split not in pools)
+        ]
+        for name, images in classes.items():
+            size = len(images)
+            counts = {
+                split: (selection.per_class or 0) if split == "train" else selection.count(split, size, split == pool)
+                for split in splits
+            }
+            needed = sum(count or 1 for count in counts.values())
+            if size < needed:
+                raise _too_few(name, size, needed, counts, place)
+            order = [images[index] for index in permutation(f"{selection.seed}/{pool}/{name}", size)]
+            if counts.get("train") == 0:  # training takes all that is left, without spares
+                counts["train"] = size - sum(counts.values())
+            taken, start = sum(counts.values()), 0
             spare = order[taken:]
-            for split, count in zip(splits, wanted, strict=True):
-                # Spares are dealt out beforehand, so that what one split finds broken never moves another.
+            for split, count in counts.items():
+                # Spares are assigned beforehand, so that broken images of one split never change another.
                 first, last = (len(spare) * edge // taken for edge in (start, start + count))
-                draws[split][name] = Draw((*order[start : start + count], *spare[first:last]), count)
+                samples[split][name] = ClassSample((*order[start : start + count], *spare[first:last]), count)
                 start += count
-    return draws
+    return samples
 
 
-def _permutation(text: str, count: int) -> list[int]:
+def permutation(text: str, count: int) -> list[int]:
+    """A random order of `count` things that is a function of `text` alone."""
     digest = hashlib.sha256(text.encode()).digest()
     return np.random.default_rng(int.from_bytes(digest[:16])).permutation(count).tolist()
 
 
-def _too_few(name: str, count: int, needed: int, splits: list[str], config: DataConfig, place: str) -> UserError:
-    purposes = {
-        "train": f"{config.per_class or 'at least 1'} for training",
-        "valid": f"{config.eval_per_class} for validation",
-        "test": f"{config.eval_per_class} for test",
-    }
-    flags = ["--data.eval-per-class"] if splits != ["train"] else []
-    if "train" in splits and config.per_class:
-        flags = ["--data.per-class", *flags]
-    wishes = ", ".join(purposes[split] for split in sorted(splits, key=list(purposes).index))
+def _too_few(name: str, size: int, needed: int, counts: Mapping[str, int], place: str) -> UserError:
+    purposes = {"train": "training", "valid": "validation", "test": "test"}
+    wishes = [f"{counts[split] or 'at least 1'} for {what}" for split, what in purposes.items() if split in counts]
+    arguments = [argument for argument in ("valid", "test") if argument in counts]
+    arguments = ["per_class", *arguments] if counts.get("train") else arguments
     return UserError(
-        f"{place}: class {name!r} has {count} picture{'s' * (count != 1)} where {needed} are needed ({wishes}): "
-        f"lower {' or '.join(flags)}"
+        f"{place}: class {name!r} has {size} image{'s' * (size != 1)} where {needed} are needed ({', '.join(wishes)}): "
+        f"lower {', '.join(arguments[:-1])}{' or ' * (len(arguments) > 1)}{arguments[-1]}"
     )

@@ -1,61 +1,78 @@
-"""`tfds:NAME`: any image classification set of tensorflow-datasets, such as `tfds:cats_vs_dogs`.
+"""Any image classification set of tensorflow-datasets, such as cats_vs_dogs.
 
-The set lies, or is downloaded and prepared, where tensorflow-datasets keeps it: $TFDS_DATA_DIR, ~/tensorflow_datasets.
-TensorFlow takes part only in the preparation of some sets: what is prepared is read without it.
+The set is looked for, or downloaded and prepared, in the folder of tensorflow-datasets: $TFDS_DATA_DIR, or
+~/tensorflow_datasets. TensorFlow is used only in the preparation of some sets; prepared ones are read without it.
 """
 
+import functools
 import importlib.util
 import os
 import struct
 import sys
 import threading
 from collections.abc import Mapping, Sequence
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
-from cnnjax.cli.config import DataConfig
+from cnnjax.data.convert import to_size
 from cnnjax.data.dataset import Dataset
-from cnnjax.data.load_images import Source, assemble
-from cnnjax.data.splits import Draw, choose, divide
+from cnnjax.data.load_images import Loading, Source, assemble
+from cnnjax.data.splits import ClassSample, Selection, choose, split_dataset
 from cnnjax.errors import UserError, unknown
 
 _SPLITS = {"train": "train", "valid": "valid", "validation": "valid", "val": "valid", "test": "test"}
 
 
-def load(config: DataConfig) -> Dataset:
-    """The pictures of the set that `config.source` names, each side × side; download and preparation as needed.
+def from_tfds(
+    name: str,
+    *,
+    image_size: int | tuple[int, int] = 150,
+    classes: Sequence[str] = (),
+    per_class: int | None = None,
+    valid: float | int = 0.2,
+    test: float | int = 0.2,
+    seed: int = 0,
+    loading: Loading = "auto",
+    cache: bool = True,
+) -> Dataset:
+    """The images of a tensorflow-datasets set, as RGB of one size, downloaded and prepared if necessary.
 
     The set's own validation and test splits are used if it has them; one that it lacks is drawn from its training
-    pictures, disjoint, by `config.seed`. Pictures without a label are left out.
+    images, disjointly, by `seed`. Images without a label are left out.
+
+    Args:
+        name: the set's name in tensorflow-datasets, with its configuration and version if wanted: "NAME/CONFIG:1.0.0".
+        image_size, classes, per_class, valid, test, seed, loading, cache: as in `from_folder`.
+
     Raises UserError for an unknown set, one that is not for image classification, and one that cannot be prepared.
     """
-    place = config.source
-    builder = _prepared(place)
+    selection, size = Selection(per_class, valid, test, seed), to_size(image_size)
+    place = f"tfds:{name}"
+    builder = _prepared(name)
     image, label = _features(builder.info, place)
     splits = _splits(builder.info, place)
     known = builder.info.features[label].names
-    names = choose(known, config.classes, place)
+    names = choose(known, tuple(classes), place)
 
-    # Records are looked into only for what is not in the cache.
+    # Records are read only for what is not in the cache.
     records = _Records(builder, image, place)
 
-    @cache
-    def draws() -> Mapping[str, Mapping[str, Draw]]:
+    @functools.cache
+    def samples() -> Mapping[str, Mapping[str, ClassSample]]:
         pools = {}
         for split in splits:
-            bar = tqdm(records.of(splits[split]), f"labels of {place}, {split}", unit=" pictures", delay=1.0)
+            bar = tqdm(records.of(splits[split]), f"labels of {place}, {split}", unit=" images", delay=1.0)
             found: dict[str, list[str]] = {name: [] for name in names}
             for index, record in enumerate(bar):
                 number = int(record[label])
                 if number >= 0 and known[number] in found:
                     found[known[number]].append(f"{splits[split]}[{index}]")
-            if split == "train" or any(found.values()):  # competitions publish test pictures without labels
+            if split == "train" or any(found.values()):  # competitions publish test images without labels
                 pools[split] = found
-        return divide(pools, config, place)
+        return split_dataset(pools, selection, place)
 
     sizes = {split: [builder.info.splits[own].num_examples, *_stamp(builder, own)] for split, own in splits.items()}
     source = Source(
@@ -63,25 +80,25 @@ def load(config: DataConfig) -> Dataset:
         key={"source": "tfds", "name": builder.info.full_name, "folder": str(builder.data_path), "splits": sizes},
         class_names=names,
         count=sum(builder.info.splits[own].num_examples for own in splits.values()),
-        draws=draws,
+        samples=samples,
         read=records.read,
-        describe=str,
+        provenance={"source": place},
     )
-    return assemble(source, config)
+    return assemble(source, selection, image_size=size, loading=loading, cache=cache)
 
 
-def _prepared(place: str) -> Any:
+def _prepared(name: str) -> Any:
     """The builder of a set, prepared."""
     import tensorflow_datasets as tfds
 
-    name = place.partition(":")[2]
+    place = f"tfds:{name}"
     try:
         builder = tfds.builder(name)
         if builder.is_prepared():
             return builder
-        if importlib.util.find_spec("array_record"):  # not made for every platform; TFRecord files do as well
+        if importlib.util.find_spec("array_record"):  # not available on every platform; TFRecord files work as well
             builder = tfds.builder(name, file_format="array_record")
-        # Known before hundreds of megabytes are downloaded: the module that prepares the set uses TensorFlow.
+        # Noticed before hundreds of megabytes are downloaded: the module that prepares the set uses TensorFlow.
         if hasattr(sys.modules[type(builder).__module__], "tf") and importlib.util.find_spec("tensorflow") is None:
             raise ModuleNotFoundError("tensorflow")
         builder.download_and_prepare()
@@ -117,20 +134,20 @@ def _brief(error: Exception) -> str:
 
 
 def _features(info: Any, place: str) -> tuple[str, str]:
-    """The names of the picture and of the class in a record."""
+    """The names of the image and of the class in a record."""
     import tensorflow_datasets as tfds
 
     features = info.features if isinstance(info.features, tfds.features.FeaturesDict) else {}
     images = [name for name, feature in features.items() if isinstance(feature, tfds.features.Image)]
     labels = [name for name, feature in features.items() if isinstance(feature, tfds.features.ClassLabel)]
-    # A set may hold several pictures (or labels) a record: then its authors' choice counts.
+    # A record may have several images (or labels): then the choice of the set's authors counts.
     supervised = [key for key in info.supervised_keys or () if isinstance(key, str)]
     images.sort(key=lambda name: name not in (*supervised, "image"))
     labels.sort(key=lambda name: name not in (*supervised, "label"))
     if not images or not labels or np.dtype(features[images[0]].np_dtype).name not in ("uint8", "uint16"):
         raise UserError(
             f"{place} is not an image classification set: its records hold {', '.join(features) or 'no features'}; "
-            "choose a set with an image and a class label, such as tfds:cats_vs_dogs"
+            "choose a set with an image and a class label, such as cats_vs_dogs"
         )
     return images[0], labels[0]
 
@@ -146,9 +163,9 @@ def _splits(info: Any, place: str) -> dict[str, str]:
 
 
 class _Records:
-    """The records of a prepared set's splits, by index, with the pictures still encoded; opened when asked for.
+    """The records of a prepared set's splits, by index, with the images still encoded; opened when needed.
 
-    Another process gets the builder, and opens the files itself.
+    Another process receives the builder, and opens the files itself.
     """
 
     def __init__(self, builder: Any, image: str, place: str) -> None:
@@ -160,7 +177,7 @@ class _Records:
         return _Records, (self._builder, self._image, self._place)
 
     def read(self, candidate: str) -> bytes:
-        """The encoded picture of a candidate, SPLIT[INDEX]."""
+        """The encoded image of a candidate, SPLIT[INDEX]."""
         split, _, index = candidate[:-1].rpartition("[")
         return bytes(self.of(split)[int(index)][self._image])
 
@@ -180,8 +197,8 @@ class _Records:
         if info.file_format == tfds.core.FileFormat.TFRECORD:
             return _TFRecords(info.splits[split], info.features, undecoded, self._place)
         raise UserError(
-            f"{self._place} is prepared as {info.file_format.value} in {self._builder.data_path}, which is not read "
-            "here: set TFDS_DATA_DIR to another folder to prepare it anew"
+            f"{self._place} is prepared as {info.file_format.value} in {self._builder.data_path}, which cannot be read "
+            "here: set TFDS_DATA_DIR to another folder to prepare it again"
         )
 
 
@@ -208,7 +225,7 @@ class _TFRecords(Sequence):
                     self._places.append((path, position + 12, length))
                     position += length + 16
             if position != size:
-                raise UserError(f"{place}: the file {path} is damaged: delete the set's folder to prepare it anew")
+                raise UserError(f"{place}: the file {path} is damaged: delete the set's folder to prepare it again")
 
     def __len__(self) -> int:
         return len(self._places)

@@ -1,8 +1,7 @@
-"""Sheets to draw on, measured in CSS pixels from the top left, and how they become small PNG files."""
+"""Drawing primitives. Coordinates are CSS pixels from the top left corner; figures are saved as small PNG files."""
 
 import io
 from pathlib import Path
-from typing import Any
 
 import matplotlib
 import numpy as np
@@ -11,6 +10,10 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch, Polygon, Rectangle
 from PIL import Image
+
+from cnnjax.files import atomic_write
+
+Color = str | tuple[float, ...]
 
 WIDTH = 760
 INK, MUTED, RULE, PAPER = "#22303c", "#6a7783", "#cfd6dc", "#ffffff"
@@ -23,7 +26,7 @@ _LIMIT = 150_000
 
 
 def sheet(width: int, height: int) -> tuple[Figure, Axes]:
-    """An empty figure and one axes over all of it whose data coordinates are CSS pixels, y downwards."""
+    """An empty figure, and an axes that covers it, whose data coordinates are CSS pixels with y pointing down."""
     figure = Figure(figsize=(width / _DPI, height / _DPI), dpi=_DPI, facecolor=PAPER)
     board = figure.add_axes((0, 0, 1, 1))
     board.set_xlim(0, width)
@@ -33,7 +36,7 @@ def sheet(width: int, height: int) -> tuple[Figure, Axes]:
 
 
 def plot(figure: Figure, left: float, top: float, width: float, height: float) -> Axes:
-    """An axes with thin left and bottom lines at a place given in CSS pixels."""
+    """A plot with thin left and bottom axes, at a position and of a size in CSS pixels."""
     w, h = figure.get_size_inches() * _DPI
     axes = figure.add_axes((left / w, 1 - (top + height) / h, width / w, height / h))
     axes.spines[["top", "right"]].set_visible(False)
@@ -44,43 +47,69 @@ def plot(figure: Figure, left: float, top: float, width: float, height: float) -
     return axes
 
 
-def picture(figure: Figure, pixels: np.ndarray, left: float, top: float, side: float, **style) -> Axes:
-    """An array (h, w) or (h, w, 3) shown in a square, its own pixels kept."""
+def image(
+    figure: Figure, pixels: np.ndarray, left: float, top: float, width: float, height: float | None = None, **style
+) -> Axes:
+    """Show an array (height, width) or (height, width, 3) in a square, or in a rectangle, without smoothing.
+
+    width, height: size on the sheet in CSS pixels. style: passed on to `Axes.imshow`.
+    """
+    height = width if height is None else height
     w, h = figure.get_size_inches() * _DPI
-    axes = figure.add_axes((left / w, 1 - (top + side) / h, side / w, side / h))
+    axes = figure.add_axes((left / w, 1 - (top + height) / h, width / w, height / h))
     axes.set_axis_off()
     axes.imshow(pixels, **{"interpolation": "nearest", "aspect": "auto", **style})
     return axes
 
 
-def text(board: Axes, x: float, y: float, words: str, size: float = BODY, color: str = INK, **style) -> None:
-    """Words centred on (x, y) unless told otherwise."""
-    board.text(x, y, words, **{"fontsize": size, "color": color, "ha": "center", "va": "center", **style})
+def photograph(figure: Figure, pixels: np.ndarray, left: float, top: float, side: float, **style) -> Axes:
+    """Show an image (height, width), (height, width, 1) or (height, width, 3), centered in a square.
+
+    Values are uint8, or floats in [0, 1]; floats outside of it are clipped. style: passed on
+    to `Axes.imshow`.
+    """
+    pixels = np.asarray(pixels)
+    style = {"vmin": 0, "vmax": 255 if pixels.dtype == np.uint8 else 1} | style
+    if pixels.ndim == 3 and pixels.shape[-1] == 1:
+        pixels = pixels[..., 0]
+    if pixels.ndim == 2:
+        style["cmap"] = "gray"
+    elif pixels.dtype != np.uint8:
+        pixels = np.clip(pixels, 0, 1)
+    height, width = (side * n / max(pixels.shape[:2]) for n in pixels.shape[:2])
+    return image(figure, pixels, left + (side - width) / 2, top + (side - height) / 2, width, height, **style)
 
 
-def cell(board: Axes, x: float, y: float, side: float, words: str = "", fill: Any = PAPER, **style) -> None:
-    """One square of a table."""
+def text(board: Axes, x: float, y: float, content: str, size: float = BODY, color: str = INK, **style) -> None:
+    """Draw text, by default centered on (x, y). style: passed on to `Axes.text`."""
+    board.text(x, y, content, **{"fontsize": size, "color": color, "ha": "center", "va": "center", **style})
+
+
+def cell(board: Axes, x: float, y: float, side: float, content: str = "", fill: Color = PAPER, **style) -> None:
+    """Draw one square cell of a table, with text in it."""
     edge = style.pop("edge", RULE)
     board.add_patch(Rectangle((x, y), side, side, facecolor=fill, edgecolor=edge, linewidth=0.8))
-    if words:
-        text(board, x + side / 2, y + side / 2 + 0.5, words, **style)
+    if content:
+        text(board, x + side / 2, y + side / 2 + 0.5, content, **style)
 
 
 def outline(board: Axes, x: float, y: float, width: float, height: float, color: str, **style) -> None:
-    """A frame around cells."""
+    """Draw a frame without filling it."""
     board.add_patch(Rectangle((x, y), width, height, fill=False, edgecolor=color, **{"linewidth": 2, **style}))
 
 
 def arrow(board: Axes, start: tuple[float, float], end: tuple[float, float], color: str = MUTED) -> None:
-    """A thin arrow."""
+    """Draw a thin arrow from `start` to `end`."""
     style = {"arrowstyle": "-|>", "mutation_scale": 9, "linewidth": 1.1, "shrinkA": 0, "shrinkB": 0}
     board.add_patch(FancyArrowPatch(start, end, color=color, **style))
 
 
 def box(board: Axes, x: float, y: float, size: tuple[float, float, float], color: str, alpha: float = 1.0) -> None:
-    """A solid in oblique projection: `size` is (width, height, depth); (x, y) its front face's top left corner.
+    """Draw a cuboid in oblique projection, which stands for a stack of feature maps.
 
-    The depth recedes to the upper right: the maps' width; the drawn width is the number of channels.
+    (x, y) is the top left corner of its front face. `size` is (width, height, depth), where the width stands for the
+    number of channels, the height for the maps' height, and the depth, which recedes to the upper right, for their
+    width.
     """
     width, height, depth = size
     dx, dy = depth * 0.42, -depth * 0.30
@@ -101,25 +130,27 @@ def _shade(color: str, factor: float) -> tuple[float, float, float]:
 
 
 def save(figure: Figure, path: Path | str, limit: int = _LIMIT) -> Path:
-    """Write a PNG at twice the CSS size; colours, then resolution, are reduced until it has at most `limit` bytes."""
+    """Write a PNG at twice the CSS size and return its path.
+
+    If the file is larger than `limit` bytes, the number of colors is reduced to 256, and then the resolution.
+    """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     contents = b""
     for scale in (2.0, 1.6, 1.3, 1.0):
         figure.set_dpi(_DPI * scale)
         canvas = FigureCanvasAgg(figure)
         canvas.draw()
         drawn = Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3])
-        # 256 colours are plenty for a drawing and a visible loss only in photographs: those keep theirs if they fit.
+        # A palette of 256 colors is visible only in photographs. These keep all their colors if the file is small enough.
         for palette in (False, True):
             pixels = drawn.quantize(256, dither=Image.Dither.NONE) if palette else drawn
             buffer = io.BytesIO()
-            # The page reads the figure's CSS size from its resolution.
+            # The article's page computes the figure's CSS size from this resolution.
             pixels.save(buffer, "png", dpi=(96 * scale, 96 * scale))
             contents = buffer.getvalue()
             if len(contents) <= limit:
                 break
         if len(contents) <= limit:
             break
-    path.write_bytes(contents)
+    atomic_write(path, lambda temporary: temporary.write_bytes(contents))
     return path

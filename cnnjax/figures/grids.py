@@ -1,34 +1,36 @@
-"""Pictures in rows and columns: augmented samples, feature maps, filters, classes (article, sections 4.3 and 6)."""
+"""Images in rows and columns: augmented samples, feature maps, filters, classes (article, sections 4.3 and 6)."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Protocol, runtime_checkable
 
 import jax
 import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
-from cnnjax.figures.canvas import BODY, HEAD, MUTED, RED, SMALL, WIDTH, arrow, outline, picture, save, sheet, text
-from cnnjax.visualize.feature_maps import FeatureMaps
+from cnnjax.figures.canvas import BODY, HEAD, MUTED, RED, SMALL, WIDTH, arrow, image, outline, photograph
+from cnnjax.figures.canvas import save, sheet, text
 
 Pixels = np.ndarray | jax.Array
 
 _GAP = 8
 
 
-def _blank(board, x: float, y: float, side: float, words: str) -> None:
-    board.fill_between((x, x + side), y, y + side, facecolor="#eef1f3", hatch="////", edgecolor="#d5dbe0", linewidth=0)
-    text(
-        board,
-        x + side / 2,
-        y + side / 2,
-        words,
-        SMALL,
-        RED,
-        bbox={"facecolor": "white", "edgecolor": "none", "pad": 1.5},
-    )
+@runtime_checkable
+class Maps(Protocol):
+    """Some feature maps of one layer, as `visualize.feature_maps` returns them."""
+
+    maps: np.ndarray
+    """uint8 (channels, height, width)."""
+    channels: Sequence[int]
+    """The number of each map's channel."""
+    dead: np.ndarray
+    """bool (channels,): the map has the same value everywhere, so it shows nothing."""
 
 
-def picture_grid(
+def image_grid(
     images: Iterable[Pixels],
     titles: Sequence[str],
     path: Path,
@@ -36,38 +38,31 @@ def picture_grid(
     dead: Iterable[bool] | None = None,
     width: int = WIDTH,
 ) -> Path:
-    """Pictures (h, w, 3) or (h, w), uint8 or floats in [0, 1], each under its title; dead ones are hatched."""
-    images = [np.asarray(image) for image in images]
+    """Draw images in rows and columns, each above its title.
+
+    images: (height, width), (height, width, 1) or (height, width, 3), uint8 or floats in [0, 1].
+    dead: which ones are replaced by hatching. width: of the figure, in CSS pixels.
+    """
+    images = [np.asarray(pixels) for pixels in images]
     dead = [False] * len(images) if dead is None else list(dead)
     side = (width - _GAP * (columns - 1)) / columns
     caption = 20 if any(titles) else 0
     rows = math.ceil(len(images) / columns)
     figure, board = sheet(width, round(rows * (side + caption + _GAP) - _GAP))
-    for index, (image, title, blank) in enumerate(zip(images, titles, dead, strict=True)):
+    for index, (pixels, title, blank) in enumerate(zip(images, titles, dead, strict=True)):
         x = (index % columns) * (side + _GAP)
         y = (index // columns) * (side + caption + _GAP)
         if blank:
-            _blank(board, x, y, side, "dead")
+            _hatched(board, x, y, side, "dead")
         else:
-            _show(figure, image, x, y, side)
+            photograph(figure, pixels, x, y, side)
         if title:
             text(board, x + side / 2, y + side + 11, title, SMALL, MUTED)
     return save(figure, path)
 
 
-def _show(figure, image: np.ndarray, x: float, y: float, side: float) -> None:
-    style = {"vmin": 0, "vmax": 255 if image.dtype == np.uint8 else 1}
-    if image.ndim == 3 and image.shape[-1] == 1:
-        image = image[..., 0]
-    if image.ndim == 2:
-        style["cmap"] = "gray"
-    elif image.dtype != np.uint8:
-        image = np.clip(image, 0, 1)
-    picture(figure, image, x, y, side, **style)
-
-
-def feature_map_grid(maps: Mapping[str, FeatureMaps], path: Path) -> Path:
-    """A row for each layer, bright where the filter found its pattern; maps that show nothing are hatched."""
+def feature_map_grid(maps: Mapping[str, Maps], path: Path) -> Path:
+    """Draw the feature maps of each layer in a row: bright where the filter found its pattern, hatched if dead."""
     most = max(len(layer.channels) for layer in maps.values())
     head = 26
     side = min((WIDTH - _GAP * (most - 1)) / most, 380)
@@ -77,21 +72,21 @@ def feature_map_grid(maps: Mapping[str, FeatureMaps], path: Path) -> Path:
         top = row * (side + head + _GAP)
         text(board, 0, top + 12, name, BODY, ha="left", weight="bold")
         plural = "s" if len(layer.channels) > 1 else ""
-        words = f"{_size(layer.maps[0])}, channel{plural} {', '.join(map(str, layer.channels))}"
-        text(board, width, top + 12, words, SMALL, MUTED, ha="right")
+        title = f"{_size(layer.maps[0])}, channel{plural} {', '.join(map(str, layer.channels))}"
+        text(board, width, top + 12, title, SMALL, MUTED, ha="right")
         for index in range(len(layer.channels)):
             _map(figure, board, layer, index, index * (side + _GAP), top + head, side)
     return save(figure, path)
 
 
-def maps_in_a_row(maps: Mapping[str, FeatureMaps], path: Path, photo: Pixels | None = None) -> Path:
-    """The first map of each layer, side by side after the photograph: how the picture is transformed."""
+def maps_in_a_row(maps: Mapping[str, Maps], path: Path, photo: Pixels | None = None) -> Path:
+    """Draw the first map of each layer side by side, after the photograph: how the layers transform the image."""
     first = 0 if photo is None else 1
     side = (WIDTH - _GAP * (len(maps) + first - 1)) / (len(maps) + first)
     figure, board = sheet(WIDTH, round(side + 44))
     if photo is not None:
         photo = np.asarray(photo)
-        _show(figure, photo, 0, 0, side)
+        photograph(figure, photo, 0, 0, side)
         text(board, side / 2, side + 13, "input", SMALL)
         text(board, side / 2, side + 31, _size(photo), 7.5, MUTED)
     for index, (name, layer) in enumerate(maps.items(), first):
@@ -102,19 +97,8 @@ def maps_in_a_row(maps: Mapping[str, FeatureMaps], path: Path, photo: Pixels | N
     return save(figure, path)
 
 
-def _map(figure, board, layer: FeatureMaps, index: int, x: float, y: float, side: float) -> None:
-    if layer.dead[index]:
-        _blank(board, x, y, side, "blank")
-    else:
-        picture(figure, layer.maps[index], x, y, side, cmap="viridis", vmin=0, vmax=255)
-
-
-def _size(image: np.ndarray) -> str:
-    return f"{image.shape[0]}×{image.shape[1]}"
-
-
 def augmented_samples(original: Pixels, samples: Iterable[Pixels], path: Path, columns: int = 4) -> Path:
-    """A training picture and what augmentation makes of it."""
+    """Draw a training image and what augmentation makes of it."""
     samples = [np.asarray(sample) for sample in samples]
     first = 190
     left = first + 56
@@ -126,10 +110,28 @@ def augmented_samples(original: Pixels, samples: Iterable[Pixels], path: Path, c
     top = max(middle - first / 2, 28)
     text(board, 0, 12, "original", HEAD, ha="left", weight="bold")
     text(board, left, 12, f"{len(samples)} augmented samples", HEAD, ha="left", weight="bold")
-    _show(figure, np.asarray(original), 0, top, first)
+    photograph(figure, np.asarray(original), 0, top, first)
     outline(board, 0, top, first, first, MUTED, linewidth=0.8)
     arrow(board, (first + 14, top + first / 2), (left - 14, top + first / 2))
     for index, sample in enumerate(samples):
         x, y = left + (index % columns) * (side + _GAP), 28 + (index // columns) * (side + _GAP)
-        _show(figure, sample, x, y, side)
+        photograph(figure, sample, x, y, side)
     return save(figure, path)
+
+
+def _map(figure: Figure, board: Axes, layer: Maps, index: int, x: float, y: float, side: float) -> None:
+    if layer.dead[index]:
+        _hatched(board, x, y, side, "blank")
+    else:
+        image(figure, layer.maps[index], x, y, side, cmap="viridis", vmin=0, vmax=255)
+
+
+def _hatched(board: Axes, x: float, y: float, side: float, label: str) -> None:
+    """A hatched square with a label, in place of an image that would show nothing."""
+    board.fill_between((x, x + side), y, y + side, facecolor="#eef1f3", hatch="////", edgecolor="#d5dbe0", linewidth=0)
+    box = {"facecolor": "white", "edgecolor": "none", "pad": 1.5}
+    text(board, x + side / 2, y + side / 2, label, SMALL, RED, bbox=box)
+
+
+def _size(pixels: np.ndarray) -> str:
+    return f"{pixels.shape[0]}×{pixels.shape[1]}"

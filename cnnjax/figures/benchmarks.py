@@ -1,4 +1,4 @@
-"""Who is how fast: medians with their spread, one panel a workload or an axis of growth."""
+"""The plots of the benchmarks: times, rates, memory, and shares of a chip's peak."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -28,10 +28,13 @@ from cnnjax.figures.canvas import (
 COLORS = (BLUE, RED, GREEN, GOLD, PLUM, MUTED)
 
 
-def contest(workloads: Mapping[str, Sequence[Any]], path: Path) -> Path:
-    """Bars of milliseconds, or of seconds from 10 on: median, and a line from fastest to slowest. Ours is coloured.
+def compare(workloads: Mapping[str, Sequence[Any]], path: Path) -> Path:
+    """Draw a panel of bars for each workload: the median time, and a line from the fastest to the slowest.
 
-    workloads: title -> rows with who, median, low, high (seconds) and ratio, the median over ours.
+    Times of 10 seconds or more are given in seconds, shorter ones in milliseconds. The row of this package, whose
+    ratio is 1, is colored.
+
+    workloads: title -> rows with attributes who, median, low, high (seconds) and ratio, the median over this package's.
     """
     left, right, bar, head = 190, 112, 22, 44
     heights = [head + bar * len(rows) + 14 for rows in workloads.values()]
@@ -55,23 +58,23 @@ def contest(workloads: Mapping[str, Sequence[Any]], path: Path) -> Path:
             y = top + 30 + bar * (place + 0.5)
             text(board, left - 8, y, row.who, BODY, BLUE if ours else INK, ha="right")
             median = row.median * scale
-            words = (f"{median:.0f}" if median >= 100 else f"{median:.3g}") + (
+            label = (f"{median:.0f}" if median >= 100 else f"{median:.3g}") + (
                 f"   {row.ratio:.2f}×" if row.ratio and not ours else ""
             )
-            text(board, WIDTH - right + 8, y, words, BODY, BLUE if ours else INK, ha="left")
+            text(board, WIDTH - right + 8, y, label, BODY, BLUE if ours else INK, ha="left")
         top += height
     return save(figure, path)
 
 
 def growth(axes: Mapping[str, Sequence[Any]], path: Path) -> Path:
-    """Images a second along each axis (higher is better): medians as lines, slowest to fastest as bands.
+    """Draw a panel for each axis: images per second against its values, as median and band from slowest to fastest.
 
-    axes: an axis's label -> points with who, value (its place, drawn on a logarithmic scale), median, slowest, fastest.
-    Panels share a scale that starts at 0 where the rates are within a factor of 20, else a logarithmic one.
+    axes: label -> points with attributes who, value (drawn on a logarithmic scale), median, slowest and fastest.
+    All panels share a vertical scale: from 0 if the rates are within a factor of 20, logarithmic otherwise.
     """
     names = list(dict.fromkeys(point.who for points in axes.values() for point in points))
     colors = {name: COLORS[i % len(COLORS)] for i, name in enumerate(names)}
-    places, x, y = {}, 56.0, 42  # of the legend's entries, in as many lines as they need
+    places, x, y = {}, 56.0, 42  # of the legend's entries, which may need several lines
     for name in names:
         length = 44 + 6.3 * len(name)
         if places and x + length > WIDTH:
@@ -120,9 +123,10 @@ def growth(axes: Mapping[str, Sequence[Any]], path: Path) -> Path:
 
 
 def shares(rows: Sequence[Any], path: Path) -> Path:
-    """Bars of the share of a chip's peak that programs reach by a compiler's estimates, a panel a machine.
+    """Draw a panel for each machine: the share of its peak that programs reach by the compiler's estimates.
 
-    rows: with machine, program, share (the bar), roofline_share (the tick: what an optimist says) and step (seconds).
+    rows: with attributes machine, program, share (the bar), roofline_share (the tick: the upper bound that the roofline
+    model gives) and step (seconds).
     """
     machines = {name: [row for row in rows if row.machine == name] for name in dict.fromkeys(r.machine for r in rows)}
     left, right, bar, head = 190, 112, 22, 44
@@ -146,7 +150,40 @@ def shares(rows: Sequence[Any], path: Path) -> Path:
             axes.plot((row.roofline_share,) * 2, (place - 0.34, place + 0.34), color=INK, linewidth=1.2)
             y = top + 30 + bar * (place + 0.5)
             text(board, left - 8, y, row.program, BODY, BLUE if ours else INK, ha="right")
-            words = f"{row.share:.0%}   {1e3 * row.step:.3g} ms"
-            text(board, WIDTH - right + 8, y, words, BODY, BLUE if ours else INK, ha="left")
+            label = f"{row.share:.0%}   {1e3 * row.step:.3g} ms"
+            text(board, WIDTH - right + 8, y, label, BODY, BLUE if ours else INK, ha="left")
         top += head + bar * len(some) + 14
+    return save(figure, path)
+
+
+def memory(title: str, rows: Sequence[Any], path: Path) -> Path:
+    """Draw bars of the memory that a training step needs, in GiB, or in MiB if all of them are below 1 GiB.
+
+    The first part of a bar is held between steps as well, the second part only within a step.
+
+    rows: with attributes precision, microbatches, remat, and peak and temporary (bytes).
+    """
+    left, right, top, bar = 250, 120, 62, 24
+    figure, board = sheet(WIDTH, top + bar * len(rows) + 14)
+    highest = max(row.peak for row in rows)
+    unit, scale = ("GiB", 2**30) if highest >= 2**30 else ("MiB", 2**20)
+    text(board, 10, 16, title, HEAD, INK, ha="left", weight="bold")
+    for x, color, label in ((left, RULE, "parameters, optimizer, images"), (left + 230, BLUE, "within a step")):
+        board.plot((x, x + 14), (42, 42), color=color, linewidth=8, solid_capstyle="butt")
+        text(board, x + 22, 42, label, SMALL, MUTED, ha="left")
+    axes = plot(figure, left, top, WIDTH - left - right, bar * len(rows))
+    axes.grid(visible=False)
+    axes.set_yticks([])
+    axes.tick_params(labelbottom=False, length=0)
+    axes.set_xlim(0, highest / scale)
+    axes.set_ylim(len(rows) - 0.5, -0.5)
+    for place, row in enumerate(rows):
+        rest = (row.peak - row.temporary) / scale
+        axes.barh(place, rest, height=0.68, color=RULE)
+        axes.barh(place, row.temporary / scale, left=rest, height=0.68, color=BLUE)
+        y = top + bar * (place + 0.5)
+        parts = f", {row.microbatches} microbatches" if row.microbatches > 1 else ""
+        text(board, left - 8, y, f"{row.precision}{parts}{', remat' if row.remat else ''}", BODY, INK, ha="right")
+        text(board, WIDTH - right + 8, y, f"{row.peak / scale:.2f} {unit}", BODY, INK, ha="left")
+        text(board, WIDTH - 10, y, f"{row.peak / rows[0].peak:.0%}", BODY, MUTED, ha="right")
     return save(figure, path)

@@ -1,4 +1,4 @@
-"""Nodes and the paths between them: dropout (article, section 4.1) and receptive fields (section 5)."""
+"""Units and the connections between them: dropout (article, section 4.1), receptive fields (section 5)."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,33 +7,17 @@ import numpy as np
 from matplotlib.collections import LineCollection
 from matplotlib.colors import to_rgb
 
-from cnnjax.article.worked_examples import Dropout, Field
-from cnnjax.figures.canvas import (
-    BLUE,
-    GREEN,
-    HEAD,
-    MUTED,
-    PAPER,
-    RED,
-    RULE,
-    SMALL,
-    TINTS,
-    WIDTH,
-    arrow,
-    cell,
-    outline,
-    save,
-    sheet,
-    text,
-)
+from cnnjax.article.worked_examples import Dropout, ReceptiveField
+from cnnjax.figures.canvas import BLUE, GREEN, HEAD, MUTED, PAPER, RED, RULE, SMALL, TINTS, WIDTH
+from cnnjax.figures.canvas import arrow, cell, outline, save, sheet, text
 
 
-def dropout(lesson: Dropout, path: Path) -> Path:
-    """The network at each panel of the lesson: dropped nodes are crossed out and lose their edges."""
-    panels = len(lesson.masks)
+def dropout(example: Dropout, path: Path) -> Path:
+    """Draw the network once for each step; dropped nodes are crossed out and have no connections."""
+    panels = len(example.masks)
     panel, height = WIDTH / panels, 280
     figure, board = sheet(WIDTH, height)
-    for index, (masks, title) in enumerate(zip(lesson.masks, lesson.titles, strict=True)):
+    for index, (masks, title) in enumerate(zip(example.masks, example.titles, strict=True)):
         left = index * panel
         nodes = sum(map(len, masks))
         dropped = sum(int((mask == 0).sum()) for mask in masks)
@@ -64,8 +48,8 @@ def dropout(lesson: Dropout, path: Path) -> Path:
     return save(figure, path)
 
 
-def receptive_fields(fields: Sequence[Field], path: Path) -> Path:
-    """A row for each stack: what the centre of the last map sees of every earlier one, shaded by number of paths."""
+def receptive_fields(fields: Sequence[ReceptiveField], path: Path) -> Path:
+    """For each stack, draw which values of every earlier map reach the center of the last one, and by how many paths."""
     side = 18
     size = fields[0].paths[0].shape[0]
     height = size * side + 64
@@ -78,8 +62,8 @@ def receptive_fields(fields: Sequence[Field], path: Path) -> Path:
             left = 4 + column * (size * side + gap)
             seen = paths != 0
             wide = int(seen.any(axis=0).sum())
-            words = "input" if column == 0 else f"after {column} convolution{'s' if column > 1 else ''}"
-            text(board, left, top - 14, words, SMALL, MUTED, ha="left")
+            title = "input" if column == 0 else f"after {column} convolution{'s' if column > 1 else ''}"
+            text(board, left, top - 14, title, SMALL, MUTED, ha="left")
             for i, j in np.ndindex(size, size):
                 value = float(paths[i, j] / paths.max())
                 fill = PAPER if not seen[i, j] else _blend(GREEN if column == 0 else BLUE, 0.22 + 0.78 * value)

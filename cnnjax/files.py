@@ -1,0 +1,39 @@
+"""The one way in which this package writes a file: completely, or not at all."""
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from cnnjax.errors import UserError
+
+
+def atomic_write(path: str | Path, write: Callable[[Path], object]) -> None:
+    """Call `write` with a temporary path in the same folder, then rename that file to `path`.
+
+    An interruption at any time leaves the previous file, or none. The folder is created if it does not exist. The
+    temporary name is `.PID.NAME`, so that it keeps the suffix by which libraries choose a format.
+
+    Raises UserError if the file cannot be written.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{os.getpid()}.{path.name}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write(temporary)
+        temporary.replace(path)
+    except OSError as error:
+        reason = error.strerror or str(error).splitlines()[0]
+        raise UserError(
+            f"cannot write {path} ({reason}): make room there, or choose a folder that you may write to"
+        ) from error
+    finally:
+        if path.parent.is_dir():
+            temporary.unlink(missing_ok=True)
+
+
+def write_json(path: str | Path, value: Any) -> None:
+    """Write `value` as indented JSON; see `atomic_write`."""
+    text = json.dumps(value, indent=2) + "\n"
+    atomic_write(path, lambda temporary: temporary.write_text(text))

@@ -1,0 +1,249 @@
+"""A network: a model with its parameters and state, and everything that is needed to use it on images."""
+
+import dataclasses
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Array, Float, Key
+
+from cnnjax import models
+from cnnjax.data.normalize import Normalizer, fit_normalizer, normalize
+from cnnjax.errors import UserError
+from cnnjax.models.functional import ModelState, Output, Params
+
+if TYPE_CHECKING:
+    from cnnjax.data.dataset import Dataset
+
+Json = None | bool | int | float | str | Sequence["Json"] | Mapping[str, "Json"]
+
+
+@jax.tree_util.register_pytree_with_keys_class
+@dataclass(frozen=True)
+class Network:
+    """A model, its arrays, and how images are prepared for it. Make one with `Network.create` or `formats.load`.
+
+    A Network is a pytree whose leaves are `params`, `model_state` and `normalizer`; so `jax.jit` takes it as an
+    argument, `jax.grad` differentiates by it and `jax.tree.map` changes it. All else is static. `provenance` takes no
+    part in comparisons: networks that differ in it alone share compiled programs.
+
+    graphdef: the model without its arrays. params: nested dict of the model's `nnx.Param`. model_state: nested dict of
+    its other variables, for example the running statistics of BatchNorm. class_names: one for each class, or () for a
+    model whose output is not logits. image_size: (height, width) in pixels. provenance: JSON-able notes on how the
+    network was made.
+    """
+
+    graphdef: nnx.GraphDef
+    params: Params
+    model_state: ModelState
+    normalizer: Normalizer
+    class_names: tuple[str, ...]
+    image_size: tuple[int, int]
+    channels: int
+    provenance: dict[str, Json] = field(default_factory=dict, compare=False)
+
+    @classmethod
+    def create(
+        cls,
+        model: nnx.Module,
+        dataset: "Dataset | None" = None,
+        *,
+        normalizer: str | Normalizer = "standard",
+        class_names: Sequence[str] | None = None,
+        image_size: int | tuple[int, int] | None = None,
+        channels: int | None = None,
+        provenance: Mapping[str, Json] | None = None,
+    ) -> "Network":
+        """A network of a model, made ready for the images and the classes of a dataset.
+
+        normalizer: one of `data.normalize.KINDS`, which is fitted to the dataset's training images, or a Normalizer.
+        class_names, image_size (an int, or (height, width)), channels: by default the dataset's; without a dataset,
+        those that the model itself has as attributes, and "class 0", "class 1", … for its logits.
+
+        Raises UserError if one of these cannot be found, or if the model does not fit the images or the classes.
+        """
+        shape = _image_shape(model, dataset, image_size, channels)
+        if isinstance(normalizer, str):
+            if dataset is None:
+                raise UserError(
+                    f"normalizer={normalizer!r} is fitted to training images: pass a dataset, or a Normalizer such as "
+                    "cnnjax.data.normalize.identity()"
+                )
+            normalizer = fit_normalizer(normalizer, dataset.train)
+        graphdef, params, model_state = models.split(model)
+        if class_names is None and dataset is not None:
+            class_names = dataset.class_names
+        network = cls(graphdef, params, model_state, normalizer, (), shape[:2], shape[2], dict(provenance or {}))
+        return network.replace(class_names=_class_names(network._logits_shape(), class_names))
+
+    def __call__(
+        self, images: Float[Array, "batch height width channels"]
+    ) -> tuple[Float[Array, "batch ..."], dict[str, Array]]:
+        """Logits, and the activations by layer, of images in [0, 1], which are normalized first. Evaluation mode."""
+        output = self.apply(images)
+        return output.logits, output.activations
+
+    def apply(
+        self,
+        images: Float[Array, "batch height width channels"],
+        *,
+        train: bool = False,
+        keys: Key[Array, " batch"] | None = None,
+        axis_name: str | None = None,
+        perturbations: dict[str, Array] | None = None,
+    ) -> Output:
+        """`models.apply` on images in [0, 1], which are normalized first."""
+        return models.apply(
+            self.graphdef,
+            self.params,
+            self.model_state,
+            normalize(self.normalizer, images),
+            train=train,
+            keys=keys,
+            axis_name=axis_name,
+            perturbations=perturbations,
+        )
+
+    def probabilities(self, images: Float[Array, "batch height width channels"]) -> Float[Array, "batch classes"]:
+        """Probability of each class, for images in [0, 1]. One logit is the second of two classes' (sigmoid)."""
+        logits = self(images)[0]
+        if logits.shape[1] == 1:
+            second = jax.nn.sigmoid(logits)
+            return jnp.concatenate([1 - second, second], axis=1)
+        return jax.nn.softmax(logits)
+
+    def model(self) -> nnx.Module:
+        """The model with these parameters and this state."""
+        return nnx.merge(self.graphdef, self.params, self.model_state)
+
+    @property
+    def config(self) -> dict[str, Json] | None:
+        """What `models.create(**config)` makes this model from; None if the model is not one of this package's."""
+        config = getattr(self.model(), "config", None)
+        found = config() if callable(config) else None
+        return found if isinstance(found, dict) and found.get("name") in models.MODELS else None
+
+    @cached_property
+    def digest(self) -> str:
+        """sha256, in hex, of the parameters and, where there is any, of the model's state. Computed once."""
+        state = {f"model_state/{name}": array for name, array in models.flatten(self.model_state).items()}
+        return digest(models.flatten(self.params) | state)
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(height, width, channels) of one image."""
+        return (*self.image_size, self.channels)
+
+    def replace(self, **changes: object) -> "Network":
+        """This network with some fields changed."""
+        new = dataclasses.replace(self, **changes)
+        # The digest is half a second's work for VGG16.
+        if "digest" in self.__dict__ and not changes.keys() & {"params", "model_state"}:
+            new.__dict__["digest"] = self.digest
+        return new
+
+    def __repr__(self) -> str:
+        config = self.config
+        name = config["name"] if config else type(self.model()).__name__
+        count = sum(leaf.size for leaf in jax.tree.leaves(self.params))
+        size = "×".join(map(str, self.image_shape))
+        classes = f"{len(self.class_names)} classes" if self.class_names else "no classes"
+        return f"Network({name}, {count:,} parameters, {size} images, {classes}, normalizer {self.normalizer.kind!r})"
+
+    def _logits_shape(self) -> tuple[int, ...] | None:
+        """The shape of the logits of one image; None where they are not one array."""
+        images = jax.ShapeDtypeStruct((1, *self.image_shape), jnp.float32)
+        logits = jax.eval_shape(lambda network, images: network(images)[0], self, images)
+        return logits.shape[1:] if isinstance(logits, jax.ShapeDtypeStruct) else None
+
+    def tree_flatten_with_keys(self):
+        names = ("params", "model_state", "normalizer")
+        children = [(jax.tree_util.GetAttrKey(name), getattr(self, name)) for name in names]
+        return children, (self.graphdef, self.class_names, self.image_size, self.channels, _Note(self.provenance))
+
+    def tree_flatten(self):
+        return (self.params, self.model_state, self.normalizer), self.tree_flatten_with_keys()[1]
+
+    @classmethod
+    def tree_unflatten(cls, static, children):
+        # Past __init__, since JAX also puts other things than arrays in the leaves' places.
+        graphdef, class_names, image_size, channels, note = static
+        network = object.__new__(cls)
+        values = (graphdef, *children, class_names, image_size, channels, note.value)
+        for attribute, value in zip(dataclasses.fields(cls), values, strict=True):
+            object.__setattr__(network, attribute.name, value)
+        return network
+
+
+@dataclass(frozen=True, eq=False)
+class _Note:
+    """A static value that is equal to any other, so that no program is compiled again because of it."""
+
+    value: dict[str, Json]
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Note)
+
+    def __hash__(self) -> int:
+        return 0
+
+
+def digest(arrays: Mapping[str, Array | np.ndarray]) -> str:
+    """sha256, in hex, over the arrays' names, types, shapes and bytes, in the order of their names."""
+    total = hashlib.sha256()
+    for name in sorted(arrays):
+        array = np.ascontiguousarray(to_numpy(arrays[name]))
+        total.update(f"{name}:{array.dtype.str}:{array.shape};".encode())
+        total.update(array.reshape(-1).view(np.uint8).data)
+    return total.hexdigest()
+
+
+def to_numpy(array: Array | np.ndarray) -> np.ndarray:
+    """The array on the host; of typed random keys, their data."""
+    if jax.dtypes.issubdtype(array.dtype, jax.dtypes.prng_key):
+        array = jax.random.key_data(array)
+    return np.asarray(array)
+
+
+def _image_shape(
+    model: nnx.Module,
+    dataset: "Dataset | None",
+    image_size: int | tuple[int, int] | None,
+    channels: int | None,
+) -> tuple[int, int, int]:
+    """(height, width, channels) from the arguments, the dataset or the model, in this order."""
+    if dataset is not None:
+        from cnnjax.data.dataset import image_shape
+
+        *size, depth = image_shape(dataset.train)
+        image_size, channels = image_size or (size[0], size[1]), channels or depth
+    image_size, channels = (
+        image_size or getattr(model, "image_size", None),
+        channels or getattr(model, "channels", None),
+    )
+    if image_size is None or channels is None:
+        missing = "image_size" if image_size is None else "channels"
+        raise UserError(f"{missing} of the network's images is not known: pass {missing}=..., or a dataset")
+    height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
+    return int(height), int(width), int(channels)
+
+
+def _class_names(shape: tuple[int, ...] | None, names: Sequence[str] | None) -> tuple[str, ...]:
+    """The names of the classes, which must be as many as the model has logits: (n,), where (1,) stands for two."""
+    if shape is None or len(shape) != 1:
+        return tuple(names or ())
+    count = 2 if shape[0] == 1 else shape[0]
+    if names is None:
+        return tuple(f"class {i}" for i in range(count))
+    if len(names) != count:
+        raise UserError(
+            f"the model has {shape[0]} logit{'s' * (shape[0] != 1)}, for {count} classes, but there are {len(names)} class "
+            f"names: create it with num_classes={1 if len(names) == 2 else len(names)}"
+        )
+    return tuple(names)
