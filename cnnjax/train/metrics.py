@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PyTree, Shaped
 
+from cnnjax import files
 from cnnjax.errors import UserError
 from cnnjax.losses import Labels
 
@@ -158,7 +159,8 @@ def append(path: Path, row: EpochMetrics) -> None:
 
 def rewrite(path: Path, history: Sequence[EpochMetrics]) -> None:
     """Make metrics.jsonl hold exactly `history`: on resuming, lines past the checkpoint go."""
-    path.write_text("".join(json.dumps(row) + "\n" for row in history))
+    lines = "".join(json.dumps(row) + "\n" for row in history)
+    files.atomic_write(path, lambda temporary: temporary.write_text(lines))
 
 
 def read(path: Path) -> list[EpochMetrics]:
@@ -184,7 +186,7 @@ def tensorboard(folder: Path, first_step: int) -> Callable[[EpochMetrics], None]
 
     def write(row: EpochMetrics) -> None:
         for name in row.keys() - {"epoch", "step"}:
-            writer.add_scalar(name, row[name], row["step"])
+            writer.add_scalar(name, row[name], int(row["step"]))
         writer.flush()
 
     return write
