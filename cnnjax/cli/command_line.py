@@ -36,6 +36,15 @@ def main_with_preset(function: Command, arguments: Sequence[str] | None = None, 
     _exit(lambda argv: _run_with_preset(function, argv, prog or sys.argv[0]), arguments)
 
 
+def main_without_command(work: Callable[[], int]) -> NoReturn:
+    """Exit with the code that `work` returns, or as `main` does for its errors."""
+
+    def run(_: Sequence[str]) -> NoReturn:
+        raise SystemExit(work())
+
+    _exit(run, [])
+
+
 def parse(function: Command, arguments: Sequence[str], prog: str | None = None) -> Any:
     """Call `function` with the flags in `arguments`; its annotated parameters are the flags.
 
@@ -88,7 +97,8 @@ def describe_fields(config: type) -> None:
         for param in docstring_parser.parse_from_object(kind).params
     }
     for part in dataclasses.fields(config):
-        part.metadata = {**part.metadata, "help": docs.get(part.name, "")}
+        if part.name in docs:
+            part.metadata = {**part.metadata, "help": docs[part.name]}
         if isinstance(part.type, type) and dataclasses.is_dataclass(part.type):
             describe_fields(part.type)
 
@@ -114,7 +124,7 @@ def _run(commands: Command | Mapping[str, Command], argv: Sequence[str], prog: s
         return
     if not argv or argv[0] in ("-h", "--help"):
         print(f"usage: {prog} COMMAND [--flag value …]\n\ncommands:")
-        print(_columns({name: first_sentence(function) for name, function in commands.items()}))
+        print(columns({name: first_sentence(function) for name, function in commands.items()}))
         print(f"\n{prog} COMMAND --help lists the flags of a command.")
         raise SystemExit(0 if argv else 2)
     if argv[0] not in commands:
@@ -125,7 +135,7 @@ def _run(commands: Command | Mapping[str, Command], argv: Sequence[str], prog: s
 def _run_with_preset(function: Command, argv: Sequence[str], prog: str) -> None:
     if not argv or argv[0] in ("-h", "--help"):
         print(f"usage: {prog} PRESET [--flag value …]\n\n{first_sentence(function)}\n\npresets:")
-        print(_columns(presets.DESCRIPTIONS))
+        print(columns(presets.DESCRIPTIONS))
         print(f"\n{prog} PRESET --help lists the flags, with the preset's values as their defaults.")
         raise SystemExit(0 if argv else 2)
     if argv[0].startswith("-"):
@@ -146,7 +156,8 @@ def _exit(run: Callable[[Sequence[str]], None], arguments: Sequence[str] | None)
     except Preempted as stop:
         print(f"\n{stop}", file=sys.stderr)
     except KeyboardInterrupt:
-        print("\ninterrupted: finished work is kept, and the same command continues it", file=sys.stderr)
+        sentence = "interrupted: finished work is kept. To continue, run the same command again"
+        print(f"\n{sentence}; train and transfer need --resume for that", file=sys.stderr)
         raise SystemExit(130) from None
     raise SystemExit(0)
 
@@ -186,7 +197,8 @@ def _deferred(function: Command) -> Command:
     return defer
 
 
-def _columns(rows: Mapping[str, str]) -> str:
+def columns(rows: Mapping[str, str]) -> str:
+    """Names and sentences in two columns."""
     width = max(map(len, rows))
     return "\n".join(f"  {name:{width}}  {sentence}" for name, sentence in rows.items())
 

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
 
+from cnnjax import models
 from cnnjax.cli import renamed
 from cnnjax.data.augment import Augment
 from cnnjax.errors import UserError, unknown
@@ -102,7 +103,7 @@ class MixConfig:
 class ModelConfig:
     """Which model. For two classes its output is one sigmoid logit, for more one logit per class."""
 
-    name: Literal["small-cnn", "vgg11", "vgg13", "vgg16", "vgg19"] = "small-cnn"
+    name: Literal[tuple(models.MODELS)] = "small-cnn"  # pyright: ignore
     """The architecture."""
     width_multiplier: float = 1.0
     """Multiplies every layer's number of channels."""

@@ -1,7 +1,7 @@
 """Messages of the library, which name arguments, in terms of the flags of the command that runs.
 
-The library writes `batch_size=20`, `resume=True` or a bare name such as run_dir or `count`; on the command line these are
-`--train.batch-size 20`, `--resume`, `--run` and `--distributed.count`.
+The library writes `batch_size=20`, `resume=True` or a bare name such as run_dir or `count`; on the command line these
+are `--train.batch-size 20`, `--resume`, `--run` and `--distributed.count`.
 """
 
 import re
