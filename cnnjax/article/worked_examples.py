@@ -281,10 +281,13 @@ def numbers(examples: WorkedExamples) -> dict[str, Any]:
         "volume_parameters": int(examples.volume.kernels.size + examples.volume.kernels.shape[-1]),
         "flattened": int(examples.volume.pooled.size),
         "filter_names": list(examples.volume.names),
-        "negative_share": float((maps < 0).mean()),
+        "negative_fraction": float((maps < 0).mean()),
         "stride_map_sizes": {str(stride): int(map.shape[0]) for stride, map in examples.strides.maps.items()},
         "stride_image_size": int(examples.strides.image.shape[0]),
-        "padding_map_sizes": {"same": int(examples.padding.same.shape[0]), "valid": int(examples.padding.valid.shape[0])},
+        "padding_map_sizes": {
+            "same": int(examples.padding.same.shape[0]),
+            "valid": int(examples.padding.valid.shape[0]),
+        },
         "pooled": examples.pooling.map.astype(int).tolist(),
         "hyperparameters": [row._asdict() | {"shape": list(row.shape)} for row in examples.hyperparameters],
         "descent": {
@@ -301,6 +304,7 @@ def numbers(examples: WorkedExamples) -> dict[str, Any]:
             ],
         },
         "receptive_fields": [
-            {"depth": f.depth, "size": f.size, "weights": 9 * f.depth, "single": f.size**2} for f in examples.receptive_fields
+            {"depth": f.depth, "size": f.size, "weights": 9 * f.depth, "single": f.size**2}
+            for f in examples.receptive_fields
         ],
     }

@@ -8,8 +8,24 @@ from matplotlib.collections import LineCollection
 from matplotlib.colors import to_rgb
 
 from cnnjax.article.worked_examples import Dropout, ReceptiveField
-from cnnjax.figures.canvas import BLUE, GREEN, HEAD, MUTED, PAPER, RED, RULE, SMALL, TINTS, WIDTH
-from cnnjax.figures.canvas import arrow, cell, outline, save, sheet, text
+from cnnjax.figures.canvas import (
+    BLUE,
+    GREEN,
+    HEAD,
+    MUTED,
+    PAPER,
+    RED,
+    RULE,
+    SMALL,
+    TINTS,
+    WIDTH,
+    arrow,
+    cell,
+    outline,
+    save,
+    sheet,
+    text,
+)
 
 
 def dropout(example: Dropout, path: Path) -> Path:
@@ -49,7 +65,7 @@ def dropout(example: Dropout, path: Path) -> Path:
 
 
 def receptive_fields(fields: Sequence[ReceptiveField], path: Path) -> Path:
-    """For each stack, draw which values of every earlier map reach the center of the last one, and by how many paths."""
+    """For each stack, draw which values of each earlier map reach the center of the last one, by how many paths."""
     side = 18
     size = fields[0].paths[0].shape[0]
     height = size * side + 64
