@@ -1,12 +1,13 @@
-"""Several machines at one run: joining them, and what they tell each other outside of training's own sums.
+"""Several hosts in one run: how they find each other, and what they exchange apart from training's own sums.
 
-JAX ends a process that has lost another (SIGABRT, which Python cannot catch), so on several hosts the command runs in
-a child process, and this one waits for it, passes SIGTERM on and says what happened. Everything here is for the main
-thread: hosts must call it in the same order, and not while a step is under way.
+JAX ends a process that has lost another one (SIGABRT, which Python cannot catch). With several hosts the command
+therefore runs in a child process; the parent waits for it, forwards SIGTERM and explains how it ended. Call the
+functions of this module from the main thread, in the same order on every host, and not while a step is running.
 """
 
 import logging
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -16,75 +17,94 @@ from collections.abc import Callable
 from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import NamedTuple, TypeVar
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from cnnjax.cli.config import HostsConfig
 from cnnjax.errors import UserError
 
-HEARTBEAT = 10  # seconds without a sign of life until a host counts as dead
-LOST = 75  # the exit code when another host was lost: EX_TEMPFAIL, "try again"
+HEARTBEAT_SECONDS = 10
+"""A host that has been silent for this long is considered dead."""
+EXIT_HOST_LOST = 75
+"""The exit code when another host was lost: EX_TEMPFAIL, "try again"."""
 TPU = "Cloud TPU"
-_SUPERVISOR = "CNNJAX_SUPERVISOR"  # in a child's environment: the socket to its parent
+_SUPERVISOR = "CNNJAX_SUPERVISOR"  # in a child's environment: the file descriptor of the socket to its parent
 
 T = TypeVar("T")
 
 
-def join(config: HostsConfig) -> None:
-    """Join the hosts that `config` names or the surroundings tell of (SLURM, GKE, Cloud TPU, Open MPI); none: return.
+class _Hosts(NamedTuple):
+    coordinator: str
+    count: int
+    index: int
+    connect_timeout: int
 
-    With several hosts the process that calls this never comes back: the same command line runs in a child, in which
-    this returns once all hosts are there, and its exit code is passed on. Call it before anything touches a device.
 
-    Raises UserError when the port is taken, or the surroundings cannot be understood.
+def initialize(coordinator: str = "", count: int = 0, index: int = -1, connect_timeout: int = 300) -> None:
+    """Connect this process to the other hosts of the run; return at once when there are none.
+
+    Hosts are detected under SLURM, GKE, Cloud TPU and Open MPI; elsewhere the arguments describe them. With several
+    hosts the calling process never returns from here: the same command line runs in a child process, in which this
+    function returns once all hosts are connected, and the calling process exits with the child's exit code.
+    Call it before anything starts JAX's backend.
+
+    Args:
+        coordinator: "ADDRESS:PORT" of host 0, where the port is free and reachable by the others.
+        count: The number of hosts; 0 detects it, 1 looks for no others.
+        index: The number of this host, from 0.
+        connect_timeout: Seconds to wait for the other hosts.
+
+    Raises:
+        UserError: for arguments that do not fit together, a port in use, or an environment that cannot be understood.
     """
-    if config.count == 1 or not (config.coordinator or _surroundings()):
+    hosts = _Hosts(coordinator, count, index, connect_timeout)
+    _check(hosts)
+    if count == 1 or not (coordinator or _environment()):
         return
     if _SUPERVISOR not in os.environ:
-        raise SystemExit(_supervise(config))
+        raise SystemExit(_supervise(hosts))
     parent = socket.socket(fileno=int(os.environ[_SUPERVISOR]))
     threading.Thread(target=_end_with_parent, args=(parent,), daemon=True).start()
-    jax.config.update("jax_enable_preemption_service", False)  # `preemption` listens to SIGTERM, and hosts agree
-    named = (config.coordinator, config.count, config.index) if config.coordinator else (None, None, None)
-    limits = {"heartbeat_timeout_seconds": HEARTBEAT, "shutdown_timeout_seconds": HEARTBEAT}
+    jax.config.update("jax_enable_preemption_service", False)  # `preemption` handles SIGTERM, and the hosts agree
+    described = (coordinator, count, index) if coordinator else (None, None, None)
+    limits = {"heartbeat_timeout_seconds": HEARTBEAT_SECONDS, "shutdown_timeout_seconds": HEARTBEAT_SECONDS}
     try:
-        jax.distributed.initialize(*named, initialization_timeout=config.patience, **limits)
+        jax.distributed.initialize(*described, initialization_timeout=connect_timeout, **limits)
     except (RuntimeError, ValueError, OSError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        if not config.coordinator and _surroundings() == TPU:
-            # A machine with a TPU of its own, whose metadata tell of no slice.
-            logging.getLogger(__name__).warning(f"no other hosts were found ({reason}): this one works alone")
+        if not coordinator and _environment() == TPU:
+            # A machine with a TPU of its own, whose metadata do not describe a slice.
+            logging.getLogger(__name__).warning(f"no other hosts were found ({reason}): this host works alone")
             parent.sendall(b"joined")
             return
         raise UserError(
-            f"the hosts could not be joined ({reason}): give --hosts.coordinator a free port of host 0, or use "
-            "--hosts.count 1 for this host alone"
+            f"the hosts could not be connected ({reason}): set `coordinator` to a free port of host 0, or use "
+            "count=1 for this host alone"
         ) from error
     parent.sendall(b"joined")
 
 
-def several() -> bool:
-    """Whether other hosts take part."""
+def is_multi_process() -> bool:
+    """Whether other processes take part in this run."""
     return jax.process_count() > 1
 
 
-def first() -> bool:
-    """Whether this is the host that writes files and talks to people."""
+def is_primary() -> bool:
+    """Whether this is process 0, which writes files and prints."""
     return jax.process_index() == 0
 
 
-def say(sentence: str) -> None:
-    """Print, once for all hosts."""
-    if first():
-        print(sentence)
+def print_once(text: str) -> None:
+    """Print `text` on the primary process only."""
+    if is_primary():
+        print(text)
 
 
-def gather(text: str) -> list[str]:
-    """Every host's text, in the order of the hosts."""
-    if not several():
+def allgather_str(text: str) -> list[str]:
+    """Every process's text, ordered by process index."""
+    if not is_multi_process():
         return [text]
     mine = np.frombuffer(text.encode(), np.uint8)
     lengths = multihost_utils.process_allgather(np.array([len(mine)], np.int32)).reshape(-1)
@@ -94,38 +114,55 @@ def gather(text: str) -> list[str]:
     return [row[:length].tobytes().decode() for row, length in zip(rows, lengths, strict=True)]
 
 
-def any_of(flag: bool) -> bool:
-    """Whether it is true on any host."""
-    return "yes" in gather("yes" if flag else "no")
+def any_process(flag: bool) -> bool:
+    """Whether `flag` is true on any process."""
+    return "yes" in allgather_str("yes" if flag else "no")
 
 
-def all_well(work: Callable[..., T], *arguments: Any) -> T:
-    """`work(*arguments)`, done by each host, which must not talk to the others in it; all raise what one raises.
+def run_all_or_raise(work: Callable[..., T], *arguments: object) -> T:
+    """Call `work(*arguments)` on every process; when it raises on one of them, every process raises.
 
-    What is raised is a UserError; other errors than that, ValueError and OSError are that host's own.
+    `work` must not communicate with other processes. UserError, ValueError and OSError are passed on, as a UserError
+    that names the host; other exceptions are raised only where they occur.
     """
-    result, error = _tried(work, arguments)
-    _raise(gather(error))
-    return result
+    result, error = _try(work, arguments)
+    _raise(allgather_str(error))
+    return result  # type: ignore[return-value]  # None only where an error was raised
 
 
-def by_first(work: Callable[..., str | None], *arguments: Any) -> str:
-    """`work(*arguments)`, done by the first host alone; all get its text ("" for None), or raise its UserError."""
-    result, error = _tried(work, arguments) if first() else ("", "")
-    _raise(gather(error)[:1])
-    return gather(result or "")[0]
+def run_on_primary(work: Callable[..., str | None], *arguments: object) -> str:
+    """Call `work(*arguments)` on the primary process; every process gets its text ("" for None) or its UserError."""
+    result, error = _try(work, arguments) if is_primary() else ("", "")
+    _raise(allgather_str(error)[:1])
+    return allgather_str(result or "")[0]
 
 
-def agree(what: str, value: str) -> None:
-    """Raises UserError on every host unless `value` is the same on all; `what` names it for people."""
-    values = gather(value)
+def assert_equal(what: str, value: str) -> None:
+    """Raise UserError on every process unless `value` is the same on all of them; `what` names it in the message."""
+    values = allgather_str(value)
     for index, other in enumerate(values):
         if other != values[0]:
             raise UserError(f"host {index} and host 0 differ in {what}: start every host with the same")
 
 
-def _tried(work: Callable[..., T], arguments: tuple[Any, ...]) -> tuple[T | None, str]:
-    if not several():
+def _check(hosts: _Hosts) -> None:
+    coordinator, count, index, connect_timeout = hosts
+    if connect_timeout < 1:
+        raise UserError(f"connect_timeout={connect_timeout} must be at least 1 second")
+    if not coordinator:
+        if index != -1 or count not in (0, 1):
+            raise UserError("`count` and `index` need `coordinator`, the ADDRESS:PORT of host 0")
+        return
+    if re.fullmatch(r".+:\d{1,5}", coordinator) is None:
+        raise UserError(f"coordinator={coordinator!r} must be ADDRESS:PORT, such as 10.0.0.1:8476")
+    if count < 1:
+        raise UserError("`coordinator` needs `count`, the number of hosts")
+    if not 0 <= index < count:
+        raise UserError(f"`index` must be the number of this host, from 0 to {count - 1}, not {index}")
+
+
+def _try(work: Callable[..., T], arguments: tuple[object, ...]) -> tuple[T | None, str]:
+    if not is_multi_process():
         return work(*arguments), ""
     try:
         return work(*arguments), ""
@@ -139,8 +176,8 @@ def _raise(errors: list[str]) -> None:
             raise UserError(f"host {index}: {error}")
 
 
-def _surroundings() -> str:
-    """What tells that there may be several hosts, as JAX finds it too; "" when nothing does."""
+def _environment() -> str:
+    """The system that starts several hosts, detected as JAX does; "" for none."""
     at = os.environ.get
     if {"SLURM_JOB_ID", "SLURM_STEP_NODELIST", "SLURM_PROCID", "SLURM_LOCALID"} <= os.environ.keys():
         return "SLURM" if int(at("SLURM_NTASKS", "1")) > 1 else ""
@@ -156,13 +193,13 @@ def _surroundings() -> str:
     return ""
 
 
-def _supervise(config: HostsConfig) -> int:
-    """Run this very command in a child, to its end; gives its exit code, in words too when a host was lost."""
+def _supervise(hosts: _Hosts) -> int:
+    """Run this command in a child process and return its exit code; explain it when a host was lost."""
     ours, theirs = socket.socketpair()
     environment = os.environ | {_SUPERVISOR: str(theirs.fileno())}
     command = [sys.executable, *sys.orig_argv[1:]]
-    if config.coordinator:
-        print(f"host {config.index} of {config.count}: meeting the others at {config.coordinator}", flush=True)
+    if hosts.coordinator:
+        print(f"host {hosts.index} of {hosts.count}: connecting to {hosts.coordinator}", flush=True)
     child = subprocess.Popen(command, env=environment, pass_fds=[theirs.fileno()])
     theirs.close()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -173,25 +210,33 @@ def _supervise(config: HostsConfig) -> int:
     ours.close()
     if code >= 0 and code != 1:
         return code
-    how = f"exit code {code}" if code >= 0 else signal.Signals(-code).name
-    here = f"host {config.index} of {config.count}" if config.coordinator else "this host"
     if code in (-signal.SIGINT, -signal.SIGTERM):
         return 128 - code
+    print(f"error: {_explain(hosts, code, joined)}", file=sys.stderr)
+    return EXIT_HOST_LOST
+
+
+def _explain(hosts: _Hosts, code: int, joined: bool) -> str:
+    """How a child ended and what to do, in one sentence."""
+    how = f"exit code {code}" if code >= 0 else signal.Signals(-code).name
+    here = f"host {hosts.index} of {hosts.count}" if hosts.coordinator else "this host"
+    remedy = (
+        "start all hosts again and resume the run, on any number of hosts; everything up to the last checkpoint is kept"
+    )
     if not joined:
-        reason = f"not all hosts came within {config.patience} s (--hosts.patience)"
-        remedy = "check --hosts.coordinator and that every host was started"
+        reason = f"not all hosts connected within {hosts.connect_timeout} seconds"
+        remedy = "check the coordinator's address and that every host was started, or allow more time"
     elif code == -signal.SIGKILL:
-        reason = "it was killed, perhaps for want of memory, and the other hosts end too"
-        remedy = "start every host again with --resume, in any number: all up to the last checkpoint is kept"
+        reason = "it was killed, perhaps because the memory was exhausted, and the other hosts end too"
+    elif code == -signal.SIGABRT:
+        reason = "another host died or cannot be reached"
     else:
-        reason = "another host died or cannot be reached" if code == -signal.SIGABRT else "it failed"
-        remedy = "start every host again with --resume, in any number: all up to the last checkpoint is kept"
-    print(f"error: {here} ended ({how}): {reason}: {remedy}", file=sys.stderr)
-    return LOST
+        reason = "it failed"
+    return f"{here} ended ({how}): {reason}: {remedy}"
 
 
 def _end_with_parent(parent: socket.socket) -> None:
-    # Whoever kills the parent means this host: the others must see it die.
+    # Killing the parent is meant for this host as a whole: the others must see it die.
     with suppress(OSError):
         parent.recv(1)
     os._exit(1)

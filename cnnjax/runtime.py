@@ -1,50 +1,117 @@
-"""What this hardware needs before jax starts a backend: flags, the compilation cache, memory, where caches live.
+"""What this machine needs before JAX starts a backend: an XLA flag, the compilation cache, memory, a cache folder.
 
-Imported first by `cnnjax/__init__.py`. `CNNJAX_RUNTIME=off` leaves everything as it was found.
+Importing this module changes nothing. `configure()`, exported as `cnnjax.configure`, is called by the commands; a
+script or notebook calls it first, before anything touches a device, to get the same settings.
 """
 
 import ctypes
+import functools
 import logging
 import mmap
 import os
 import re
 import sys
+import tempfile
 from importlib.util import find_spec
 from pathlib import Path
 
-# YNNPACK is slower than Eigen on x86 for these networks' shapes: the empty value switches it off.
+# YNNPACK is slower than Eigen on x86 for these networks' shapes; the empty value switches it off.
 _CPU_FLAG = "xla_cpu_experimental_ynn_fusion_type"
 
-# glibc hands big blocks back to the system when they are freed, and gets them again as fresh pages, a fault for each.
+# glibc returns large blocks to the system when they are freed, and gets them again as new pages with a fault for each.
 # XLA frees its temporary buffers after every call: a training step of the small network spent a sixth of its CPU time
-# on 75,000 page faults. One arena, no block apart from the heap, nothing handed back. (Numbers: glibc's malloc.h.)
+# on 75,000 page faults. Hence one arena, no block outside the heap, nothing returned. (Numbers from glibc's malloc.h.)
 _MALLOC = {"M_ARENA_MAX": (-8, 1), "M_MMAP_MAX": (-4, 0), "M_TRIM_THRESHOLD": (-1, -1)}
 _MADV_HUGEPAGE = 14
 _HUGE_PAGE = 2**21
+_ACCELERATORS = ("/dev/nvidiactl", "/dev/nvidia0", "/dev/kfd", "/dev/accel0", "/dev/accel/accel0", "/dev/vfio/0")
 
 changes: list[str] = []
-"""What `configure` set, one line each."""
+"""What `configure` did, one line each."""
+_configured = False
 
 
-def told() -> str:
-    """What was set, and how to switch it off, in one line for people."""
-    return f"{'; '.join(changes)}; CNNJAX_RUNTIME=off leaves all as it was" if changes else "left as it was found"
+def configure(*, keep_memory: bool | None = None) -> None:
+    """Set an XLA flag, JAX's compilation cache and malloc for fast training; a second call does nothing.
+
+    A setting of the user's own is never changed: not an XLA flag that is given, nor an XLA_FLAGS that names a file of
+    flags, nor a compilation cache, nor a tuned malloc. The environment variable CNNJAX_RUNTIME=off makes this function
+    do nothing. Call it before JAX starts its backend: flags that are set later have no effect.
+
+    Args:
+        keep_memory: Whether malloc keeps freed memory for the next step, in huge pages. None decides: only where JAX
+            computes on the CPU, since the memory that is kept serves no purpose on a host whose arrays live on an
+            accelerator.
+    """
+    global _configured
+    if _configured or os.environ.get("CNNJAX_RUNTIME") == "off":
+        return
+    _configured = True
+    _set_xla_flag()
+    _set_compilation_cache()
+    if (is_cpu_host() if keep_memory is None else keep_memory) and _keep_memory():
+        changes.append("freed memory is kept for the next step, in huge pages (glibc's malloc)")
+    logging.getLogger(__name__).info(describe())
+
+
+def describe() -> str:
+    """What `configure` has set and how to switch it off, in one line."""
+    return f"{'; '.join(changes)}; CNNJAX_RUNTIME=off changes nothing" if changes else "nothing was changed"
+
+
+def is_cpu_host() -> bool:
+    """Whether JAX will compute on the CPU, decided without starting a backend.
+
+    The platform that is configured decides (JAX_PLATFORMS or jax.config.jax_platforms), else whether the machine has
+    the device files of an NVIDIA or AMD GPU or of a TPU.
+    """
+    jax = sys.modules.get("jax")
+    platforms = (jax.config.jax_platforms if jax else None) or os.environ.get("JAX_PLATFORMS")
+    if platforms:
+        return platforms.split(",")[0] == "cpu"
+    return not any(Path(path).exists() for path in _ACCELERATORS)
 
 
 def cache_dir() -> Path:
-    """The folder for decoded pictures and compiled programs: $CNNJAX_CACHE, else the user's cache folder / cnnjax."""
+    """The folder for decoded images, weights and compiled programs.
+
+    It is $CNNJAX_CACHE, else `cnnjax` in the user's cache folder; without a home folder that can be written, a
+    temporary folder, with a warning.
+    """
     if folder := os.environ.get("CNNJAX_CACHE"):
         return Path(folder)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cnnjax"
+    if folder := os.environ.get("XDG_CACHE_HOME"):
+        return Path(folder) / "cnnjax"
+    try:
+        home = Path.home()
+    except RuntimeError:
+        return _temporary_cache("there is no home folder")
+    if home.is_dir() and os.access(home / ".cache" if (home / ".cache").exists() else home, os.W_OK | os.X_OK):
+        return home / ".cache" / "cnnjax"
+    return _temporary_cache(f"the home folder {home} cannot be written")
+
+
+@functools.cache
+def _temporary_cache(reason: str) -> Path:
+    """A folder of this user alone, the same in later processes: what it keeps is loaded and run."""
+    folder = Path(tempfile.gettempdir()) / f"cnnjax-cache-{os.getuid() if hasattr(os, 'getuid') else 'user'}"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    facts = folder.lstat()
+    if hasattr(os, "getuid") and (facts.st_uid != os.getuid() or facts.st_mode & 0o077 or folder.is_symlink()):
+        folder = Path(tempfile.mkdtemp(prefix="cnnjax-cache-"))
+    logging.getLogger(__name__).warning(
+        f"{reason}: the cache is in {folder}; set CNNJAX_CACHE to choose another folder"
+    )
+    return folder
 
 
 def cores() -> int:
-    """The CPU cores that this process may use."""
+    """The number of CPU cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def free_memory() -> int:
-    """Bytes that are free for pictures: on the host or, if that is less, on an accelerator. Starts JAX's backend."""
+    """Bytes free for images: on the host or, if that is less, on an accelerator. Starts JAX's backend."""
     import jax
 
     bounds = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")] if hasattr(os, "sysconf") else []
@@ -72,28 +139,37 @@ def jaxlib_knows(flag: str) -> bool:
     return False
 
 
-def configure() -> None:
-    """Set the XLA flag, the compilation cache and malloc, never against a setting of the user's own."""
-    if os.environ.get("CNNJAX_RUNTIME") == "off":
+def _set_xla_flag() -> None:
+    flags = os.environ.get("XLA_FLAGS", "").strip()
+    if _CPU_FLAG in flags:
         return
-    flags = os.environ.get("XLA_FLAGS", "")
-    if _CPU_FLAG not in flags and jaxlib_knows(_CPU_FLAG):
+    if flags and (not flags.startswith("-") or "--flagfile" in flags):
+        # XLA reads a value that does not begin with a dash as the name of a file of flags.
+        changes.append(f"XLA_FLAGS names a file and is left alone; --{_CPU_FLAG}= in it would speed up CPUs")
+    elif jaxlib_knows(_CPU_FLAG):
         os.environ["XLA_FLAGS"] = f"{flags} --{_CPU_FLAG}=".strip()
-        changes.append(f"XLA_FLAGS: added --{_CPU_FLAG}= (CPU convolutions by Eigen instead of YNNPACK)")
-    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-        import jax
+        late = "; JAX's backend has already started, so it has no effect" if _backend_started() else ""
+        changes.append(f"XLA_FLAGS: added --{_CPU_FLAG}= (CPU convolutions by Eigen instead of YNNPACK{late})")
 
-        if jax.config.jax_compilation_cache_dir is None:
-            folder = cache_dir() / "xla"
-            jax.config.update("jax_compilation_cache_dir", str(folder))
-            changes.append(f"compiled programs are kept in {folder}")
-    if _keep_memory():
-        changes.append("freed memory is kept for the next step, in huge pages (glibc's malloc)")
-    logging.getLogger(__name__).info(told())
+
+def _backend_started() -> bool:
+    bridge = sys.modules.get("jax._src.xla_bridge")
+    return bool(getattr(bridge, "backends_are_initialized", lambda: False)())
+
+
+def _set_compilation_cache() -> None:
+    if "JAX_COMPILATION_CACHE_DIR" in os.environ:
+        return
+    import jax
+
+    if jax.config.jax_compilation_cache_dir is None:
+        folder = cache_dir() / "xla"
+        jax.config.update("jax_compilation_cache_dir", str(folder))
+        changes.append(f"compiled programs are kept in {folder}")
 
 
 def _keep_memory() -> bool:
-    """Whether malloc was told so; never where the user tuned it, or on a system without glibc."""
+    """Whether malloc could be set; never where the user has tuned it, or on a system without glibc."""
     tuned = any(name.startswith("MALLOC_") or name in ("GLIBC_TUNABLES", "LD_PRELOAD") for name in os.environ)
     if tuned or sys.platform != "linux":
         return False
@@ -106,17 +182,17 @@ def _keep_memory() -> bool:
 
 
 def _reserve_huge_pages(libc: ctypes.CDLL) -> None:
-    """Let the heap's room to grow, addresses without memory, be filled by pages of 2 MiB.
+    """Let the heap grow by pages of 2 MiB: mark the addresses that follow it, which have no memory yet.
 
-    One fault then brings what 512 did, and the processor finds its way through large arrays: 2% of a step of
-    the small network's training, 5% of VGG16's (two cores).
+    One page fault then replaces 512, and address translation of large arrays is cheaper: this saves 2% of a training
+    step of the small network and 5% of VGG16's (two cores).
     """
     size = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
     libc.malloc.restype, libc.malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]
     libc.free.restype, libc.free.argtypes = None, [ctypes.c_void_p]
     libc.madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
     room = libc.malloc(size)
-    if room:  # not where the user limits a process's addresses
+    if room:  # not where a process's address space is limited
         start = -(-room // _HUGE_PAGE) * _HUGE_PAGE
         libc.madvise(start, (room + size - start) // _HUGE_PAGE * _HUGE_PAGE, _MADV_HUGEPAGE)
         libc.free(room)

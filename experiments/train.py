@@ -17,7 +17,7 @@ from typing import Any
 from cnnjax import data
 from cnnjax.cli import command_line
 from cnnjax.cli.config import AUTO, Config, HostsConfig
-from cnnjax.distributed import all_well, by_first, join, say
+from cnnjax.distributed import initialize, print_once, run_all_or_raise, run_on_primary
 from cnnjax.errors import UserError
 from cnnjax.train import metrics, run_dir
 from cnnjax.train.loop import Result, fit
@@ -40,7 +40,7 @@ def train(
         seeds: Repeat the training with each of these seeds, into RUN/seed-N.
         hosts: Where several machines train together.
     """
-    join(hosts)
+    initialize(hosts.coordinator, hosts.count, hosts.index, hosts.patience)
     if resume and fresh:
         raise UserError("--resume goes on with a run and --fresh deletes it: give one of them")
     folder = Path(config.run or f"runs/{preset}")
@@ -51,20 +51,20 @@ def train(
         place = folder / f"seed-{seed}" if seeds else folder
         runs[place] = replace(config, run=str(place), train=replace(config.train, seed=seed))
         if fresh:
-            by_first(run_dir.clear, place)
-        by_first(run_dir.prepare, place, runs[place], resume)  # refuses before any picture is made
-    dataset = all_well(data.load, config.data)
+            run_on_primary(run_dir.clear, place)
+        run_on_primary(run_dir.prepare, place, runs[place], resume)  # refuses before any picture is made
+    dataset = run_all_or_raise(data.load, config.data)
     if dataset.skipped:
-        say(f"left out {len(dataset.skipped)} broken pictures: {', '.join(dataset.skipped[:5])}")
+        print_once(f"left out {len(dataset.skipped)} broken pictures: {', '.join(dataset.skipped[:5])}")
     results = {}
     for place, one in runs.items():
         results[one.train.seed] = fit(one, dataset, place, resume=resume)
-        say(f"{place}: {_sentence(results[one.train.seed])}")
+        print_once(f"{place}: {_sentence(results[one.train.seed])}")
     if seeds:
-        by_first(run_dir.write, folder / "summary.json", _summary(results))
-        say(_table(_summary(results)) + f"\nwrote {folder}/summary.json and a run for each seed beside it")
+        run_on_primary(run_dir.write, folder / "summary.json", _summary(results))
+        print_once(_table(_summary(results)) + f"\nwrote {folder}/summary.json and a run for each seed beside it")
     else:
-        say(f"wrote {folder}/weights.safetensors, metrics.jsonl, test.json and checkpoints")
+        print_once(f"wrote {folder}/weights.safetensors, metrics.jsonl, test.json and checkpoints")
 
 
 def _sentence(result: Result) -> str:

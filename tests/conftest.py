@@ -1,4 +1,4 @@
-"""Strict numerics, eight CPU devices, shapes checked, no network: set before jax or cnnjax is imported."""
+"""Strict numerics, eight CPU devices, shapes checked, no network: set before jax is imported."""
 
 import os
 import tempfile
@@ -23,4 +23,6 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 hook = install_import_hook("cnnjax", "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))")
 hook.__enter__()
 
-import cnnjax  # noqa: E402, F401
+import cnnjax  # noqa: E402
+
+cnnjax.configure()

@@ -129,7 +129,7 @@ def test_hosts_stop_together_and_a_dead_one_ends_the_other_and_all_go_on(place, 
     killed = time.monotonic()
     said, codes = ends(processes, 30)
     assert time.monotonic() - killed < 30
-    assert codes == [distributed.LOST] * 2, said
+    assert codes == [distributed.EXIT_HOST_LOST] * 2, said
     assert "another host died or cannot be reached: start every host again with --resume" in said[0]
     assert "(SIGKILL): it was killed" in said[1]
     assert stopped + 2 <= steps_kept(place, "troubled") < 20
@@ -187,15 +187,15 @@ def test_schedulers_are_found_by_what_they_set(monkeypatch, environment, found):
         monkeypatch.delenv(name)
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    assert distributed._surroundings() == found
+    assert distributed._environment() == found
 
 
 def test_one_host_alone_returns_at_once_and_hears_itself():
-    distributed.join(HostsConfig(count=1))
-    assert distributed.first() and not distributed.several()
-    assert distributed.gather("ä") == ["ä"] and distributed.any_of(True) and not distributed.any_of(False)
-    assert distributed.all_well(max, 1, 2) == 2 and distributed.by_first(str, 3) == "3"
-    distributed.agree("weather", "fine")
+    distributed.initialize(HostsConfig(count=1))
+    assert distributed.is_primary() and not distributed.is_multi_process()
+    assert distributed.allgather_str("ä") == ["ä"] and distributed.any_process(True) and not distributed.any_process(False)
+    assert distributed.run_all_or_raise(max, 1, 2) == 2 and distributed.run_on_primary(str, 3) == "3"
+    distributed.assert_equal("weather", "fine")
 
 
 @pytest.mark.parametrize(
@@ -203,11 +203,11 @@ def test_one_host_alone_returns_at_once_and_hears_itself():
     [
         ("0", 0, ""),
         ("2", 2, ""),
-        ("signal.SIGABRT", distributed.LOST, "another host died or cannot be reached"),
-        ("signal.SIGKILL", distributed.LOST, "it was killed"),
+        ("signal.SIGABRT", distributed.EXIT_HOST_LOST, "another host died or cannot be reached"),
+        ("signal.SIGKILL", distributed.EXIT_HOST_LOST, "it was killed"),
         ("signal.SIGTERM", 143, ""),
-        ("1", distributed.LOST, "it failed"),
-        ("'alone'", distributed.LOST, "not all hosts came within 300 s"),
+        ("1", distributed.EXIT_HOST_LOST, "it failed"),
+        ("'alone'", distributed.EXIT_HOST_LOST, "not all hosts came within 300 s"),
     ],
 )
 def test_what_a_childs_end_is_called(monkeypatch, capfd, code, exits, sentence):
@@ -221,7 +221,7 @@ def test_what_a_childs_end_is_called(monkeypatch, capfd, code, exits, sentence):
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         with pytest.raises(SystemExit) as stop:
-            distributed.join(HostsConfig(coordinator="a:1", count=2, index=0))
+            distributed.initialize(HostsConfig(coordinator="a:1", count=2, index=0))
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
@@ -254,11 +254,11 @@ def test_a_tpu_without_a_slice_works_alone_and_other_surroundings_must_be_unders
     try:
         with ours:
             if alone:
-                distributed.join(HostsConfig())
+                distributed.initialize(HostsConfig())
                 assert ours.recv(6) == b"joined"
             else:
                 with pytest.raises(UserError, match="could not be joined .*should be defined.*--distributed.count 1"):
-                    distributed.join(HostsConfig())
+                    distributed.initialize(HostsConfig())
     finally:
         jax.config.update("jax_enable_preemption_service", service)
         while not kept:

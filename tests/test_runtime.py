@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from cnnjax import runtime
+
 FLAG = "--xla_cpu_experimental_ynn_fusion_type="
 
 
@@ -19,13 +21,45 @@ def _run(code: str, **environment: str) -> str:
     return done.stdout.strip()
 
 
-SHOW = "import cnnjax, os, jax; print(os.environ.get('XLA_FLAGS'), jax.config.jax_compilation_cache_dir)"
+SHOW = """
+import cnnjax, os, jax
+cnnjax.configure()
+cnnjax.configure()
+print(os.environ.get('XLA_FLAGS'), jax.config.jax_compilation_cache_dir)
+"""
 
 
-def test_flag_and_cache_are_set(tmp_path):
+def test_flag_and_cache_are_set_once(tmp_path):
     flags, cache = _run(SHOW, CNNJAX_CACHE=str(tmp_path)).split(" ")
     assert flags == FLAG
     assert cache == str(tmp_path / "xla")
+
+
+UNCHANGED = """
+import os, sys
+import jax
+
+def state():
+    return dict(os.environ), dict(jax.config.values), list(sys.path)
+
+def heap():
+    # Freed memory is returned to the system, as malloc does unless it is configured.
+    before = int(open("/proc/self/statm").read().split()[1])
+    block = b"x" * 2**26
+    del block
+    return int(open("/proc/self/statm").read().split()[1]) - before < 2**12
+
+before = state()
+import cnnjax
+from cnnjax import runtime, distributed, errors
+from cnnjax.cli import command_line
+print(before == state(), heap(), runtime.changes)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries allocate in their own way")
+def test_importing_changes_nothing():
+    assert _run(UNCHANGED) == "True True []"
 
 
 def test_a_users_own_settings_stay(tmp_path):
@@ -39,12 +73,60 @@ def test_other_flags_are_kept(tmp_path):
     assert printed == f"2 {mine} {FLAG} {tmp_path / 'xla'}"
 
 
+def test_a_file_of_flags_is_left_alone(tmp_path):
+    """XLA reads an XLA_FLAGS without a dash as a file's name, and ends the process when more follows it."""
+    flags = tmp_path / "flags"
+    flags.write_text("--xla_force_host_platform_device_count=3\n")
+    show = SHOW + "print(jax.device_count(), [line for line in cnnjax.runtime.changes if 'names a file' in line] != [])"
+    assert _run(show, XLA_FLAGS=str(flags), CNNJAX_CACHE=str(tmp_path)) == f"{flags} {tmp_path / 'xla'}\n3 True"
+
+
 def test_it_can_be_switched_off():
     assert _run(SHOW, CNNJAX_RUNTIME="off") == "None None"
 
 
+def test_without_a_home_folder_the_cache_is_temporary(tmp_path):
+    code = (
+        "import os, pathlib\n"
+        "def homeless(): raise RuntimeError('Could not determine home directory.')\n"
+        "pathlib.Path.home = homeless\n"
+        "from cnnjax import runtime\n"
+        "print(runtime.cache_dir(), runtime.cache_dir().is_dir())"
+    )
+    environment = {"CNNJAX_CACHE": "", "XDG_CACHE_HOME": "", "TMPDIR": str(tmp_path)}
+    folder = tmp_path / f"cnnjax-cache-{os.getuid()}"
+    assert _run(code, **environment) == f"{folder} True"
+    assert _run(code, **environment) == f"{folder} True"
+    folder.chmod(0o777)  # others could have put programs there
+    other, there = _run(code, **environment).split(" ")
+    assert other != str(folder) and other.startswith(str(tmp_path)) and there == "True"
+
+
+@pytest.mark.parametrize(
+    ("platforms", "cpu"), [("cpu", True), ("cpu,cuda", True), ("cuda", False), ("tpu,cpu", False), ("rocm", False)]
+)
+def test_the_platform_decides_whether_memory_is_kept(platforms, cpu):
+    code = (
+        "import cnnjax; from cnnjax import runtime; cnnjax.configure(); "
+        "print(runtime.is_cpu_host(), any('malloc' in line for line in runtime.changes))"
+    )
+    assert _run(code, JAX_PLATFORMS=platforms, JAX_COMPILATION_CACHE_DIR="/tmp") == f"{cpu} {cpu}"
+    code = code.replace("configure()", "configure(keep_memory=False)")
+    assert _run(code, JAX_PLATFORMS=platforms, JAX_COMPILATION_CACHE_DIR="/tmp") == f"{cpu} False"
+
+
+def test_device_files_tell_an_accelerator(monkeypatch, tmp_path):
+    monkeypatch.delenv("JAX_PLATFORMS")
+    monkeypatch.setitem(sys.modules, "jax", None)
+    monkeypatch.setattr(runtime, "_ACCELERATORS", (str(tmp_path / "nvidia0"),))
+    assert runtime.is_cpu_host()
+    (tmp_path / "nvidia0").touch()
+    assert not runtime.is_cpu_host()
+
+
 FAULTS = """
 import cnnjax, resource, numpy
+cnnjax.configure()
 for _ in range(4):
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     numpy.ones(16 * 2**20)
@@ -52,7 +134,7 @@ print((resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before) < 1000, "mal
 """
 
 
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries keep to their own ways")
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries allocate in their own way")
 def test_freed_memory_is_kept():
     assert _run(FAULTS) == "True True"
     assert _run(FAULTS.replace("print(", "print(len(cnnjax.runtime.changes),"), MALLOC_ARENA_MAX="2").endswith("False")
@@ -60,6 +142,7 @@ def test_freed_memory_is_kept():
 
 HUGE = """
 import cnnjax, ctypes, re
+cnnjax.configure()
 array = (ctypes.c_char * 2**26)()  # NumPy asks for huge pages of its own accord
 middle = ctypes.addressof(array) + 2**25
 for line in open("/proc/self/smaps"):
@@ -70,7 +153,7 @@ for line in open("/proc/self/smaps"):
 """
 
 
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries keep to their own ways")
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries allocate in their own way")
 @pytest.mark.skipif(not Path("/sys/kernel/mm/transparent_hugepage").exists(), reason="the system has no huge pages")
 def test_large_arrays_may_lie_in_huge_pages():
     assert _run(HUGE) == "True"

@@ -31,7 +31,7 @@ def parse(function: Command, arguments: Sequence[str], prog: str | None = None) 
                 return tyro.cli(f, args=list(arguments), prog=prog, **options)
         except SystemExit as stop:
             if stop.code == 0:
-                print(f"runtime: {runtime.told()}")
+                print(f"runtime: {runtime.describe()}")
                 raise
             raise UserError(_sentence(said.getvalue())) from None
 

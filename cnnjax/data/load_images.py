@@ -178,7 +178,7 @@ def _decode_all(
         return ""
 
     shown = {"desc": f"decoding {name} images of {source.place}", "unit": " images", "delay": 1.0}
-    bar = tqdm(total=len(labels), disable=not distributed.first(), **shown)
+    bar = tqdm(total=len(labels), disable=not distributed.is_primary(), **shown)
     pool = ThreadPoolExecutor()
     try:
         with bar, warnings.catch_warnings():
@@ -210,7 +210,7 @@ def _decode_all(
 
 
 def _warn(place: str, skipped: tuple[str, ...]) -> None:
-    if skipped and distributed.first():
+    if skipped and distributed.is_primary():
         more = f" and {len(skipped) - _NAMED} more" if len(skipped) > _NAMED else ""
         files = f"{len(skipped)} {'file' if len(skipped) == 1 else 'files'}"
         logger.warning("%s: left out %s that cannot be read: %s%s", place, files, ", ".join(skipped[:_NAMED]), more)

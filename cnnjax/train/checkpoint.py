@@ -47,7 +47,7 @@ class Checkpoints:
         self._thread = ThreadPoolExecutor(1)
         self._saving: Future | None = None
         # Of the whole ones, by name.
-        self._manifests: dict[str, dict[str, Any]] = json.loads(distributed.by_first(self._open))
+        self._manifests: dict[str, dict[str, Any]] = json.loads(distributed.run_on_primary(self._open))
         self.step = max((_age(name)[0] for name in self._manifests), default=0)
         """The step of the latest checkpoint, be it still in the making."""
 
@@ -101,7 +101,7 @@ class Checkpoints:
         self.step = int(host["state"].step)
         name = str(self.step) if history and history[-1]["step"] == self.step else f"{self.step}-partial"
         self._saving = self._thread.submit(self._write, name, host, history)
-        if distributed.several():
+        if distributed.is_multi_process():
             self.wait()  # Orbax lets hosts meet by collectives, which must not mix with those of training
 
     def wait(self) -> None:
@@ -126,7 +126,7 @@ class Checkpoints:
         except Exception as error:
             raise UserError(f"{where} cannot be read ({_reason(error)}): run again with --resume") from error
         changed = [leaf for leaf, array in _leaves(host).items() if _checksum(array) != manifest["arrays"][leaf]]
-        if distributed.any_of(bool(changed)):
+        if distributed.any_process(bool(changed)):
             raise UserError(f"{where} is damaged ({' '.join(changed[:1])} has changed): run again with --resume")
         return host["state"], host["sums"], manifest["history"]
 
@@ -139,11 +139,11 @@ class Checkpoints:
     def _write(self, name: str, host: dict[str, Any], history: list[Row]) -> None:
         target = self.folder / name
         try:
-            distributed.by_first(self._prepare, host)
+            distributed.run_on_primary(self._prepare, host)
             ocp.save(self.folder / "unfinished" / "orbax", host)  # returns when all hosts have written
-            self._manifests = json.loads(distributed.by_first(self._offer, name, host, history))
+            self._manifests = json.loads(distributed.run_on_primary(self._offer, name, host, history))
         except Exception as error:
-            if distributed.first():
+            if distributed.is_primary():
                 shutil.rmtree(self.folder / "unfinished", ignore_errors=True)
             raise UserError(
                 f"{target} could not be saved ({_reason(error)}): {self.told()}; mend that and go on with --resume"

@@ -66,13 +66,13 @@ def frozen(names: Sequence[str], params: dict[str, Any]) -> frozenset[str]:
 
 def agree(config: Config, dataset: Dataset) -> None:
     """Raises UserError where several hosts would train different things together."""
-    if not distributed.several():
+    if not distributed.is_multi_process():
         return
-    distributed.agree("their versions", f"{version.__version__} {jax.__version__}")
-    distributed.agree("their settings", json.dumps(as_dict(config)))
-    distributed.agree("their classes", json.dumps(dataset.class_names))
-    distributed.agree("what fits into their memory (--data.feed)", str(prefetch.is_streamed(dataset.train)))
+    distributed.assert_equal("their versions", f"{version.__version__} {jax.__version__}")
+    distributed.assert_equal("their settings", json.dumps(as_dict(config)))
+    distributed.assert_equal("their classes", json.dumps(dataset.class_names))
+    distributed.assert_equal("what fits into their memory (--data.feed)", str(prefetch.is_streamed(dataset.train)))
     for name, split in (("training", dataset.train), ("validation", dataset.valid)):
         pictures = (split.images.names, split.images.colours) if prefetch.is_streamed(split) else (split.images,)
         sums = [zlib.crc32(np.ascontiguousarray(array)) for array in (*pictures, split.labels)]
-        distributed.agree(f"their {name} pictures", json.dumps([len(split.labels), *sums]))
+        distributed.assert_equal(f"their {name} pictures", json.dumps([len(split.labels), *sums]))

@@ -52,9 +52,9 @@ def fit(
     steps = sampling.steps_per_epoch(config.train.steps_per_epoch, batch, size)
     way = strategy.choose(config.train.parallel, batch, microbatches=config.train.microbatches)
     init.agree(config, dataset)
-    distributed.by_first(run_dir.prepare, folder, config, resume)
-    distributed.all_well(run_dir.require_shared, folder)
-    history = json.loads(distributed.by_first(lambda: json.dumps(run_dir.finished(folder, config))))
+    distributed.run_on_primary(run_dir.prepare, folder, config, resume)
+    distributed.run_all_or_raise(run_dir.require_shared, folder)
+    history = json.loads(distributed.run_on_primary(lambda: json.dumps(run_dir.finished(folder, config))))
     if history is not None:
         test = json.loads((folder / "test.json").read_text())
         return Result(history, formats.load(folder / "weights.safetensors"), test)
@@ -62,7 +62,7 @@ def fit(
     graph, params, cleaning, origin = init.begin(config, dataset)
     # What a checkpoint lacks to be a network.
     about = formats.network(graph, {}, config.model, config.data.side, dataset.class_names, cleaning)
-    distributed.by_first(formats.save, folder / "input.safetensors", about)
+    distributed.run_on_primary(formats.save, folder / "input.safetensors", about)
     rule = optimizers.create(config.optimizer, steps * config.train.epochs)
     kinds = config.train.precision, config.train.microbatches, config.train.remat
     task = Task(graph, rule, config.augment, *kinds, frozen=init.frozen(config.train.frozen, params))
@@ -74,7 +74,7 @@ def fit(
 
         def between_calls(state: TrainState, sums: metrics.Sums) -> None:
             """Save where it is due or SIGTERM came to any host; then stop."""
-            step, every, stop = int(state.step), config.train.checkpoint_steps, distributed.any_of(terminated())
+            step, every, stop = int(state.step), config.train.checkpoint_steps, distributed.any_process(terminated())
             if step > checkpoints.step and (stop or (step % steps and 0 < every <= step - checkpoints.step)):
                 checkpoints.save(state, sums, history)
             if stop:
@@ -86,7 +86,7 @@ def fit(
 
         if checkpoints.latest is not None:
             state, sums, history = checkpoints.load(state)
-        distributed.by_first(_begin, folder, history)
+        distributed.run_on_primary(_begin, folder, history)
         display = Display(steps, config.train, int(state.step), on_progress)
         state, sums, placed = strategy.replicate(way, (state, sums, cleaning))
         try:
@@ -104,7 +104,7 @@ def fit(
                     history = [*history, row | {"seconds": time.perf_counter() - started}]
                     sums = strategy.replicate(way, metrics.zeros())
                     checkpoints.save(state, sums, history)
-                    distributed.by_first(log, history[-1])
+                    distributed.run_on_primary(log, history[-1])
                     display.epoch(history[-1])
                     between_calls(state, sums)
         except KeyboardInterrupt:
@@ -115,14 +115,14 @@ def fit(
         best, row = checkpoints.load_best(state, history)
         best = jax.tree.map(jnp.asarray, best.params)
 
-        split = distributed.all_well(dataset.load_test)
+        split = distributed.run_all_or_raise(dataset.load_test)
         sums = evaluate(*strategy.replicate(way, (best, cleaning)), strategy.reside(way, split))
         test = metrics.means(sums) | {"count": len(split.labels), "epoch": row["epoch"]}
         made = {"config": as_dict(replace(config, run="")), "best": row, "test": test, **origin}
         made["seconds"] = sum(row["seconds"] for row in history)
         network = formats.network(graph, best, config.model, config.data.side, dataset.class_names, cleaning, made)
-        distributed.by_first(formats.save, folder / "weights.safetensors", network)
-        distributed.by_first(run_dir.write, folder / "test.json", test)
+        distributed.run_on_primary(formats.save, folder / "weights.safetensors", network)
+        distributed.run_on_primary(run_dir.write, folder / "test.json", test)
         between_calls(state, sums)
     return Result(history, network, test)
 
@@ -141,7 +141,7 @@ def _in_sentences(folder: Path, checkpoints: Checkpoints) -> Iterator[None]:
             f"{folder} cannot be written ({error.strerror or error}): make room and go on with --resume"
         ) from error
     except jax.errors.JaxRuntimeError as error:
-        if not distributed.several():
+        if not distributed.is_multi_process():
             raise
         reason = str(error).strip().splitlines()[0][:150]
         raise UserError(
@@ -220,7 +220,7 @@ def _prefixed(name: str, values: dict[str, float]) -> dict[str, float]:
 
 def _logger(config: Config, folder: Path, first_step: int) -> Callable[[metrics.Row], None]:
     """What writes an epoch's row down: metrics.jsonl and, where the config wants it, TensorBoard's events."""
-    wanted = config.train.tensorboard and distributed.first()
+    wanted = config.train.tensorboard and distributed.is_primary()
     write = metrics.tensorboard(folder / "tensorboard", first_step) if wanted else None
 
     def log(row: metrics.Row) -> None:

@@ -24,7 +24,7 @@ class Display:
             total=self._total * self._batch,
             initial=self._done * self._batch,
             unit=" images",
-            disable=on_progress is not None or not distributed.first(),
+            disable=on_progress is not None or not distributed.is_primary(),
             dynamic_ncols=True,
         )
 

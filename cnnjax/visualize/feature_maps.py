@@ -1,8 +1,8 @@
-"""A picture's activations, layer by layer, made visible (article, section 6.1)."""
+"""An image's activations, layer by layer, made visible (article, section 6.1)."""
 
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,14 +10,15 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, UInt8
 
 from cnnjax.errors import UserError
-from cnnjax.visualize import layers as layers_
+from cnnjax.network import Network
+from cnnjax.visualize.layers import at_image_size, check_channels, layer_shapes
 
 
 class FeatureMaps(NamedTuple):
     """Some channels of one layer."""
 
     maps: UInt8[np.ndarray, "channels height width"]
-    """Each channel standardised to mean 128 and deviation 64, clipped."""
+    """Each channel standardized to mean 128 and standard deviation 64, clipped."""
     channels: tuple[int, ...]
     dead: Bool[np.ndarray, " channels"]
     """The channel has one value everywhere (after relu: zero), so its map shows nothing."""
@@ -27,29 +28,28 @@ class FeatureMaps(NamedTuple):
     """Largest activation."""
 
 
-def compute(
-    network: Any,
-    image: Float[Array | np.ndarray, "side side 3"],
+def feature_maps(
+    network: Network,
+    image: Float[Array | np.ndarray, "height width channels"],
     layers: Sequence[str],
     channels: int | Sequence[int] | Mapping[str, int | Sequence[int]] = 8,
 ) -> dict[str, FeatureMaps]:
-    """Maps of the named layers for one picture, RGB in [0, 1].
+    """Maps of the named layers for one image in [0, 1].
 
-    channels: the first so many, or a list, for every layer alike or by layer. A picture of another side than the
-    network's is shown to its convolutions alone. Raises UserError for unknown layers or channels.
+    channels: the first so many, or a list, for every layer alike or by layer. For an image of another size than the
+    network's see `layers.at_image_size`. Raises UserError for unknown layers or channels.
     """
-    network = layers_.at_side(network, image.shape[0])
-    known = layers_.shapes(network)
+    network = at_image_size(network, (image.shape[0], image.shape[1]))
+    known = layer_shapes(network)
     if not layers:
         raise UserError("no layer was named: choose some of " + ", ".join(known))
     wanted = {
-        layer: layers_.require(
+        layer: check_channels(
             known, layer, channels.get(layer, 8) if isinstance(channels, Mapping) else channels, maps=True
         )
         for layer in layers
     }
-    arrays, rest = layers_.pack(network)
-    results = jax.device_get(_maps(arrays, rest, jnp.asarray(image, jnp.float32), tuple(wanted)))
+    results = jax.device_get(_maps(network, jnp.asarray(image, jnp.float32), tuple(wanted)))
     return {
         layer: FeatureMaps(
             maps=results[layer][0][indices],
@@ -62,19 +62,18 @@ def compute(
     }
 
 
-@partial(jax.jit, static_argnums=(1, 3))
-def _maps(arrays: list[jax.Array], rest: Any, image: jax.Array, layers: tuple[str, ...]) -> dict[str, Any]:
-    network = layers_.unpack(arrays, rest)
-    _, activations = network.forward(network.params, image[None])
+@partial(jax.jit, static_argnames=("layers",))
+def _maps(network: Network, image: jax.Array, layers: tuple[str, ...]) -> dict[str, tuple[jax.Array, ...]]:
+    """By layer: maps to show, which are dead, means, and largest values."""
+    _, activations = network(image[None])
     results = {}
     for layer in layers:
         maps = jnp.moveaxis(activations[layer][0], -1, 0)
-        shown, dead = standardise(maps)
-        results[layer] = shown, dead, maps.mean(axis=(1, 2)), maps.max(axis=(1, 2))
+        results[layer] = *standardize(maps), maps.mean(axis=(1, 2)), maps.max(axis=(1, 2))
     return results
 
 
-def standardise(
+def standardize(
     maps: Float[Array, "channels height width"],
 ) -> tuple[UInt8[Array, "channels height width"], Bool[Array, " channels"]]:
     """Each map as (x - μ)/σ · 64 + 128 clipped to uint8, as the article shows it, and whether it has but one value.

@@ -1,54 +1,86 @@
-"""A picture and where it came from, in one PNG with a JSON file beside it."""
+"""An image and where it came from, in one PNG file with a JSON file beside it."""
 
+import io
 import json
 import re
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import UInt8
-from PIL import Image, PngImagePlugin
+from PIL import Image as PIL
+from PIL import PngImagePlugin, UnidentifiedImageError
 
 from cnnjax.errors import UserError
+from cnnjax.files import atomic_write, write_json
+from cnnjax.network import Json
 
 KEY = "cnnjax"
+"""Of the PNG's tEXt chunk."""
 
 
-class Picture(NamedTuple):
-    """A picture to show, with its provenance: plain JSON-able data."""
+@dataclass(frozen=True, eq=False, repr=False)
+class Image:
+    """An image to show, with its provenance: JSON-able notes on how it was made.
 
-    image: UInt8[np.ndarray, "height width 3"]
-    provenance: dict[str, Any]
-
-
-def file_name(picture: Picture) -> str:
-    """A name from the provenance: block1_conv2-33.png, class-tennis-ball.png."""
-    origin = picture.provenance
-    name = f"class-{origin['class']}" if origin["kind"] == "class" else f"{origin['layer']}-{origin['channel']}"
-    return re.sub(r"[^\w-]+", "-", name) + ".png"
-
-
-def save(picture: Picture, path: Path) -> Path:
-    """Write the PNG, its provenance in a tEXt chunk, and the same as JSON beside it. Returns the PNG's path.
-
-    Raises UserError when the folder cannot be written.
+    pixels: RGB, or one grey channel, 0 to 255.
     """
-    text = json.dumps(picture.provenance)
-    chunks = PngImagePlugin.PngInfo()
-    chunks.add_text(KEY, text)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(picture.image).save(path, pnginfo=chunks)
-        path.with_suffix(".json").write_text(json.dumps(picture.provenance, indent=2) + "\n")
-    except OSError as error:
-        raise UserError(f"{path} cannot be written ({error.strerror or error}): choose another --out folder") from error
-    return path
 
+    pixels: UInt8[np.ndarray, "height width channels"]
+    provenance: dict[str, Json] = field(default_factory=dict)
 
-def read(path: Path) -> Picture:
-    """A picture that `save` wrote, from the PNG alone. Raises UserError when it has no provenance."""
-    with Image.open(path) as picture:
-        text = getattr(picture, "text", {}).get(KEY)
+    @property
+    def file_name(self) -> str:
+        """A file name that follows from the provenance: block1_conv2-33.png, class-tennis-ball.png."""
+        notes = self.provenance
+        kind = notes.get("kind", "image")
+        if kind == "class":
+            name = f"class-{notes['class']}"
+        elif "layer" in notes:
+            name = f"{notes['layer']}-{notes['channel']}" + ("" if kind == "filter" else f"-{kind}")
+        else:
+            name = str(notes.get("objective", kind))
+        return re.sub(r"[^\w.-]+", "-", name).strip("-") + ".png"
+
+    def save(self, path: str | Path) -> Path:
+        """Write a PNG with the provenance in a tEXt chunk, and the same as JSON beside it. Returns the PNG's path.
+
+        path: a file, or a folder, in which the image gets its `file_name`. Raises UserError if it cannot be written.
+        """
+        path = Path(path)
+        if path.suffix.lower() != ".png":
+            path /= self.file_name
+        content = self._repr_png_()
+        atomic_write(path, lambda temporary: temporary.write_bytes(content))
+        write_json(path.with_suffix(".json"), self.provenance)
+        return path
+
+    @classmethod
+    def read(cls, path: str | Path) -> "Image":
+        """An image that `save` wrote, from the PNG alone. Raises UserError for a file that has no provenance."""
+        try:
+            with PIL.open(path) as opened:
+                text = getattr(opened, "text", {}).get(KEY)
+                pixels = np.array(opened)
+        except (OSError, UnidentifiedImageError) as error:
+            raise UserError(f"cannot read {path} ({error}): give the path of a PNG file") from error
         if text is None:
             raise UserError(f"{path} has no provenance: it was not written by cnnjax")
-        return Picture(np.array(picture), json.loads(text))
+        return cls(pixels if pixels.ndim == 3 else pixels[..., None], json.loads(text))
+
+    def _repr_png_(self) -> bytes:
+        """The PNG file's content, which also shows the image in a notebook."""
+        chunks = PngImagePlugin.PngInfo()
+        chunks.add_text(KEY, json.dumps(self.provenance))
+        buffer = io.BytesIO()
+        grey = self.pixels.shape[-1] == 1
+        PIL.fromarray(self.pixels[..., 0] if grey else self.pixels).save(buffer, "png", pnginfo=chunks)
+        return buffer.getvalue()
+
+    def __repr__(self) -> str:
+        notes = self.provenance
+        size = "×".join(map(str, self.pixels.shape))
+        parts = [f"{key}={notes[key]!r}" for key in ("kind", "layer", "channel", "class", "objective") if key in notes]
+        if isinstance(after := notes.get("activation_after"), float):
+            parts.append(f"activation={after:.3g}")
+        return f"Image({', '.join([size, *parts])})"

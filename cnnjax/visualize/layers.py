@@ -1,87 +1,72 @@
-"""A network's layers by name, and a network as something that jit can take as an argument."""
+"""A network's layers by name, and the network for images of another size."""
 
-from collections.abc import Hashable, Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
 
-import jax
-import jax.numpy as jnp
-import numpy as np
-from flax import nnx
-
+from cnnjax import models
 from cnnjax.errors import UserError, unknown
+from cnnjax.network import Network
+
+Shapes = Mapping[str, tuple[int, ...]]
+"""Each layer's activation shape for one image, in the order of the layers."""
 
 
-def shapes(network: Any, side: int | None = None) -> dict[str, tuple[int, ...]]:
-    """Each layer's activation shape for one picture of this side (default: the network's), in the layers' order."""
-    side = side or network.side
-    found = {}
+def layer_shapes(network: Network, image_size: int | tuple[int, int] | None = None) -> dict[str, tuple[int, ...]]:
+    """Each layer's activation shape for one image, in the order of the layers.
 
-    def trace(params: Any, images: jax.Array) -> None:
-        for name, activation in network.forward(params, images)[1].items():
-            found[name] = activation.shape[1:]
-
-    jax.eval_shape(trace, network.params, jax.ShapeDtypeStruct((1, side, side, 3), jnp.float32))
-    return found
+    image_size: in pixels, an int or (height, width); by default the network's.
+    Raises UserError for a size that the network does not take.
+    """
+    network = at_image_size(network, image_size)
+    return models.layer_shapes(network.graphdef, network.params, network.model_state, network.image_shape)
 
 
-def require(
-    known: dict[str, tuple[int, ...]], layer: str, channels: int | Sequence[int], *, maps: bool = False
-) -> list[int]:
+def check_channels(layers: Shapes, layer: str, channels: int | Sequence[int], *, maps: bool = False) -> list[int]:
     """The channels asked for in a layer; a number means the first so many (or all, if there are fewer).
 
-    Raises UserError for a layer or a channel that is not there, or, if `maps`, for a layer without height and width.
+    Raises UserError for a layer or a channel that does not exist, or, if `maps`, for a layer without height and width.
     """
-    if layer not in known:
-        raise unknown("layer", layer, known)
-    if maps and len(known[layer]) != 3:
-        spatial = [name for name, shape in known.items() if len(shape) == 3]
+    if layer not in layers:
+        raise unknown("layer", layer, layers)
+    if maps and len(layers[layer]) != 3:
+        spatial = [name for name, shape in layers.items() if len(shape) == 3]
         raise UserError(f"layer {layer!r} has no maps: choose one that does, such as {spatial[0]} or {spatial[-1]}")
-    count = known[layer][-1]
+    count = layers[layer][-1]
     if isinstance(channels, int):
         channels = range(min(channels, count))
-    for channel in channels:
-        if not 0 <= channel < count:
-            raise UserError(f"layer {layer!r} has no channel {channel}: its {count} channels are 0 to {count - 1}")
+    for number in channels:
+        if not 0 <= number < count:
+            raise UserError(f"layer {layer!r} has no channel {number}: its {count} channels are 0 to {count - 1}")
     if not len(channels):
-        raise UserError(f"no channel of layer {layer!r} was asked for: name at least one")
+        raise UserError(f"no channel of layer {layer!r} was given: name at least one")
     return list(channels)
 
 
-def at_side(network: Any, side: int | None) -> Any:
-    """The network for pictures of another side, without the dense layers that fix it; itself for its own side.
+def at_image_size(network: Network, image_size: int | tuple[int, int] | None) -> Network:
+    """The network for images of another size, an int or (height, width); itself for None and for its own size.
 
-    Raises UserError for a network that cannot do without them.
+    A network whose layers take any size, such as a ResNet, stays complete. A VGG is reduced to its convolutions: its
+    dense layers fix the image size, so without them it has neither logits nor classes.
+    Raises UserError for a network that takes its own size only.
     """
-    if side is None or side == network.side:
+    if image_size is None:
         return network
-    model = nnx.merge(network.graph, network.params)
-    if not hasattr(model, "top"):
+    size = (image_size, image_size) if isinstance(image_size, int) else (int(image_size[0]), int(image_size[1]))
+    if size == network.image_size:
+        return network
+    if min(size) < 1:
+        raise UserError(f"image_size={size[0]}×{size[1]} must be positive")
+    model = network.model()
+    if getattr(model, "include_top", False):
+        model.include_top = False
+        graphdef, _, _ = models.split(model)
+        network = network.replace(graphdef=graphdef, class_names=())
+    changed = network.replace(image_size=size)
+    try:
+        changed._logits_shape()
+    except Exception as error:  # what a model raises for a shape that its layers do not take can be anything
+        height, width = network.image_size
         raise UserError(
-            f"this network only takes pictures of side {network.side}, not {side}: "
-            "only a VGG's convolutions can be looked at alone"
-        )
-    model.top = False
-    return network._replace(graph=nnx.split(model, nnx.Param)[0], side=side)
-
-
-def pack(network: Any) -> tuple[list[jax.Array], Hashable]:
-    """A network as its arrays and all the rest, hashable: a dynamic and a static argument for jit.
-
-    So one compiled program serves every network of one architecture, and no function is compiled per call. Arrays may
-    be jax.ShapeDtypeStruct, and stay so.
-    """
-    leaves, tree = jax.tree.flatten(network._replace(seal=None, made={}))
-    dynamic = [isinstance(leaf, jax.Array | np.ndarray | jax.ShapeDtypeStruct) for leaf in leaves]
-    arrays = [
-        leaf if isinstance(leaf, jax.ShapeDtypeStruct) else jnp.asarray(leaf)
-        for leaf, d in zip(leaves, dynamic, strict=True)
-        if d
-    ]
-    return arrays, (tree, tuple(None if d else leaf for leaf, d in zip(leaves, dynamic, strict=True)), tuple(dynamic))
-
-
-def unpack(arrays: list[jax.Array], rest: Hashable) -> Any:
-    """The inverse of `pack`."""
-    tree, leaves, dynamic = rest
-    supply = iter(arrays)
-    return jax.tree.unflatten(tree, [next(supply) if d else leaf for leaf, d in zip(leaves, dynamic, strict=True)])
+            f"this network only takes images of {height}×{width}, not {size[0]}×{size[1]}: only a VGG's convolutions "
+            "and networks whose dense layers follow a global pooling take other sizes"
+        ) from error
+    return changed

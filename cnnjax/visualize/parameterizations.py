@@ -1,24 +1,99 @@
-"""What is optimised: pixels in display units, 0 to 255, from noise to a picture to save."""
+"""What is optimized: parameters, and how an image in display units (0 to 255) is made from them."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key, UInt8
 
-MIDDLE, SPREAD = 127.5, 12.75
+MEAN, STD = 127.5, 12.75
+"""Of the noise that keras-vis starts from."""
+EPSILON = 1e-7
+
+ImageParams = jax.Array | Sequence["ImageParams"] | Mapping[str, "ImageParams"]
+"""The parameters of one image: an array, or arrays in tuples and dicts."""
 
 
-def seeds(keys: Key[Array, " batch"], side: int) -> Float[Array, "batch {side} {side} 3"]:
-    """Uniform noise standardised to mean 127.5 and deviation 12.75, one image a key (keras-vis 0.4.1)."""
-    noise = jax.vmap(lambda key: jax.random.uniform(key, (side, side, 3)))(keys)
-    return _standardise(noise) * SPREAD + MIDDLE
+@runtime_checkable
+class Parameterization(Protocol):
+    """How an image follows from the parameters that are optimized. Of one image each; `render` maps over the batch.
+
+    Frozen dataclasses of numbers serve best: equal ones share compiled programs. Arrays in it belong into a registered
+    pytree dataclass. Two more methods may be there:
+
+    to_uint8(image): the image as it is saved; by default its values are rounded down and clipped.
+    from_image(image): parameters of an image in 0 to 255, from which a recipe's next stage starts; by default it
+    continues with the parameters that the stage before found.
+    """
+
+    def init(self, key: jax.Array, image_size: tuple[int, int], channels: int) -> ImageParams:
+        """The parameters of one image to start from: (height, width) in pixels."""
+        ...
+
+    def to_image(self, params: ImageParams) -> jax.Array:
+        """The image (height, width, channels) in display units."""
+        ...
 
 
-def deprocess(images: Float[Array, "batch height width 3"]) -> UInt8[Array, "batch height width 3"]:
-    """Images of any range as pictures: each one's deviation becomes a tenth of the range (keras-vis 0.4.1)."""
-    return jnp.trunc(jnp.clip(_standardise(images) * 0.1 + 0.5, 0, 1) * 255).astype(jnp.uint8)
+@dataclass(frozen=True)
+class Pixels:
+    """The image's own pixels, from noise, as in keras-vis 0.4.1; they may leave 0 to 255 on the way."""
+
+    def init(
+        self, key: Key[Array, ""], image_size: tuple[int, int], channels: int
+    ) -> Float[Array, "height width channels"]:
+        """Uniform noise standardized to mean 127.5 and standard deviation 12.75."""
+        return _standardize(jax.random.uniform(key, (*image_size, channels))) * STD + MEAN
+
+    def to_image(self, params: Float[Array, "height width channels"]) -> Float[Array, "height width channels"]:
+        return params
+
+    def to_uint8(self, image: Float[Array, "height width channels"]) -> UInt8[Array, "height width channels"]:
+        """An image of any range: its standard deviation becomes a tenth of the range (keras-vis 0.4.1)."""
+        return jnp.trunc(jnp.clip(_standardize(image) * 0.1 + 0.5, 0, 1) * 255).astype(jnp.uint8)
+
+    def from_image(self, image: Float[Array, "height width channels"]) -> Float[Array, "height width channels"]:
+        return image
 
 
-def _standardise(images: jax.Array) -> jax.Array:
-    mean = images.mean(axis=(1, 2, 3), keepdims=True)
-    deviation = images.std(axis=(1, 2, 3), keepdims=True)
-    return (images - mean) / (deviation + 1e-7)
+def pixels() -> Parameterization:
+    """Optimize the pixels themselves; see `Pixels`."""
+    return Pixels()
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Static:
+    """A parameterization without arrays, which jit takes as it is: equal ones share compiled programs."""
+
+    parameterization: Parameterization = field(metadata={"static": True})
+
+    def init(self, key: jax.Array, image_size: tuple[int, int], channels: int) -> ImageParams:
+        return self.parameterization.init(key, image_size, channels)
+
+    def to_image(self, params: ImageParams) -> jax.Array:
+        return self.parameterization.to_image(params)
+
+
+def as_argument(parameterization: Parameterization) -> Parameterization:
+    """A parameterization as an argument of jit: a registered pytree as it is, any other object as a static one."""
+    return Static(parameterization) if jax.tree_util.all_leaves([parameterization]) else parameterization
+
+
+def quantize(image: Float[Array, "height width channels"]) -> UInt8[Array, "height width channels"]:
+    """An image in display units as uint8: clipped, and rounded down."""
+    return jnp.clip(image, 0, 255).astype(jnp.uint8)
+
+
+def to_uint8(
+    parameterization: Parameterization, image: Float[Array, "height width channels"]
+) -> UInt8[Array, "height width channels"]:
+    """An image as it is saved, by the parameterization's own `to_uint8` or by `quantize`."""
+    own = getattr(parameterization, "to_uint8", None)
+    return own(image) if callable(own) else quantize(image)
+
+
+def _standardize(image: jax.Array) -> jax.Array:
+    return (image - image.mean()) / (image.std() + EPSILON)

@@ -4,57 +4,59 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from cnnjax.data import imagenet
-from cnnjax.errors import unknown
+from cnnjax.errors import UserError, unknown
+from cnnjax.visualize.transforms import Transform, jitter
 
 
 @dataclass(frozen=True)
-class Pass:
-    """One run of the ascent. The first starts from noise, each next one from the saved picture of the one before."""
+class Stage:
+    """One run of the optimizer. The first starts from noise, each next one from the saved image of the one before."""
 
     steps: int
-    jitter: float
-    """Pixels, or below 1 a fraction of the side."""
+    transforms: tuple[Transform, ...] = ()
+    """Applied before each step, see `Recipe.in_place`."""
     tv: float = 0.0
     """Weight of the total variation (β = 2)."""
     lp: float = 10.0
     """Weight of the L6 norm."""
     relative: bool = False
-    """`tv` is not a weight but a share: the total variation of the picture that the pass starts from counts as so many
+    """`tv` is not a weight but a ratio: the total variation of the image that the stage starts from counts as so many
     times the activation that it reaches. So one recipe serves networks whose activations are of any size."""
 
 
 @dataclass(frozen=True)
 class Recipe:
+    """A named way to draw an image."""
+
     name: str
-    passes: tuple[Pass, ...]
+    stages: tuple[Stage, ...]
     raw: bool = False
     """Weights that came from Caffe are given red, green, blue in 0 to 255 as they are, as the article did, instead of
     what they were trained on. Other weights never are."""
+    in_place: bool = True
+    """Transforms change the image itself, and are never undone (keras-vis); otherwise they change what the network is
+    shown (lucid). Only `parameterizations.Pixels` can be changed in place."""
 
     @property
     def steps(self) -> int:
-        """Steps of all passes together."""
-        return sum(p.steps for p in self.passes)
+        """Steps of all stages together."""
+        return sum(stage.steps for stage in self.stages)
 
+
+_SHARE, _PIXELS = (jitter(0.05),), (jitter(16, reference_size=224),)
 
 RECIPES: dict[str, Recipe] = {
     recipe.name: recipe
     for recipe in (
         # The article's notebook on keras-vis 0.4.1: sharp but noisy first, then smoothed by total variation.
-        Recipe("article-filters", (Pass(300, jitter=0.05), Pass(200, jitter=0.05, tv=10.0)), raw=True),
-        Recipe("article-classes", (Pass(300, jitter=16), Pass(300, jitter=16, tv=10.0)), raw=True),
-        # The article's two passes for any network. Its own weights suit activations in the hundreds, as VGG16 has on
+        Recipe("article-filters", (Stage(300, _SHARE), Stage(200, _SHARE, tv=10.0)), raw=True),
+        Recipe("article-classes", (Stage(300, _PIXELS), Stage(300, _PIXELS, tv=10.0)), raw=True),
+        # The article's two stages for any network. Its own weights suit activations in the hundreds, as VGG16 has on
         # raw pixels; where activations are near 1 they leave nothing but smooth colour.
-        Recipe(
-            "filters",
-            (Pass(300, jitter=0.05, lp=0.01), Pass(200, jitter=0.05, tv=6.0, lp=0.01, relative=True)),
-        ),
-        Recipe(
-            "classes",
-            (Pass(300, jitter=16, lp=0.01), Pass(300, jitter=16, tv=4.0, lp=0.01, relative=True)),
-        ),
+        Recipe("filters", (Stage(300, _SHARE, lp=0.01), Stage(200, _SHARE, tv=6.0, lp=0.01, relative=True))),
+        Recipe("classes", (Stage(300, _PIXELS, lp=0.01), Stage(300, _PIXELS, tv=4.0, lp=0.01, relative=True))),
         # A look within seconds.
-        Recipe("quick", (Pass(60, jitter=0.05, lp=0.01), Pass(20, jitter=0.05, tv=6.0, lp=0.01, relative=True))),
+        Recipe("quick", (Stage(60, _SHARE, lp=0.01), Stage(20, _SHARE, tv=6.0, lp=0.01, relative=True))),
     )
 }
 
@@ -78,24 +80,30 @@ FEATURE_MAPS = ("block1_conv1", "block2_conv1", "block3_conv1", "block4_conv1", 
 FEATURE_MAP_ALONE = ("block1_conv1", 19)
 
 
-def recipe(name: str, what: str = "") -> Recipe:
-    """A recipe by name; "article" is the article's for `what`, "filters" or "classes".
+def recipe(name: str, what: str = "filters") -> Recipe:
+    """A recipe by name. "article" is the article's and "default" this package's for `what`, "filters" or "classes".
 
     Raises UserError, with the nearest names, when there is none.
     """
-    if name == "article" and what:
-        name = f"article-{what}"
+    name = {"article": f"article-{what}", "default": what}.get(name, name)
     if name not in RECIPES:
         raise unknown("recipe", name, ["article", *RECIPES])
     return RECIPES[name]
 
 
-def at_side(recipe: Recipe, side: int) -> Recipe:
-    """A recipe for pictures of another side than the article's 224: jitter given in pixels keeps its share of it."""
-    passes = tuple(
-        p if p.jitter < 1 else replace(p, jitter=max(1, round(p.jitter * side / 224))) for p in recipe.passes
-    )
-    return replace(recipe, passes=passes)
+def with_steps(recipe: Recipe, steps: int) -> Recipe:
+    """A recipe of this many steps altogether, divided among its stages as they are now, at least one for each.
+
+    Raises UserError for fewer steps than there are stages.
+    """
+    if steps < len(recipe.stages):
+        raise UserError(f"steps={steps} is too few for recipe {recipe.name!r}: its stages need {len(recipe.stages)}")
+    stages, left, share = [], steps, recipe.steps
+    for number, stage in enumerate(recipe.stages, 1):
+        count = min(max(1, round(left * stage.steps / share)), left - (len(recipe.stages) - number))
+        stages.append(replace(stage, steps=count))
+        left, share = left - count, share - stage.steps
+    return replace(recipe, stages=tuple(stages))
 
 
 def filters_of(layer: str, count: int) -> tuple[int, ...]:

@@ -1,313 +1,239 @@
-"""Gradient ascent on the input image: what a filter or a class wants to see (article, sections 6.2 and 6.3).
+"""Images that an objective likes most, by gradient ascent on the input (article, sections 6.2 and 6.3)."""
 
-The method is keras-vis 0.4.1's: each image's gradient is divided by its root mean square, RMSprop takes a step of
-size 1, and the result is the image after the step before which the score was highest. A batch of objectives is one
-program: the network runs on all images at once, and each image has its own channel or class, key, score and best.
-"""
-
-import functools
-import time
-from collections.abc import Callable, Hashable, Iterator, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
-from jaxtyping import Array, Float
+import optax
+from jaxtyping import Array, Key
 
 from cnnjax.data import normalize
 from cnnjax.errors import UserError
-from cnnjax.visualize import layers, objectives, transforms
-from cnnjax.visualize import parameterizations as images_
-from cnnjax.visualize.image_io import Picture
-from cnnjax.visualize.objectives import Objective
-from cnnjax.visualize.recipes import RECIPES, Pass, Recipe, classes_of
-
-EPSILON = 1e-7
-DECAY = 0.95
-Progress = Callable[[int], Any]
-"""Called with the number of images × steps done since the last call: a tqdm bar's `update`."""
-Score = Callable[[jax.Array], tuple[jax.Array, jax.Array]]
-
-
-class State(NamedTuple):
-    """A batch of images on their way."""
-
-    image: Float[Array, "batch height width 3"]
-    cache: Float[Array, "batch height width 3"]
-    """Running mean of the squared gradient."""
-    best: Float[Array, " batch"]
-    """Highest score met."""
-    best_image: Float[Array, "batch height width 3"]
-    peak: Float[Array, " batch"]
-    """Highest activation or logit met."""
+from cnnjax.network import Json, Network
+from cnnjax.visualize import ascent, objectives
+from cnnjax.visualize import transforms as transforms_
+from cnnjax.visualize.ascent import Problem, State
+from cnnjax.visualize.image_io import Image
+from cnnjax.visualize.layers import at_image_size, check_channels, layer_shapes
+from cnnjax.visualize.objectives import ClassLogit, Objective, ObjectiveFunction, Target
+from cnnjax.visualize.optimizers import Optimizer, keras_vis_rmsprop
+from cnnjax.visualize.parameterizations import Parameterization, Pixels
+from cnnjax.visualize.recipes import Recipe, classes_of, with_steps
+from cnnjax.visualize.recipes import recipe as recipe_of
+from cnnjax.visualize.stages import Drawn, Plan, Progress, draw
+from cnnjax.visualize.transforms import TransformLike
 
 
-def start(images: Float[Array, "batch height width 3"]) -> State:
-    """The state before the first step."""
-    worst = jnp.full(len(images), -jnp.inf, images.dtype)
-    return State(images, jnp.zeros_like(images), worst, images, worst)
+def render(
+    network: Network,
+    objective: Objective | ObjectiveFunction,
+    *,
+    recipe: str | Recipe = "default",
+    steps: int | None = None,
+    parameterization: Parameterization | None = None,
+    transforms: TransformLike | Sequence[TransformLike] | None = None,
+    optimizer: optax.GradientTransformation | None = None,
+    penalty: Objective | ObjectiveFunction | None = None,
+    image_size: int | tuple[int, int] | None = None,
+    seed: int = 0,
+    batch_size: int = 16,
+    on_progress: Progress | None = None,
+) -> list[Image]:
+    """An image for each objective that makes it as large as possible.
 
+    network: any Network. objective: `channel`, `neuron`, `class_logit`, a combination of them, or a function
+    (logits, activations, image) -> scalar of one example, with the image in 0 to 255.
+    recipe: a Recipe, or the name of one (`recipes.RECIPES`; "default" and "article" choose by the objective). Each of
+    the following arguments replaces that part of the recipe: steps (altogether, divided among its stages),
+    parameterization, transforms (they change what the network is shown in a step), optimizer (any of optax; one state
+    for each image), penalty (an objective that is subtracted).
+    image_size: in pixels, an int or (height, width); by default the network's, see `layers.at_image_size`.
+    seed: of the noise and the transforms. An objective gives the same image whatever others are drawn with it.
+    batch_size: how many images are optimized together. One program is compiled for each structure of the objective,
+    image size and number of images; channels, classes, weights and steps may change without compiling it again.
+    on_progress: called with the number of images × steps done since its last call.
 
-def step(score: Score, state: State) -> State:
-    """One step up. `score` maps images to each one's (score with penalties, activation or logit)."""
+    The provenance of each image says what it is of, how it was drawn, and the objective's value for the noise at the
+    start and for the image as it is saved, both uint8 and without transforms or penalty. A channel that was 0 from
+    the noise to the last step has `dead`: its image means nothing.
 
-    def total(images: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-        scores, goals = score(images)
-        return scores.sum(), (scores, goals)
-
-    gradient, (scores, goals) = jax.grad(total, has_aux=True)(state.image)
-    gradient /= jnp.sqrt(jnp.mean(gradient**2, axis=(1, 2, 3), keepdims=True)) + EPSILON
-    cache = DECAY * state.cache + (1 - DECAY) * gradient**2
-    image = state.image + gradient / jnp.sqrt(cache + EPSILON)
-    better = scores > state.best
-    return State(
-        image=image,
-        cache=cache,
-        best=jnp.where(better, scores, state.best),
-        best_image=jnp.where(better[:, None, None, None], image, state.best_image),
-        peak=jnp.maximum(state.peak, goals),
-    )
-
-
-def scorer(network: Any, objective: Callable[[Any], Objective], targets: Array, tv: Any, lp: Any) -> Score:
-    """The score of images in display units: objective(target) minus the weighted total variation and L6 norm.
-
-    The weights are numbers, or one for each image.
+    Raises UserError for a layer, channel, class or image size that the network does not have.
     """
-
-    def one(target: jax.Array, tv: jax.Array, lp: jax.Array, *inputs: Any) -> tuple[jax.Array, jax.Array]:
-        goal = objective(target)(*inputs)
-        penalty = objectives.total_variation(2.0) * tv + objectives.lp_norm(6.0) * lp
-        return goal - penalty(*inputs), goal
-
-    def score(images: jax.Array) -> tuple[jax.Array, jax.Array]:
-        logits, activations = network.forward(network.params, images / 255)
-        weights = (jnp.broadcast_to(jnp.asarray(w, images.dtype), len(images)) for w in (tv, lp))
-        return jax.vmap(one)(targets, *weights, logits, activations, images)
-
-    return score
-
-
-@functools.partial(jax.jit, static_argnames=("rest", "objective"))
-def _advance(
-    arrays: list[jax.Array],
-    rest: Hashable,
-    objective: Callable[[Any], Objective],
-    targets: jax.Array,
-    keys: jax.Array,
-    state: State,
-    tv: jax.Array,
-    lp: jax.Array,
-    limit: jax.Array,
-    first: jax.Array,
-    last: jax.Array,
-) -> State:
-    """Steps `first` to `last`, one program for any number of them."""
-    score = scorer(layers.unpack(arrays, rest), objective, targets, tv, lp)
-
-    def body(i: jax.Array, state: State) -> State:
-        image = jax.vmap(lambda key, image: transforms.jitter(key, image, limit))(_fold(keys, i), state.image)
-        return step(score, state._replace(image=image))
-
-    return lax.fori_loop(first, last, body, state)
+    if batch_size < 1:
+        raise UserError(f"batch_size={batch_size} must be at least 1")
+    network = at_image_size(network, image_size)
+    target = Target(layer_shapes(network), network.class_names)
+    objective = objectives.as_objective(objective).bind(target)
+    chosen = _choose_recipe(recipe, objective, steps, transforms)
+    plan = Plan(
+        network=apply_recipe_input(network, chosen),
+        recipe=chosen,
+        parameterization=parameterization or Pixels(),
+        optimizer=Optimizer(optimizer or keras_vis_rmsprop()),
+        penalty=None if penalty is None else objectives.as_objective(penalty).bind(target),
+        seed=seed,
+    )
+    replaced = {
+        "parameterization": parameterization,
+        "transforms": transforms,
+        "optimizer": optimizer,
+        "penalty": penalty,
+    }
+    shared = _shared_facts(plan, replaced)
+    images = []
+    size = min(batch_size, len(objective))
+    for first in range(0, len(objective), size):
+        count = min(size, len(objective) - first)
+        # The last batch is filled up, so that there is one program.
+        several = objective[np.minimum(np.arange(first, first + size), first + count - 1)]
+        drawn = jax.device_get(draw(plan, several, count, on_progress))
+        images += [_image(network, several, drawn, index, shared) for index in range(count)]
+    return images
 
 
-@functools.partial(jax.jit, static_argnames=("rest", "objective"))
-def _measure(
-    arrays: list[jax.Array], rest: Hashable, objective: Callable[[Any], Objective], targets: jax.Array, shown: jax.Array
-) -> tuple[jax.Array, jax.Array]:
-    """The activation or logit, and the class's probability, of pictures as they are saved."""
-    network = layers.unpack(arrays, rest)
-    images = shown.astype(jnp.float32)
-    goals = scorer(network, objective, targets, 0.0, 0.0)(images)[1]
-    logits = network.forward(network.params, images / 255)[0].reshape(len(images), -1)
-    if logits.shape[1] == 1:
-        return goals, jax.nn.sigmoid(goals)
-    return goals, jax.vmap(lambda row, target: jax.nn.softmax(row)[target])(logits, targets)
-
-
-@functools.partial(jax.jit, static_argnames=("side",))
-def _noise(seed: jax.Array, targets: jax.Array, side: int) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Each target's key, its seed image, and that as it would be saved."""
-    # The key follows from the seed and the target, never from the place in the batch.
-    keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed), targets)
-    seeds = images_.seeds(_fold(keys, 0), side)
-    return keys, seeds, jnp.clip(seeds, 0, 255).astype(jnp.uint8)
-
-
-_show = jax.jit(images_.deprocess)
-
-
-def _fold(keys: jax.Array, number: Any) -> jax.Array:
-    return jax.vmap(jax.random.fold_in, (0, None))(keys, number)
-
-
-# One function object a layer, so that jit knows it again.
-@functools.lru_cache(maxsize=256)
-def _filter_objective(layer: str) -> Callable[[Any], Objective]:
-    return functools.partial(objectives.filter_, layer)
-
-
-def filters(
-    network: Any,
+def render_filters(
+    network: Network,
     layer: str,
     channels: int | Sequence[int] = 8,
-    recipe: Recipe = RECIPES["filters"],
+    *,
+    recipe: str | Recipe = "filters",
+    steps: int | None = None,
+    image_size: int | tuple[int, int] | None = None,
     seed: int = 0,
-    side: int | None = None,
+    batch_size: int = 16,
     on_progress: Progress | None = None,
-    batch: int = 16,
-) -> list[Picture]:
-    """A picture for each of a layer's channels (or the first so many) that drives it most.
+) -> list[Image]:
+    """An image for each of a layer's channels (a number: the first so many) that drives its mean most. See `render`.
 
-    A filter that never fired, from the noise to the last step, has `dead` in its provenance: its picture means nothing.
-    A channel gives the same picture whatever company it has. Raises UserError for a layer or channel that is not there.
+    Raises UserError for a layer or channel that does not exist.
     """
-    network = layers.at_side(network, side)
-    chosen = layers.require(layers.shapes(network), layer, channels)
-    facts = [{"kind": "filter", "layer": layer, "channel": channel} for channel in chosen]
-    drawn = _draw(network, _filter_objective(layer), chosen, recipe, seed, on_progress, batch)
-    return [Picture(d.image, fact | d.facts | {"dead": d.peak == 0}) for fact, d in zip(facts, drawn, strict=True)]
-
-
-def classes(
-    network: Any,
-    names: Sequence[str] = (),
-    recipe: Recipe = RECIPES["classes"],
-    seed: int = 0,
-    on_progress: Progress | None = None,
-    batch: int = 16,
-) -> list[Picture]:
-    """A picture for each class (default: all) that drives its logit most. Raises UserError for an unknown class.
-
-    Of ImageNet's classes the article's words are understood, too (`recipes.classes_of`).
-    """
-    known = network.class_names
-    names = classes_of(known, names or known)
-    indices = [known.index(name) for name in names]
-    drawn = _draw(network, objectives.class_, indices, recipe, seed, on_progress, batch)
-    return [
-        Picture(
-            d.image,
-            {"kind": "class", "class": name, "class_index": index}
-            | d.facts
-            | {"probability_before": d.probabilities[0], "probability_after": d.probabilities[1]},
-        )
-        for name, index, d in zip(names, indices, drawn, strict=True)
-    ]
-
-
-def lowered(network: Any, layer: str, batch: int, device: jax.Device) -> jax.stages.Lowered:
-    """The program that draws `batch` of a layer's filters, lowered for a device that need not be there.
-
-    The network's parameters may be jax.ShapeDtypeStruct. What it is for: to compile, and read what XLA makes of it.
-    """
-    there = jax.sharding.SingleDeviceSharding(device)
-
-    def shape(*size: int, dtype: Any = jnp.float32) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct(size, dtype, sharding=there)
-
-    arrays, rest = layers.pack(network)
-    arrays = [shape(*array.shape, dtype=array.dtype) for array in arrays]
-    image = shape(batch, network.side, network.side, 3)
-    state = State(image, image, shape(batch), image, shape(batch))
-    keys = shape(batch, dtype=jax.eval_shape(lambda: jax.random.key(0)).dtype)
-    targets, number = shape(batch, dtype=jnp.int32), shape(dtype=jnp.int32)
-    return _advance.lower(
-        arrays, rest, _filter_objective(layer), targets, keys, state, shape(batch), shape(), number, number, number
+    chosen = check_channels(layer_shapes(network, image_size), layer, channels)
+    return render(
+        network,
+        objectives.channel(layer, chosen),
+        recipe=recipe_of(recipe, "filters") if isinstance(recipe, str) else recipe,
+        steps=steps,
+        image_size=image_size,
+        seed=seed,
+        batch_size=batch_size,
+        on_progress=on_progress,
     )
 
 
-def fed(network: Any, recipe: Recipe) -> Any:
-    """The network as a recipe gives it pictures: itself, or with the article's preprocessing, which is none at all."""
-    if recipe.raw and getattr(network.cleaning, "kind", "") == "caffe":
-        return network._replace(cleaning=normalize.raw())
+def render_classes(
+    network: Network,
+    names: Sequence[str] = (),
+    *,
+    recipe: str | Recipe = "classes",
+    steps: int | None = None,
+    image_size: int | tuple[int, int] | None = None,
+    seed: int = 0,
+    batch_size: int = 16,
+    on_progress: Progress | None = None,
+) -> list[Image]:
+    """An image for each class (by default all) that drives its logit most. See `render`.
+
+    For ImageNet's classes the article's words are understood, too (`recipes.classes_of`).
+    Raises UserError for an unknown class.
+    """
+    known = network.class_names
+    return render(
+        network,
+        objectives.class_logit(classes_of(known, names or known)),
+        recipe=recipe_of(recipe, "classes") if isinstance(recipe, str) else recipe,
+        steps=steps,
+        image_size=image_size,
+        seed=seed,
+        batch_size=batch_size,
+        on_progress=on_progress,
+    )
+
+
+def apply_recipe_input(network: Network, recipe: Recipe) -> Network:
+    """The network as a recipe gives it images: itself, or with the article's preprocessing, which is none at all."""
+    if recipe.raw and network.normalizer.kind == "caffe":
+        return network.replace(normalizer=normalize.raw())
     return network
 
 
-def told(network: Any, recipe: Recipe) -> str:
-    """What is optimised and what the network is given, in a sentence."""
-    sentence = f"the pictures are display RGB; the network is given {normalize.told(fed(network, recipe).cleaning)}"
-    if recipe.raw and fed(network, recipe) is network:
+def describe_input(network: Network, recipe: Recipe) -> str:
+    """What is optimized and what the network is given, in a sentence."""
+    used = apply_recipe_input(network, recipe)
+    sentence = f"the images are display RGB; the network is given {normalize.describe(used.normalizer)}"
+    if recipe.raw and used is network:
         sentence += f", as it was trained: only Caffe's weights are fed raw by recipe {recipe.name}"
     return sentence
 
 
-class _Drawn(NamedTuple):
-    image: np.ndarray
-    facts: dict[str, Any]
-    probabilities: tuple[float, float]
-    peak: float
+def lower(network: Network, layer: str, batch_size: int, device: jax.Device) -> jax.stages.Lowered:
+    """The program that draws `batch_size` of a layer's channels, lowered for a device that need not be present.
+
+    The network's arrays may be jax.ShapeDtypeStruct. To compile it, and read what XLA makes of it.
+    """
+    there = jax.sharding.SingleDeviceSharding(device)
+    objective = objectives.channel(layer, np.zeros(batch_size, np.int32))
+    plan = Plan(network, recipe_of("filters"), Pixels(), Optimizer(keras_vis_rmsprop()), None, 0)
+    problem = plan.problem(objective, plan.recipe.stages[0])
+
+    def abstract(problem: Problem, numbers: Array) -> tuple[Problem, Key[Array, " batch"], State, Array]:
+        keys, params, _ = plan.noise(numbers)
+        return problem, keys, ascent.init_state(problem, params), jnp.int32(0)
+
+    found = jax.eval_shape(abstract, problem, jnp.zeros(batch_size, jnp.int32))
+    problem, keys, state, number = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=there), found
+    )
+    return ascent.advance.lower(problem, keys, state, number, number)
 
 
-def _draw(
-    network: Any,
-    objective: Callable[[Any], Objective],
-    targets: Sequence[int],
-    recipe: Recipe,
-    seed: int,
-    on_progress: Progress | None,
-    batch: int,
-) -> Iterator[_Drawn]:
-    """All targets, `batch` at a time, the last batch filled up so that there is one program."""
-    if batch < 1:
-        raise UserError(f"a batch of {batch} objectives is none: use 1 or more")
-    size, network = min(batch, len(targets)), fed(network, recipe)
-    arrays, rest = layers.pack(network)
-    shared = {
+def _choose_recipe(
+    recipe: str | Recipe,
+    objective: Objective,
+    steps: int | None,
+    transforms: TransformLike | Sequence[TransformLike] | None,
+) -> Recipe:
+    """The recipe, with those of its parts replaced that were given."""
+    if isinstance(recipe, str):
+        draws_class = any(isinstance(part, ClassLogit) for part in objective.parts())
+        recipe = recipe_of(recipe, "classes" if draws_class else "filters")
+    if steps is not None:
+        recipe = with_steps(recipe, steps)
+    if transforms is not None:
+        composed = transforms_.compose(transforms)
+        stages = tuple(replace(stage, transforms=composed) for stage in recipe.stages)
+        recipe = replace(recipe, stages=stages, in_place=False)
+    return recipe
+
+
+def _shared_facts(plan: Plan, replaced: dict[str, object]) -> dict[str, Json]:
+    """Provenance that all images of one call have in common."""
+    network = plan.network
+    config = network.config
+    changed = [name for name, value in replaced.items() if value is not None]
+    return {
         "weights": network.digest,
-        "model": network.model.name,
-        "side": network.side,
-        "recipe": recipe.name,
-        "input": normalize.told(network.cleaning) if network.cleaning else "",
-        "steps": recipe.steps,
-        "seed": seed,
+        "model": config["name"] if config else type(network.model()).__name__,
+        "image_size": list(network.image_size),
+        "recipe": plan.recipe.name,
+        **({"replaced": changed} if changed else {}),
+        "input": normalize.describe(network.normalizer),
+        "steps": plan.recipe.steps,
+        "seed": plan.seed,
     }
-    for first in range(0, len(targets), size):
-        real = list(targets[first : first + size])
-        padded = jnp.asarray(real + real[-1:] * (size - len(real)), jnp.int32)
-        keys, image, shown = _noise(seed, padded, network.side)
-        peak = np.full(size, -np.inf)
-        before = _measure(arrays, rest, objective, padded, shown)
-        for number, one in enumerate(recipe.passes, 1):
-            state = _run(arrays, rest, objective, padded, _fold(keys, number), image, one, len(real), on_progress)
-            shown = _show(state.best_image)
-            image = shown.astype(jnp.float32)
-            peak = np.maximum(peak, state.peak)
-        after = _measure(arrays, rest, objective, padded, shown)
-        pictures, before, after = jax.device_get((shown, before, after))
-        for i in range(len(real)):
-            facts = shared | {"activation_before": float(before[0][i]), "activation_after": float(after[0][i])}
-            yield _Drawn(pictures[i], facts, (float(before[1][i]), float(after[1][i])), float(peak[i]))
 
 
-def _run(
-    arrays: list[jax.Array],
-    rest: Hashable,
-    objective: Callable[[Any], Objective],
-    targets: jax.Array,
-    keys: jax.Array,
-    images: jax.Array,
-    one: Pass,
-    count: int,
-    on_progress: Progress | None,
-) -> State:
-    """One pass. With someone watching, in calls of about a second; the results are the same."""
-    tv = jnp.full(len(images), one.tv, jnp.float32)
-    if one.relative:
-        goals = _measure(arrays, rest, objective, targets, images.astype(jnp.uint8))[0]
-        roughness = jax.vmap(lambda image: objectives.total_variation(2.0)(jnp.zeros(0), {}, image))(images)
-        tv *= jnp.maximum(goals, 0) / (roughness + EPSILON)
-    settings = tv, jnp.float32(one.lp), jnp.int32(transforms.pixels(one.jitter, images.shape[1]))
-    state, done, span = start(images), 0, one.steps if on_progress is None else 4
-    while done < one.steps:
-        began, last = time.perf_counter(), min(done + span, one.steps)
-        state = _advance(arrays, rest, objective, targets, keys, state, *settings, done, last)
-        if on_progress is not None:
-            jax.block_until_ready(state.best)
-            on_progress(count * (last - done))
-            span = max(1, int((last - done) / (time.perf_counter() - began)))
-        done = last
-    return state
+def _image(network: Network, objective: Objective, drawn: Drawn, index: int, shared: dict[str, Json]) -> Image:
+    """Image number `index` of a batch, with all that is known about it."""
+    facts: dict[str, Json] = dict(objective.facts(index))
+    (before, odds_before), (after, odds_after) = drawn.before, drawn.after
+    after_all: dict[str, Json] = {"activation_before": float(before[index]), "activation_after": float(after[index])}
+    if facts["kind"] == "filter":
+        after_all["dead"] = bool(drawn.peak[index] == 0)
+    if facts["kind"] == "class" and odds_before is not None and odds_after is not None:
+        number = int(objective.numbers()[index])
+        facts["class"] = network.class_names[number]
+        after_all["probability_before"] = float(odds_before[index, number])
+        after_all["probability_after"] = float(odds_after[index, number])
+    return Image(np.asarray(drawn.pixels[index]), facts | shared | after_all)

@@ -1,21 +1,98 @@
-"""Keyed random changes of the image between the steps of the ascent."""
+"""Keyed random changes of the image between the steps of the optimization: functions (key, image) -> image.
+
+A `Transform` is a pytree whose leaves may change without compiling anything again. Plain functions work too.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Union
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, Key
+import numpy as np
+from jaxtyping import Array, Float, Key
+
+TransformFunction = Callable[[jax.Array, jax.Array], jax.Array]
+"""(typed PRNG key, image (height, width, channels)) -> image."""
+TransformLike = Union["Transform", TransformFunction]
 
 
-def jitter(
-    key: Key[Array, ""], image: Float[Array, "height width channels"], limit: int | Int[Array, ""]
-) -> Float[Array, "height width channels"]:
-    """Roll an image by an offset uniform on {-limit … limit} in each axis, wrapping around.
+@dataclass(frozen=True, eq=False)
+class Transform:
+    """Base class of transforms: called with a typed key and one image (height, width, channels)."""
 
-    As keras-vis 0.4.1, but for its scipy `wrap`, whose period is n - 1 where a roll's is n.
+    def __call__(
+        self, key: Key[Array, ""], image: Float[Array, "height width channels"]
+    ) -> Float[Array, "new_height new_width channels"]:
+        raise NotImplementedError
+
+    def bind(self, image_size: tuple[int, int]) -> "Transform":
+        """This transform for images of this size (height, width)."""
+        return self
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True, eq=False)
+class Function(Transform):
+    """A plain function. jit recognizes it by its identity: pass the same function to several calls."""
+
+    function: TransformFunction = field(metadata={"static": True})
+
+    def __call__(
+        self, key: Key[Array, ""], image: Float[Array, "height width channels"]
+    ) -> Float[Array, "new_height new_width channels"]:
+        return self.function(key, image)
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True, eq=False)
+class Jitter(Transform):
+    """See `jitter`."""
+
+    limit: float | Array | np.ndarray
+    """As given to `jitter`; once bound, whole pixels (vertical, horizontal)."""
+    reference_size: int | None = field(default=None, metadata={"static": True})
+
+    def __call__(
+        self, key: Key[Array, ""], image: Float[Array, "height width channels"]
+    ) -> Float[Array, "height width channels"]:
+        limits = self.bind(image.shape[:2]).limit
+        offsets = jax.random.randint(key, (2,), -jnp.asarray(limits), jnp.asarray(limits) + 1)
+        return jnp.roll(image, (offsets[0], offsets[1]), axis=(0, 1))
+
+    def bind(self, image_size: tuple[int, int]) -> "Jitter":
+        if not isinstance(self.limit, float | int):
+            return self
+        return Jitter(np.asarray([self._pixels(self.limit, size) for size in image_size], np.int32))
+
+    def _pixels(self, limit: float, size: int) -> int:
+        if limit < 1:
+            return int(limit * size)
+        return max(1, round(limit * size / self.reference_size)) if self.reference_size else int(limit)
+
+
+def jitter(limit: float, reference_size: int | None = None) -> Transform:
+    """Roll an image by an offset uniform on {-limit … limit} along each axis, wrapping around.
+
+    limit: in pixels, or below 1 a fraction of the image's height and width, rounded down. reference_size: the image
+    size for which `limit` is meant in pixels; it is then scaled with the image.
+
+    As keras-vis 0.4.1, except for its scipy `wrap`, whose period is n - 1 where a roll's is n.
     """
-    offsets = jax.random.randint(key, (2,), -limit, limit + 1)
-    return jnp.roll(image, (offsets[0], offsets[1]), axis=(0, 1))
+    return Jitter(float(limit), reference_size)
 
 
-def pixels(amount: float, side: int) -> int:
-    """A jitter in whole pixels; an amount below 1 is a fraction of the side, rounded down."""
-    return int(amount * side) if amount < 1 else int(amount)
+def compose(transforms: TransformLike | Sequence[TransformLike]) -> tuple[Transform, ...]:
+    """Transforms as a tuple, plain functions wrapped."""
+    several = transforms if isinstance(transforms, Sequence) else (transforms,)
+    return tuple(one if isinstance(one, Transform) else Function(one) for one in several)
+
+
+def apply(
+    transforms: tuple[Transform, ...], key: Key[Array, ""], image: Float[Array, "height width channels"]
+) -> Float[Array, "new_height new_width channels"]:
+    """The transforms, one after the other. A single one gets the key itself, several get keys split from it."""
+    keys = [key] if len(transforms) == 1 else jax.random.split(key, len(transforms))
+    for transform, one in zip(transforms, keys, strict=True):
+        image = transform(one, image)
+    return image

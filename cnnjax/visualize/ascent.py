@@ -1,0 +1,159 @@
+"""The optimization of a batch of images: pure functions, and the two programs that run them.
+
+Each image of a batch has its own objective, key, optimizer state, score and best; the network runs on all of them at
+once. A result is the image after the step before which the score was highest (keras-vis 0.4.1).
+"""
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import lax
+from jaxtyping import Array, Float, Int, Key, UInt8
+
+from cnnjax.network import Network
+from cnnjax.visualize import transforms as transforms_
+from cnnjax.visualize.objectives import Objective
+from cnnjax.visualize.optimizers import Optimizer
+from cnnjax.visualize.parameterizations import ImageParams, Parameterization, quantize
+from cnnjax.visualize.transforms import Transform
+
+Score = Callable[[ImageParams], tuple[jax.Array, jax.Array]]
+"""Parameters of a batch of images -> each one's (score with penalties, value of the objective)."""
+
+
+class State(NamedTuple):
+    """A batch of images on their way. Every array has a leading axis: one entry for each image."""
+
+    params: ImageParams
+    opt_state: optax.OptState
+    best: Float[Array, " batch"]
+    """Highest score met."""
+    best_params: ImageParams
+    """Parameters after the step before which the score was highest."""
+    peak: Float[Array, " batch"]
+    """Highest value of the objective met."""
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Problem:
+    """Everything that a step needs besides the state: a pytree, of which `jax.jit` compiles one program a structure.
+
+    objective and penalty: bound, with one entry for each image. parameterization: a registered pytree, or `Static`.
+    """
+
+    network: Network
+    objective: Objective
+    penalty: Objective
+    transforms: tuple[Transform, ...]
+    parameterization: Parameterization
+    optimizer: Optimizer = field(metadata={"static": True})
+    in_place: bool = field(metadata={"static": True})
+
+    def images(self, params: ImageParams) -> Float[Array, "batch height width channels"]:
+        """The images of a batch, in display units."""
+        return jax.vmap(self.parameterization.to_image)(params)
+
+
+def init_state(problem: Problem, params: ImageParams) -> State:
+    """The state before the first step."""
+    lead = jax.tree.leaves(params)[0]
+    worst = jnp.full(len(lead), -jnp.inf, lead.dtype)
+    return State(params, jax.vmap(problem.optimizer.init)(params), worst, params, worst)
+
+
+def make_score(problem: Problem, keys: Key[Array, " batch"]) -> Score:
+    """The score of a step: the objective minus the penalty, of what the network is shown."""
+
+    def one(
+        objective: Objective, penalty: Objective, logits: jax.Array, activations: dict[str, jax.Array], image: jax.Array
+    ) -> tuple[jax.Array, jax.Array]:
+        goal = objective.value(logits, activations, image)
+        return goal - penalty.value(logits, activations, image), goal
+
+    def score(params: ImageParams) -> tuple[jax.Array, jax.Array]:
+        images = shown = problem.images(params)
+        if problem.transforms and not problem.in_place:
+            shown = jax.vmap(functools.partial(transforms_.apply, problem.transforms))(keys, images)
+        logits, activations = problem.network(shown / 255)
+        return jax.vmap(one)(problem.objective, problem.penalty, logits, activations, images)
+
+    return score
+
+
+def step(score: Score, optimizer: Optimizer, state: State) -> State:
+    """One step up."""
+
+    def loss(params: ImageParams) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+        scores, goals = score(params)
+        return -scores.sum(), (scores, goals)
+
+    gradient, (scores, goals) = jax.grad(loss, has_aux=True)(state.params)
+    updates, opt_state = jax.vmap(optimizer.update)(gradient, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
+    better = scores > state.best
+
+    def choose(new: jax.Array, old: jax.Array) -> jax.Array:
+        return jnp.where(better.reshape(-1, *[1] * (new.ndim - 1)), new, old)
+
+    return State(
+        params=params,
+        opt_state=opt_state,
+        best=jnp.where(better, scores, state.best),
+        best_params=jax.tree.map(choose, params, state.best_params),
+        peak=jnp.maximum(state.peak, goals),
+    )
+
+
+@jax.jit
+def advance(
+    problem: Problem,
+    keys: Key[Array, " batch"],
+    state: State,
+    first: int | Int[Array, ""],
+    last: int | Int[Array, ""],
+) -> State:
+    """Steps `first` to `last`: one program for any number of them. `keys`: of the stage, one for each image."""
+
+    def body(i: jax.Array, state: State) -> State:
+        drawn = fold(keys, i)
+        if problem.transforms and problem.in_place:
+            changed = jax.vmap(functools.partial(transforms_.apply, problem.transforms))(drawn, state.params)
+            state = state._replace(params=changed)
+        return step(make_score(problem, drawn), problem.optimizer, state)
+
+    return lax.fori_loop(first, last, body, state)
+
+
+@jax.jit
+def measure(
+    problem: Problem, shown: UInt8[Array, "batch height width channels"]
+) -> tuple[Float[Array, " batch"], Float[Array, "batch classes"] | None]:
+    """The objective's values, and the probabilities of the classes (if there are any), for images as they are saved."""
+    images = shown.astype(jnp.float32)
+    logits, activations = problem.network(images / 255)
+    goals = jax.vmap(lambda one, *inputs: one.value(*inputs))(problem.objective, logits, activations, images)
+    return goals, problem.network.probabilities(images / 255) if problem.network.class_names else None
+
+
+@functools.partial(jax.jit, static_argnames=("image_size", "channels"))
+def init_noise(
+    parameterization: Parameterization, seed: jax.Array, numbers: jax.Array, image_size: tuple[int, int], channels: int
+) -> tuple[Key[Array, " batch"], ImageParams, UInt8[Array, "batch height width channels"]]:
+    """Each objective's key, its parameters to start from, and the image of these as it would be saved.
+
+    A key follows from the seed and the objective's number (its channel or class), never from the place in the batch.
+    """
+    keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed), numbers)
+    params = jax.vmap(lambda key: parameterization.init(key, image_size, channels))(fold(keys, 0))
+    return keys, params, jax.vmap(lambda one: quantize(parameterization.to_image(one)))(params)
+
+
+def fold(keys: Key[Array, " batch"], number: int | jax.Array) -> Key[Array, " batch"]:
+    """Each key with a number folded in."""
+    return jax.vmap(jax.random.fold_in, (0, None))(keys, number)

@@ -1,0 +1,129 @@
+"""A batch of images through the stages of a recipe."""
+
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Key, UInt8
+
+from cnnjax.network import Network
+from cnnjax.visualize import ascent, objectives
+from cnnjax.visualize.ascent import Problem, State
+from cnnjax.visualize.objectives import Objective
+from cnnjax.visualize.optimizers import Optimizer
+from cnnjax.visualize.parameterizations import ImageParams, Parameterization, Pixels, as_argument, quantize, to_uint8
+from cnnjax.visualize.recipes import Recipe, Stage
+
+EPSILON = 1e-7
+Progress = Callable[[int], object]
+"""Called with the number of images × steps done since the last call: a tqdm bar's `update`."""
+
+
+class Plan(NamedTuple):
+    """What all batches of one call have in common."""
+
+    network: Network
+    recipe: Recipe
+    parameterization: Parameterization
+    optimizer: Optimizer
+    penalty: Objective | None
+    seed: int
+
+    def problem(self, objective: Objective, stage: Stage, tv: Float[Array, " batch"] | float | None = None) -> Problem:
+        """A stage's problem for a batch of objectives. tv: the weights of the total variation, one for each image."""
+        count = len(objective)
+        if self.penalty is None:
+            tv = np.full(count, stage.tv, np.float32) if tv is None else tv
+            penalty = objectives.weighted(objectives.total_variation(), tv) + objectives.weighted(
+                objectives.lp_norm(), np.full(count, stage.lp, np.float32)
+            )
+        else:
+            penalty = self.penalty
+        in_place = self.recipe.in_place and isinstance(self.parameterization, Pixels)
+        return Problem(
+            network=self.network,
+            objective=objective.broadcast(count),
+            penalty=penalty.broadcast(count),
+            transforms=tuple(transform.bind(self.network.image_size) for transform in stage.transforms),
+            parameterization=as_argument(self.parameterization),
+            optimizer=self.optimizer,
+            in_place=in_place,
+        )
+
+    def noise(
+        self, numbers: Array | np.ndarray
+    ) -> tuple[Key[Array, " batch"], ImageParams, UInt8[Array, "batch height width channels"]]:
+        network, argument = self.network, as_argument(self.parameterization)
+        return ascent.init_noise(
+            argument, jnp.uint32(self.seed), jnp.asarray(numbers, jnp.int32), network.image_size, network.channels
+        )
+
+
+class Drawn(NamedTuple):
+    """A batch of results, as they are saved."""
+
+    pixels: UInt8[Array | np.ndarray, "batch height width channels"]
+    before: tuple[Array | np.ndarray, Array | np.ndarray | None]
+    """The objective's values and the classes' probabilities, of the noise and of the result."""
+    after: tuple[Array | np.ndarray, Array | np.ndarray | None]
+    peak: Array | np.ndarray
+
+
+def draw(plan: Plan, objective: Objective, count: int, on_progress: Progress | None) -> Drawn:
+    """All stages for one batch of objectives, of which `count` are to be told to `on_progress`."""
+    keys, params, shown = plan.noise(objective.numbers())
+    problem = plan.problem(objective, plan.recipe.stages[0])
+    before = ascent.measure(problem, shown)
+    peak = np.full(len(objective), -np.inf)
+    from_image = getattr(plan.parameterization, "from_image", None)
+    for number, stage in enumerate(plan.recipe.stages, 1):
+        tv = _relative_weights(problem, params, stage.tv) if stage.relative and plan.penalty is None else None
+        problem = plan.problem(objective, stage, tv)
+        state = _run(problem, ascent.fold(keys, number), params, stage.steps, count, on_progress)
+        shown = _show(plan.parameterization, problem, state.best_params)
+        params = jax.vmap(from_image)(shown.astype(jnp.float32)) if callable(from_image) else state.best_params
+        peak = np.maximum(peak, state.peak)
+    return Drawn(shown, before, ascent.measure(problem, shown), peak)
+
+
+def _run(
+    problem: Problem,
+    keys: Key[Array, " batch"],
+    params: ImageParams,
+    steps: int,
+    count: int,
+    on_progress: Progress | None,
+) -> State:
+    """One stage. With someone watching, in calls of about a second; the results are the same."""
+    state, done, span = ascent.init_state(problem, params), 0, steps if on_progress is None else 4
+    while done < steps:
+        began, last = time.perf_counter(), min(done + span, steps)
+        state = ascent.advance(problem, keys, state, jnp.int32(done), jnp.int32(last))
+        if on_progress is not None:
+            jax.block_until_ready(state.best)
+            on_progress(count * (last - done))
+            span = max(1, int((last - done) / (time.perf_counter() - began)))
+        done = last
+    return state
+
+
+@partial(jax.jit, static_argnames=("parameterization",))
+def _show(
+    parameterization: Parameterization, problem: Problem, params: ImageParams
+) -> UInt8[Array, "batch height width channels"]:
+    """The images as they are saved."""
+    return jax.vmap(partial(to_uint8, parameterization))(problem.images(params))
+
+
+@jax.jit
+def _relative_weights(problem: Problem, params: ImageParams, ratio: float | Float[Array, ""]) -> Float[Array, " batch"]:
+    """Weights for which the total variation of these images counts as `ratio` times the objective's value for them."""
+    images = problem.images(params)
+    goals, _ = ascent.measure(problem, jax.vmap(quantize)(images))
+    variation = objectives.total_variation()
+    roughness = jax.vmap(lambda image: variation(jnp.zeros(0), {}, image))(images)
+    return ratio * jnp.maximum(goals, 0) / (roughness + EPSILON)
