@@ -1,3 +1,5 @@
+"""Shapes, parameters, FLOPs and receptive fields, against known numbers and against what really depends on what."""
+
 import jax
 import jax.numpy as jnp
 import pytest
@@ -53,14 +55,14 @@ def test_article_volumes():
     found = summary(model, (32, 32, 3))
     assert [row.shape for row in found.rows] == [(32, 32, 10), (16, 16, 10)]
     assert found["conv"].flops == 2 * 32 * 32 * 10 * 5 * 5 * 3 and found["pool"].flops == 0
-    assert (found["conv"].field, found["pool"].field) == ((5, 5), (6, 6))
+    assert (found["conv"].receptive_field, found["pool"].receptive_field) == ((5, 5), (6, 6))
     assert (found["conv"].stride, found["pool"].stride) == ((1, 1), (2, 2))
 
 
 def test_article_receptive_fields():
     """Two stacked 3×3 see what one 5×5 does, three what one 7×7 does."""
     for windows, field in {(3, 3): 5, (5,): 5, (3, 3, 3): 7, (7,): 7}.items():
-        assert summary(stack(*windows), (20, 20, 3)).rows[0].field == (field, field)
+        assert summary(stack(*windows), (20, 20, 3)).rows[0].receptive_field == (field, field)
         assert receptive_field(windows) == (field, 1)
     assert receptive_field([3, 3, 2] * 2, [1, 1, 2] * 2) == (16, 4)  # VGG's block2_pool
 
@@ -74,23 +76,23 @@ def test_small_cnn_table():
     assert [row.parameters for row in found.rows if row.parameters] == [
         896, 18_496, 73_856, 147_584, 5_308_928, 131_328, 257
     ]  # fmt: skip
-    assert [found[f"conv_{i}"].field[0] for i in range(1, 5)] == [3, 8, 18, 38]
+    assert [found[f"conv_{i}"].receptive_field[0] for i in range(1, 5)] == [3, 8, 18, 38]
     assert [found[f"maxpool_{i}"].stride[0] for i in range(1, 5)] == [2, 4, 8, 16]
-    assert found["dense_1"].field == (150, 150) and found["dense_1"].stride is None
+    assert found["dense_1"].receptive_field == (150, 150) and found["dense_1"].stride is None
 
 
 def test_vgg16_known_numbers():
     found = summary(abstract(models.VGG16), (224, 224, 3))
     assert found.parameters == 138_357_544
     assert found.flops == pytest.approx(2 * 15.47e9, rel=1e-3)
-    assert found["block5_conv3"].field == (196, 196) and found["block5_conv3"].stride == (16, 16)
-    assert found["block5_pool"].field == (212, 212)
-    assert found["predictions"].field == (224, 224)
+    assert found["block5_conv3"].receptive_field == (196, 196) and found["block5_conv3"].stride == (16, 16)
+    assert found["block5_pool"].receptive_field == (212, 212)
+    assert found["predictions"].receptive_field == (224, 224)
 
 
 def test_a_users_own_module():
     found = summary(Own(nnx.Rngs(0)), (32, 20, 3))
-    fields = {row.layer: (row.field, row.stride) for row in found.rows}
+    fields = {row.layer: (row.receptive_field, row.stride) for row in found.rows}
     assert fields == {
         "first": ((5, 5), (1, 1)),
         "pool": ((6, 6), (2, 2)),
@@ -124,12 +126,12 @@ def test_field_is_what_really_reaches_the_output(model):
     dark = jnp.ones((1, 24, 24, 3))
     before = run(dark)
     seen = [(run(dark.at[0, i].add(1)) > before)[0, *middle].any() for i in range(24)]
-    assert sum(map(bool, seen)) == row.field[0] == row.field[1]
+    assert sum(map(bool, seen)) == row.receptive_field[0] == row.receptive_field[1]
 
 
 def test_lost_fields_say_so():
     found = summary(lambda x: jnp.sort(stack(3)(x), axis=1), (8, 8, 3))
-    assert found.rows[0].field is None and found.rows[0].flops == 2 * 8 * 8 * 27
+    assert found.rows[0].receptive_field is None and found.rows[0].flops == 2 * 8 * 8 * 27
     assert "–" in str(found)
 
 

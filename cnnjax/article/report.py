@@ -10,8 +10,8 @@ JSON-able data, with paths relative to `run_folder`.
                 Optional: overview (the article's network), prediction (bars).
     worked_examples  worked_examples.numbers(…)
     networks    small, article_small, vgg, article_vgg -> {image_size: [height, width], parameters, rows: [{layer,
-                shape, parameters, flops, receptive_field}]}. small and vgg are the networks of this run, the other two have
-                the article's size. receptive_field is (height, width) or None.
+                shape, parameters, flops, receptive_field}]}. small and vgg are the networks of this run, the
+                other two have the article's size. receptive_field is (height, width) or None.
     data        {source, class_names, train, valid, test: the numbers of images, image_size, skipped: [file names]}
     runs        plain, augmented -> {history: [a dict for each epoch], test: {loss, accuracy}, config:
                 TrainingRun.record(), seconds, digest}
