@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Float
 
 from cnnjax import ops
-from cnnjax.models.layers import dropout as drop
+from cnnjax.models.dropout import dropout as drop
 
 # Article, section 2.1.
 IMAGE = ((1, 1, 1, 0, 0), (0, 1, 1, 1, 0), (0, 0, 1, 1, 1), (0, 0, 1, 1, 0), (0, 1, 1, 0, 0))

@@ -90,11 +90,11 @@ def receptive_fields(fields: Sequence[ReceptiveField], path: Path) -> Path:
             if column:
                 y = top + size * side / 2
                 arrow(board, (left - gap + 4, y), (left - 4, y))
-        text(
-            board, 4, top + size * side + 15, f"{field.depth} stacked 3×3 convolutions have a receptive field of {field.size}×{field.size}"
-            f": {9 * field.depth} weights per pair of channels instead of {field.size**2}",
-            SMALL, MUTED, ha="left",
-        )  # fmt: skip
+        caption = (
+            f"{field.depth} stacked 3×3 convolutions have a receptive field of {field.size}×{field.size}, "
+            f"with {9 * field.depth} weights per pair of channels instead of {field.size**2}"
+        )
+        text(board, 4, top + size * side + 15, caption, SMALL, MUTED, ha="left")
     return save(figure, path)
 
 
