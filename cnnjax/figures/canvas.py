@@ -141,7 +141,7 @@ def save(figure: Figure, path: Path | str, limit: int = _LIMIT) -> Path:
         canvas = FigureCanvasAgg(figure)
         canvas.draw()
         drawn = Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3])
-        # A palette of 256 colors is visible only in photographs. These keep all their colors if the file is small enough.
+        # Only in photographs is a palette of 256 colors visible. They keep all colors if the file is small enough.
         for palette in (False, True):
             pixels = drawn.quantize(256, dither=Image.Dither.NONE) if palette else drawn
             buffer = io.BytesIO()
