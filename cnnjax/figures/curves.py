@@ -8,24 +8,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from cnnjax.figures.canvas import (
-    BLUE,
-    BODY,
-    GOLD,
-    GREEN,
-    HEAD,
-    INK,
-    MUTED,
-    PLUM,
-    RED,
-    RULE,
-    SMALL,
-    WIDTH,
-    plot,
-    save,
-    sheet,
-    text,
-)
+from cnnjax.figures.canvas import plot, save, sheet, text
+from cnnjax.figures.style import BLUE, BODY, GOLD, GREEN, HEAD, INK, MUTED, PLUM, RED, RULE, SMALL, WIDTH
 
 History = Sequence[Mapping[str, float]]
 """One training run: a mapping for each epoch, as `train.fit` returns it and writes it into `metrics.jsonl`."""
