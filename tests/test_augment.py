@@ -8,20 +8,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from oracles import affine
 
-from cnnjax.cli.config import AugmentConfig
-from cnnjax.data.augment import augment, draw, resample
+from cnnjax.data.augment import Augment, draw, resample
+from cnnjax.errors import UserError
 
-ARTICLE = AugmentConfig(enabled=True)
-NOTHING = AugmentConfig(enabled=True, rotation=0.0, shift=0.0, shear=0.0, zoom=0.0, flip=False)
-EVERYTHING = AugmentConfig(enabled=True, shear=20.0, fill="reflect", exposure=0.5, contrast=0.3)
+ARTICLE = Augment()
+NOTHING = Augment(rotation=0.0, shift=0.0, shear=0.0, zoom=0.0, flip=False)
+EVERYTHING = Augment(shear=20.0, fill="reflect", exposure=0.5, contrast=0.3)
 
 
 @functools.cache
 def compiled(config):
-    return jax.jit(lambda keys, images: augment(keys, images, config))
+    return jax.jit(config)
 
 
-def pictures(n=6, height=12, width=17, seed=0):
+def make_images(n=6, height=12, width=17, seed=0):
     return np.random.default_rng(seed).random((n, height, width, 3), dtype=np.float32)
 
 
@@ -31,7 +31,7 @@ def keys(n=6, seed=0):
 
 @pytest.mark.parametrize("fill", ["nearest", "constant", "reflect"])
 def test_resampling_is_scipys(fill):
-    images, generator = pictures(8), np.random.default_rng(1)
+    images, generator = make_images(8), np.random.default_rng(1)
     ours = jax.jit(lambda image, matrix, offset: resample(image, matrix, offset, fill))
     for image in images:
         matrix = affine.keras_matrix(*generator.uniform(-1, 1, 6) * [90, 15, 15, 30, 0.6, 0.6] + [0, 0, 0, 0, 1, 1])
@@ -42,8 +42,8 @@ def test_resampling_is_scipys(fill):
 
 def test_draw_is_keras_geometry_flip_after_the_rest():
     """A drawn transformation, taken apart, is rotation · shift · shear · zoom and then the flip."""
-    config = AugmentConfig(enabled=True, shear=20.0)
-    image = jnp.asarray(pictures(1)[0])
+    config = Augment(shear=20.0)
+    image = jnp.asarray(make_images(1)[0])
     flips = []
     for key in keys(8):
         d = draw(key, config, *image.shape[:2])
@@ -57,23 +57,18 @@ def test_draw_is_keras_geometry_flip_after_the_rest():
     assert len(set(flips)) == 2
 
 
-def test_disabled_returns_the_pictures():
-    images = jnp.asarray(pictures())
-    assert augment(keys(), images, AugmentConfig(enabled=False)) is images
-
-
 @pytest.mark.parametrize("fill", ["nearest", "constant", "reflect"])
 def test_no_ranges_change_nothing(fill):
     """Also through the resampler, whose coordinates must then be exact."""
-    image = jnp.asarray(pictures(1)[0])
+    image = jnp.asarray(make_images(1)[0])
     got = resample(image, jnp.eye(2), jnp.zeros(2), fill)
     np.testing.assert_array_equal(got, image)
-    np.testing.assert_array_equal(augment(keys(), jnp.asarray(pictures()), NOTHING), pictures())
+    np.testing.assert_array_equal(NOTHING(keys(), jnp.asarray(make_images())), make_images())
 
 
 def test_flip_alone_mirrors_about_half_and_twice_is_the_original():
-    config = AugmentConfig(enabled=True, rotation=0.0, shift=0.0, shear=0.0, zoom=0.0)
-    images, k = pictures(64), keys(64)
+    config = Augment(rotation=0.0, shift=0.0, shear=0.0, zoom=0.0)
+    images, k = make_images(64), keys(64)
     once = np.asarray(compiled(config)(k, images))
     mirrored = np.array([np.array_equal(a, b[:, ::-1]) for a, b in zip(once, images, strict=True)])
     same = np.array([np.array_equal(a, b) for a, b in zip(once, images, strict=True)])
@@ -84,10 +79,10 @@ def test_flip_alone_mirrors_about_half_and_twice_is_the_original():
 
 @given(st.integers(0, 2**32 - 1), st.permutations(range(6)))
 @settings(max_examples=15, deadline=None)
-def test_a_picture_depends_on_its_own_key_alone(seed, order):
+def test_an_image_depends_on_its_own_key_alone(seed, order):
     """Same keys, same bits; another order or other company in the batch changes nothing."""
     order = np.array(order)
-    k, images = keys(seed=seed), pictures(seed=seed)
+    k, images = keys(seed=seed), make_images(seed=seed)
     together = np.asarray(compiled(EVERYTHING)(k, images))
     np.testing.assert_array_equal(together, compiled(EVERYTHING)(k, images))
     np.testing.assert_array_equal(together[order], compiled(EVERYTHING)(k[order], images[order]))
@@ -112,9 +107,27 @@ def test_article_ranges_are_kept_and_used():
 
 def test_exposure_and_contrast_by_hand():
     image = jnp.full((1, 4, 4, 3), 0.25).at[0, :2].set(0.5)
-    d = draw(keys(1)[0], AugmentConfig(exposure=0.5, contrast=0.5), 4, 4)
+    d = draw(keys(1)[0], Augment(exposure=0.5, contrast=0.5), 4, 4)
     assert 2**-0.5 <= d.exposure <= 2**0.5 and 0.5 <= d.contrast <= 1.5
-    lit = augment(keys(1), image, AugmentConfig(True, 0.0, 0.0, 0.0, 0.0, False, exposure=0.5))
+    lit = Augment(0.0, 0.0, 0.0, 0.0, False, exposure=0.5)(keys(1), image)
     np.testing.assert_allclose(lit, image * d.exposure, rtol=1e-6)
-    steeper = augment(keys(1), image, AugmentConfig(True, 0.0, 0.0, 0.0, 0.0, False, contrast=0.5))
+    steeper = Augment(0.0, 0.0, 0.0, 0.0, False, contrast=0.5)(keys(1), image)
     np.testing.assert_allclose(steeper, 0.375 + (image - 0.375) * d.contrast, rtol=1e-6)
+
+
+@pytest.mark.parametrize("range_", [{"rotation": -1.0}, {"shift": -0.1}, {"zoom": 1.0}, {"contrast": -0.2}])
+def test_a_range_without_sense_names_its_argument(range_):
+    (name,) = range_
+    with pytest.raises(UserError, match=f"^{name}="):
+        Augment(**range_)
+
+
+def test_any_number_of_channels_and_a_frozen_hashable_value():
+    images = make_images(3)
+    for channels in (1, 2):
+        some = jnp.asarray(images[..., :channels])
+        assert compiled(EVERYTHING)(keys(3), some).shape == some.shape
+    # Geometry does not look at the channels.
+    shown = compiled(ARTICLE)(keys(3), jnp.asarray(images))
+    np.testing.assert_allclose(compiled(ARTICLE)(keys(3), jnp.asarray(images[..., :1])), shown[..., :1], atol=1e-6)
+    assert Augment() == ARTICLE and hash(Augment()) == hash(ARTICLE)

@@ -6,8 +6,8 @@ import logging
 import numpy as np
 import pytest
 
-from cnnjax.data.cache import cached, cached_noting
-from cnnjax.data.dataset import Split
+from cnnjax.data.cache import cached
+from cnnjax.data.dataset import Examples
 
 
 class Source:
@@ -16,11 +16,11 @@ class Source:
     def __init__(self):
         self.calls = 0
         random = np.random.default_rng(0)
-        self.split = Split(random.integers(0, 256, (6, 8, 8, 3), dtype=np.uint8), np.arange(6, dtype=np.int32) % 2)
+        self.split = Examples(random.integers(0, 256, (6, 8, 8, 3), dtype=np.uint8), np.arange(6, dtype=np.int32) % 2)
 
-    def __call__(self) -> Split:
+    def __call__(self) -> tuple[Examples, tuple[str, ...]]:
         self.calls += 1
-        return self.split
+        return self.split, ()
 
 
 @pytest.fixture
@@ -37,8 +37,8 @@ def assert_same(split, expected):
 
 def test_the_second_time_comes_from_the_cache(folder):
     source = Source()
-    assert_same(cached("pets/train", {"side": 8}, source), source.split)
-    assert_same(cached("pets/train", {"side": 8}, source), source.split)
+    assert_same(cached("pets/train", {"side": 8}, Examples, source)[0], source.split)
+    assert_same(cached("pets/train", {"side": 8}, Examples, source)[0], source.split)
     assert source.calls == 1
     (entry,) = folder.iterdir()
     assert entry.name.startswith("pets_train-")
@@ -49,8 +49,8 @@ def test_the_second_time_comes_from_the_cache(folder):
 
 def test_another_key_is_another_entry(folder):
     source = Source()
-    cached("pets", {"side": 8}, source)
-    cached("pets", {"side": 9}, source)
+    cached("pets", {"side": 8}, Examples, source)[0]
+    cached("pets", {"side": 9}, Examples, source)[0]
     assert source.calls == 2
     assert len(list(folder.iterdir())) == 2
 
@@ -58,7 +58,7 @@ def test_another_key_is_another_entry(folder):
 def test_names_left_out_are_kept_too(folder):
     source = Source()
     for _ in range(2):
-        assert cached_noting("pets", {}, lambda: (source(), ("a/broken.jpg",)))[1] == ("a/broken.jpg",)
+        assert cached("pets", {}, Examples, lambda: (source()[0], ("a/broken.jpg",)))[1] == ("a/broken.jpg",)
     assert source.calls == 1
 
 
@@ -66,7 +66,7 @@ def test_names_left_out_are_kept_too(folder):
 @pytest.mark.parametrize("damage", ["flip", "truncate", "remove"])
 def test_damage_is_noticed_and_repaired(folder, caplog, file, damage):
     source = Source()
-    cached("pets", {}, source)
+    cached("pets", {}, Examples, source)[0]
     (entry,) = folder.iterdir()
     content = bytearray((entry / file).read_bytes())
     if damage == "remove":
@@ -78,10 +78,10 @@ def test_damage_is_noticed_and_repaired(folder, caplog, file, damage):
         content[position] ^= 0x01
         (entry / file).write_bytes(content)
     with caplog.at_level(logging.WARNING):
-        assert_same(cached("pets", {}, source), source.split)
+        assert_same(cached("pets", {}, Examples, source)[0], source.split)
     assert source.calls == 2
     assert str(entry) in caplog.text
-    assert_same(cached("pets", {}, source), source.split)
+    assert_same(cached("pets", {}, Examples, source)[0], source.split)
     assert source.calls == 2
 
 
@@ -90,7 +90,7 @@ def test_a_cache_that_cannot_be_written_only_warns(tmp_path, monkeypatch, caplog
     monkeypatch.setenv("CNNJAX_CACHE", str(tmp_path / "file"))
     source = Source()
     with caplog.at_level(logging.WARNING):
-        assert_same(cached("pets", {}, source), source.split)
+        assert_same(cached("pets", {}, Examples, source)[0], source.split)
     assert "cannot keep pets in the cache" in caplog.text
 
 
@@ -101,5 +101,5 @@ def test_nothing_half_written_is_left(folder, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("os.rename", full)
-    assert_same(cached("pets", {}, source), source.split)
+    assert_same(cached("pets", {}, Examples, source)[0], source.split)
     assert list(folder.iterdir()) == []

@@ -21,11 +21,11 @@ def test_the_face_is_a_square_in_unit_range():
     np.testing.assert_array_equal(example_image.chelsea_face(300), np.float32(data.chelsea()[:, 85:385]) / 255)
 
 
-def test_a_users_picture_is_read_and_a_bad_one_is_one_sentence(tmp_path):
+def test_a_users_image_is_read_and_a_bad_one_is_one_sentence(tmp_path):
     Image.fromarray(np.full((10, 20, 3), 51, np.uint8)).save(tmp_path / "grey.png")
-    np.testing.assert_allclose(example_image.load_picture(tmp_path / "grey.png", 8), np.full((8, 8, 3), 0.2), atol=1e-6)
+    np.testing.assert_allclose(example_image.load_image(tmp_path / "grey.png", 8), np.full((8, 8, 3), 0.2), atol=1e-6)
     (tmp_path / "broken.png").write_bytes((tmp_path / "grey.png").read_bytes()[:40])
     with pytest.raises(UserError, match=r"broken\.png cannot be read"):
-        example_image.load_picture(tmp_path / "broken.png", 8)
-    with pytest.raises(UserError, match="there is no picture"):
-        example_image.load_picture(tmp_path / "missing.png", 8)
+        example_image.load_image(tmp_path / "broken.png", 8)
+    with pytest.raises(UserError, match="there is no image"):
+        example_image.load_image(tmp_path / "missing.png", 8)

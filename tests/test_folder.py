@@ -1,4 +1,4 @@
-"""`folder:PATH` on real files of every kind that is promised, and what is said when something is wrong with them."""
+"""`from_folder` on real files of every kind that is promised, and its errors when something is wrong with them."""
 
 import io
 import logging
@@ -12,8 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cnnjax.cli.config import DataConfig
-from cnnjax.data import load, normalize
+from cnnjax.data import fit_normalizer, from_folder
 from cnnjax.data.decode import decode
 from cnnjax.data.prefetch import is_streamed
 from cnnjax.errors import UserError
@@ -26,8 +25,8 @@ def own_cache(tmp_path_factory, monkeypatch):
     monkeypatch.setenv("CNNJAX_CACHE", str(tmp_path_factory.mktemp("cache")))
 
 
-def picture(colour, size=(20, 16), number=0):
-    """A flat picture that `number` makes unlike all others."""
+def flat_image(colour, size=(20, 16), number=0):
+    """A flat image that `number` makes unlike all others."""
     return Image.new("RGB", size, (*colour[:2], (colour[2] + number) % 256))
 
 
@@ -35,12 +34,12 @@ def fill(root, count, classes=COLOURS, start=0):
     for name, colour in classes.items():
         (root / name).mkdir(parents=True, exist_ok=True)
         for number in range(start, start + count):
-            picture(colour, number=number).save(root / name / f"{number}.png")
+            flat_image(colour, number=number).save(root / name / f"{number}.png")
     return root
 
 
-def config(root, per_class=4, eval_per_class=2, **others):
-    return DataConfig(source=f"folder:{root}", side=8, per_class=per_class, eval_per_class=eval_per_class, **others)
+def load(root, per_class=4, held_out=2, **others):
+    return from_folder(root, image_size=8, per_class=per_class, valid=held_out, test=held_out, **others)
 
 
 def colours(split):
@@ -54,8 +53,8 @@ def encoded(image, kind, **options):
 
 
 def test_a_folder_per_class(tmp_path):
-    dataset = load(config(fill(tmp_path, 10)))
-    test = dataset.load_test()
+    dataset = load(fill(tmp_path, 10))
+    test = dataset.test
     assert dataset.class_names == ("cat", "dog")
     assert dataset.skipped == ()
     for split, count in ((dataset.train, 8), (dataset.valid, 4), (test, 4)):
@@ -64,12 +63,12 @@ def test_a_folder_per_class(tmp_path):
         assert split.labels.dtype == np.int32
         np.testing.assert_array_equal(np.bincount(split.labels), [count // 2, count // 2])
         np.testing.assert_array_equal(split.labels, split.images[:, 0, 0, 0] < 100)  # each beside its own label
-    # Every picture has a colour of its own: no two splits share one.
+    # Every image has a colour of its own: no two splits share one.
     assert len(colours(dataset.train) | colours(dataset.valid) | colours(test)) == 16
 
 
 def test_all_that_is_left(tmp_path):
-    dataset = load(config(fill(tmp_path, 10), per_class=0))
+    dataset = load(fill(tmp_path, 10), per_class=None)
     assert len(dataset.train.labels) == 12
 
 
@@ -78,11 +77,11 @@ def test_a_seed_gives_the_same_splits_in_any_order_of_files(tmp_path):
     one = fill(tmp_path / "one", 10)
     for number in reversed(range(10)):
         fill(tmp_path / "two", 1, dict(reversed(COLOURS.items())), start=number)
-    first, second = load(config(one)), load(config(tmp_path / "two"))
+    first, second = load(one), load(tmp_path / "two")
     for split in ("train", "valid"):
         np.testing.assert_array_equal(getattr(first, split).images, getattr(second, split).images)
-    np.testing.assert_array_equal(first.load_test().images, second.load_test().images)
-    assert colours(load(config(one, seed=1)).valid) != colours(first.valid)
+    np.testing.assert_array_equal(first.test.images, second.test.images)
+    assert colours(load(one, seed=1).valid) != colours(first.valid)
 
 
 @pytest.mark.parametrize("valid", ["valid", "validation", "val"])
@@ -90,14 +89,14 @@ def test_split_folders(tmp_path, valid):
     fill(tmp_path / "train", 6)
     fill(tmp_path / valid, 3, start=100)
     fill(tmp_path / "test", 2, start=200)
-    dataset = load(config(tmp_path, per_class=0))
+    dataset = load(tmp_path, per_class=None)
     assert len(dataset.train.labels) == 12
     everything = {
         (*colour[:2], (colour[2] + number) % 256) for colour in COLOURS.values() for number in (100, 101, 102)
     }
     assert len(colours(dataset.valid)) == 4
     assert colours(dataset.valid) <= everything
-    assert colours(dataset.load_test()) == {
+    assert colours(dataset.test) == {
         (*colour[:2], (colour[2] + number) % 256) for colour in COLOURS.values() for number in (200, 201)
     }
 
@@ -105,9 +104,9 @@ def test_split_folders(tmp_path, valid):
 def test_train_and_validation_folders_alone_take_the_test_split_from_train(tmp_path):
     fill(tmp_path / "train", 6)
     fill(tmp_path / "validation", 2, start=100)
-    dataset = load(config(tmp_path, per_class=0))
+    dataset = load(tmp_path, per_class=None)
     assert len(dataset.train.labels) == 8
-    everything = colours(dataset.train) | colours(dataset.valid) | colours(dataset.load_test())
+    everything = colours(dataset.train) | colours(dataset.valid) | colours(dataset.test)
     assert len(everything) == 16
 
 
@@ -116,10 +115,10 @@ def test_the_test_split_is_decoded_only_when_asked_for(tmp_path, caplog):
     fill(tmp_path / "valid", 2, start=100)
     fill(tmp_path / "test", 2, start=200)
     for file in (tmp_path / "test" / "dog").iterdir():
-        file.write_bytes(b"not a picture")
-    dataset = load(config(tmp_path, per_class=0))
-    with pytest.raises(UserError, match=r"no picture of class 'dog' can be read, 2 tried, for example test/dog/20"):
-        dataset.load_test()
+        file.write_bytes(b"not an image")
+    dataset = load(tmp_path, per_class=None)
+    with pytest.raises(UserError, match=r"no image of class 'dog' can be read, 2 tried, for example test/dog/20"):
+        _ = dataset.test
 
 
 def test_broken_files_are_replaced_counted_and_named(tmp_path, caplog):
@@ -130,7 +129,7 @@ def test_broken_files_are_replaced_counted_and_named(tmp_path, caplog):
         (tmp_path / "cat" / f"{number}.png").write_bytes(whole[: len(whole) // 2] if number else b"")
         expected.add(f"cat/{number}.png")
     with caplog.at_level(logging.WARNING):
-        dataset = load(config(tmp_path, per_class=9, eval_per_class=3))
+        dataset = load(tmp_path, per_class=9, held_out=3)
     np.testing.assert_array_equal(np.bincount(dataset.train.labels), [9, 9])
     np.testing.assert_array_equal(np.bincount(dataset.valid.labels), [3, 3])
     assert dataset.skipped
@@ -139,7 +138,7 @@ def test_broken_files_are_replaced_counted_and_named(tmp_path, caplog):
     assert f"left out {len(dataset.skipped)} file" in record.getMessage()
     assert dataset.skipped[0] in record.getMessage()
     assert (0, 0, 0) not in colours(dataset.train) | colours(dataset.valid)  # an empty slot would be black
-    assert load(config(tmp_path, per_class=9, eval_per_class=3)).skipped == dataset.skipped  # from the cache, too
+    assert load(tmp_path, per_class=9, held_out=3).skipped == dataset.skipped  # from the cache, too
 
 
 def test_broken_files_without_others_to_take_their_place(tmp_path):
@@ -147,84 +146,84 @@ def test_broken_files_without_others_to_take_their_place(tmp_path):
     for file in list((tmp_path / "cat").iterdir()):
         if file.stem in "0123":
             file.write_bytes(b"broken")
-    dataset = load(config(tmp_path, per_class=0, eval_per_class=1))
-    test = dataset.load_test()
+    dataset = load(tmp_path, per_class=None, held_out=1)
+    test = dataset.test
     assert [int(sum(split.labels == 0)) for split in (dataset.train, dataset.valid, test)].count(0) == 0
     assert sum(int(sum(split.labels == 0)) for split in (dataset.train, dataset.valid, test)) == 4
     assert sum(int(sum(split.labels == 1)) for split in (dataset.train, dataset.valid, test)) == 8
 
 
-def test_what_is_no_picture_is_ignored(tmp_path, caplog):
+def test_other_files_are_ignored(tmp_path, caplog):
     fill(tmp_path, 10)
     for name in (".DS_Store", "notes.txt", ".hidden.png", "Thumbs.db"):
         (tmp_path / "cat" / name).write_bytes(b"x")
         (tmp_path / name).write_bytes(b"x")
     (tmp_path / ".git").mkdir()
     (tmp_path / "__MACOSX").mkdir()
-    dataset = load(config(tmp_path, per_class=0))
+    dataset = load(tmp_path, per_class=None)
     assert len(dataset.train.labels) == 12
     assert caplog.records == []
 
 
-def test_pictures_are_decoded_once(tmp_path, monkeypatch):
+def test_images_are_decoded_once(tmp_path, monkeypatch):
     fill(tmp_path, 10)
-    load(config(tmp_path))
+    load(tmp_path)
     monkeypatch.setattr("cnnjax.data.load_images.decode", lambda *_: pytest.fail("decoded again"))
-    load(config(tmp_path))
+    load(tmp_path)
     monkeypatch.undo()
 
 
 def test_a_changed_file_is_decoded_again(tmp_path, own_cache):
     fill(tmp_path, 8)
-    before = load(config(tmp_path))
+    before = load(tmp_path)
     for file in (tmp_path / "cat").iterdir():
-        picture((1, 2, 3), number=int(file.stem)).save(file)
+        flat_image((1, 2, 3), number=int(file.stem)).save(file)
         os.utime(file, ns=(1, 1))
-    assert colours(load(config(tmp_path)).train) != colours(before.train)
+    assert colours(load(tmp_path).train) != colours(before.train)
 
 
-@pytest.mark.parametrize("feed", ["auto", "stream", "resident"])
-def test_what_would_take_more_than_a_quarter_of_the_free_memory_is_streamed(tmp_path, monkeypatch, feed):
+@pytest.mark.parametrize("loading", ["auto", "stream", "resident"])
+def test_what_would_take_more_than_a_quarter_of_the_free_memory_is_streamed(tmp_path, monkeypatch, loading):
     fill(tmp_path, 10)
     size = (4 + 2) * 2 * 8 * 8 * 3  # training and validation
     for free, streamed in ((4 * size, False), (4 * size - 1, True)):
         monkeypatch.setattr("cnnjax.runtime.free_memory", lambda free=free: free)
-        dataset = load(config(tmp_path, feed=feed))
+        dataset = load(tmp_path, loading=loading)
         assert (
             is_streamed(dataset.train)
             == is_streamed(dataset.valid)
-            == (streamed if feed == "auto" else feed == "stream")
+            == (streamed if loading == "auto" else loading == "stream")
         )
 
 
 def test_an_index_is_made_once_and_anew_for_changed_files(tmp_path, monkeypatch):
     fill(tmp_path, 10)
-    load(config(tmp_path, feed="stream"))
+    load(tmp_path, loading="stream")
     monkeypatch.setattr("cnnjax.data.load_images.decode", lambda *_: pytest.fail("decoded again"))
-    again = load(config(tmp_path, feed="stream")).train
+    again = load(tmp_path, loading="stream").train
     monkeypatch.undo()
     assert again.images.shape == (8, 8, 8, 3)
     monkeypatch.setenv("CNNJAX_CACHE", str(tmp_path / "elsewhere"))
-    np.testing.assert_array_equal(again.images[np.arange(8)], load(config(tmp_path, feed="resident")).train.images)
+    np.testing.assert_array_equal(again.images[np.arange(8)], load(tmp_path, loading="resident").train.images)
 
 
-def test_cleaning_is_that_of_the_resident_split(tmp_path):
+def test_the_normalizer_is_that_of_the_resident_split(tmp_path):
     fill(tmp_path, 10)
-    splits = [load(config(tmp_path, feed=feed)).train for feed in ("resident", "stream")]
+    splits = [load(tmp_path, loading=loading).train for loading in ("resident", "stream")]
     for kind in ("mean", "standard", "zca"):
-        jax.tree.map(np.testing.assert_array_equal, *(normalize.fit(kind, split.images) for split in splits))
+        jax.tree.map(np.testing.assert_array_equal, *(fit_normalizer(kind, split) for split in splits))
 
 
 def test_without_cache_nothing_is_kept(tmp_path, monkeypatch):
     monkeypatch.setenv("CNNJAX_CACHE", str(tmp_path / "cache"))
-    load(config(fill(tmp_path / "pictures", 8), cache=False))
+    load(fill(tmp_path / "images", 8), cache=False)
     assert not (tmp_path / "cache").exists()
 
 
 def test_only_the_classes_asked_for_in_their_order(tmp_path):
     fill(tmp_path, 8, COLOURS | {"ant": (0, 90, 0)})
     (tmp_path / "empty").mkdir()
-    dataset = load(config(tmp_path, classes=("dog", "ant")))
+    dataset = load(tmp_path, classes=("dog", "ant"))
     assert dataset.class_names == ("dog", "ant")
     np.testing.assert_array_equal(dataset.train.labels, dataset.train.images[:, 0, 0, 1] == 90)
 
@@ -344,17 +343,17 @@ def damage_file(root):
 
 
 def damage_no_folders(root):
-    picture((1, 2, 3)).save(root / "1.png")
+    flat_image((1, 2, 3)).save(root / "1.png")
     return root, "holds no folders"
 
 
 def damage_one_class(root):
-    return fill(root, 8, {"cat": (1, 2, 3)}), "one class (cat) is nothing to tell apart"
+    return fill(root, 8, {"cat": (1, 2, 3)}), "at least two classes are required; found only 'cat'"
 
 
 def damage_too_high(root):
     fill(root / "PetImages", 8)
-    return root, f"did you mean folder:{root / 'PetImages'}?"
+    return root, f"did you mean {root / 'PetImages'}?"
 
 
 def damage_empty_class(root):
@@ -364,22 +363,22 @@ def damage_empty_class(root):
     return root, "the folder of class 'bird'"
 
 
-def damage_only_picture(root):
+def damage_only_image(root):
     fill(root, 8, {"cat": (1, 2, 3)})
     (root / "dog").mkdir()
     (root / "dog" / "rex.jpg").write_bytes(b"\xff\xd8\xff\xe0 broken")
-    return root, f"the only picture of class 'dog', {root / 'dog' / 'rex.jpg'}, cannot be read"
+    return root, f"the only image of class 'dog', {root / 'dog' / 'rex.jpg'}, cannot be read"
 
 
-def damage_every_picture(root):
+def damage_every_image(root):
     fill(root, 8)
     for file in (root / "dog").iterdir():
         file.write_bytes(b"broken")
-    return root, "no picture of class 'dog' can be read"
+    return root, "no image of class 'dog' can be read"
 
 
 def damage_too_few(root):
-    return fill(root, 7), "class 'cat' has 7 pictures where 8 are needed (4 for training, 2 for validation, 2 for test)"
+    return fill(root, 7), "class 'cat' has 7 images where 8 are needed (4 for training, 2 for validation, 2 for test)"
 
 
 def damage_class_without_validation(root):
@@ -401,13 +400,13 @@ DAMAGES = [value for name, value in list(globals().items()) if name.startswith("
 def test_one_clear_sentence(tmp_path, damage):
     root, sentence = damage(tmp_path)
     with pytest.raises(UserError, match=re.escape(sentence)) as caught:
-        load(config(root))
+        load(root)
     assert "\n" not in str(caught.value)
 
 
 def test_a_class_that_is_not_there(tmp_path):
     with pytest.raises(UserError, match="unknown class 'dgo': did you mean dog"):
-        load(config(fill(tmp_path, 8), classes=("cat", "dgo")))
+        load(fill(tmp_path, 8), classes=("cat", "dgo"))
 
 
 def test_importing_the_data_package_imports_nothing_heavy():

@@ -1,4 +1,4 @@
-"""ImageNet's classes, and how its networks are shown pictures."""
+"""ImageNet's classes, and how its networks are shown images."""
 
 import io
 
@@ -43,7 +43,7 @@ def test_classes_are_found_by_the_articles_word_and_by_their_own():
         recipes.classes_of(NAMES, ["tabel lamp"])
 
 
-def test_a_thousand_names_are_not_all_told():
+def test_a_thousand_names_are_not_all_listed():
     with pytest.raises(UserError, match="choose one of tench, .* and 960 more$"):
         recipes.classes_of(NAMES, ["?"])
 
@@ -60,7 +60,7 @@ def encoded(image, kind="PNG", **options):
 
 
 def smooth(width, height):
-    """A picture without detail, so that the way of resizing hardly matters, only what is in the frame."""
+    """A image without detail, so that the way of resizing hardly matters, only what is in the frame."""
     y, x = np.mgrid[0:height, 0:width]
     wave = np.stack([np.sin(x / 31) * np.cos(y / 47), np.sin(y / 23), np.cos((x + y) / 53)], axis=-1)
     return Image.fromarray(np.uint8(127.5 + 127 * wave))
@@ -74,10 +74,10 @@ def test_the_middle_is_torchvisions(width, height, kind):
     """Its ImageClassification preset: the short side to 256, the long one in proportion, then the middle 224 × 224."""
     content = encoded(smooth(width, height), kind, **({"quality": 95} if kind == "JPEG" else {}))
     short = min(width, height)
-    size = (int(256 * width / short), int(256 * height / short))
-    with Image.open(io.BytesIO(content)) as picture:
-        whole = np.asarray(picture.resize(size, Image.Resampling.BILINEAR), float)
-    top, left = (round((side - 224) / 2) for side in whole.shape[:2])
+    resized = (int(256 * width / short), int(256 * height / short))
+    with Image.open(io.BytesIO(content)) as image:
+        whole = np.asarray(image.resize(resized, Image.Resampling.BILINEAR), float)
+    top, left = (round((size - 224) / 2) for size in whole.shape[:2])
     expected = whole[top : top + 224, left : left + 224]
     # The long side is rounded there and is not here, up to half a pixel at 256.
     np.testing.assert_allclose(decode(content, 224, imagenet.CROP), expected, atol=6)
@@ -85,9 +85,9 @@ def test_the_middle_is_torchvisions(width, height, kind):
 
 
 def test_the_middle_of_a_square_is_exact():
-    """Of a JPEG, too: none of the shortcuts that training pictures take."""
+    """Of a JPEG, too: none of the shortcuts that training images take."""
     rough = np.random.default_rng(0).integers(0, 256, (150, 150, 3), np.uint8)
     content = encoded(Image.fromarray(rough).resize((600, 600), Image.Resampling.BICUBIC), "JPEG", quality=90)
-    with Image.open(io.BytesIO(content)) as picture:
-        whole = np.asarray(picture.resize((256, 256), Image.Resampling.BILINEAR))
+    with Image.open(io.BytesIO(content)) as image:
+        whole = np.asarray(image.resize((256, 256), Image.Resampling.BILINEAR))
     np.testing.assert_array_equal(decode(content, 224, imagenet.CROP), whole[16:240, 16:240])

@@ -1,4 +1,4 @@
-"""The streaming feed: the resident feed's batches, whoever decodes them; and what is said when decoding fails."""
+"""Streamed batches equal those of a resident split, whoever decodes them; and the errors when decoding fails."""
 
 import dataclasses
 import os
@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cnnjax.cli.config import DataConfig
-from cnnjax.data import load, prefetch, sampling
+from cnnjax.data import from_folder, prefetch, sampling
 from cnnjax.errors import UserError
 
 KEY = jax.random.key(3)
@@ -20,8 +19,8 @@ BATCH = 4
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Noise: 18 pictures a class for every split, two of them broken."""
-    root, rng = tmp_path_factory.mktemp("pictures"), np.random.default_rng(0)
+    """Noise: 18 images a class for every split, two of them broken."""
+    root, rng = tmp_path_factory.mktemp("images"), np.random.default_rng(0)
     for name in ("cat", "dog"):
         (root / name).mkdir()
         for number in range(18):
@@ -32,35 +31,35 @@ def folder(tmp_path_factory):
     return root
 
 
-def config(folder, **changes):
-    return DataConfig(**{"source": f"folder:{folder}", "side": 8, "per_class": 9, "eval_per_class": 2} | changes)
+def load(folder, **changes):
+    return from_folder(folder, **{"image_size": 8, "per_class": 9, "valid": 2, "test": 2} | changes)
 
 
 @pytest.fixture(scope="module")
 def resident(folder):
-    return load(config(folder, feed="resident"))
+    return load(folder, loading="resident")
 
 
 @pytest.fixture(scope="module")
 def streamed(folder):
-    return load(config(folder, feed="stream"))
+    return load(folder, loading="stream")
 
 
 def batches(split, steps, workers=0, **changes):
-    rows = prefetch.Order(sampling.words(KEY), len(split.labels), BATCH, **changes)
-    with prefetch.ahead(split, rows, workers, 1, lambda chunk: chunk) as chunks:
+    rows = prefetch.Order(sampling.key_data(KEY), len(split.labels), BATCH, **changes)
+    with prefetch.prefetch_batches(split, rows, workers, 1, lambda chunk: chunk) as chunks:
         return [jax.tree.map(lambda a: a[0], next(chunks)) for _ in range(steps)]
 
 
 def expected(split, steps, first=0):
-    """The resident feed's batches, from the arrays themselves."""
-    indices = sampling.order(KEY, first * BATCH, steps * BATCH, len(split.labels)).reshape(steps, BATCH)
+    """The resident split's batches, from the arrays themselves."""
+    indices = sampling.example_indices(KEY, first * BATCH, steps * BATCH, len(split.labels)).reshape(steps, BATCH)
     return [(split.images[row], split.labels[row]) for row in indices]
 
 
 def reading(split, read):
     """The split with another way to its files."""
-    return split._replace(images=dataclasses.replace(split.images, read=read))
+    return dataclasses.replace(split, images=dataclasses.replace(split.images, read=read))
 
 
 def assert_same(found, wanted):
@@ -71,7 +70,7 @@ def assert_same(found, wanted):
         np.testing.assert_array_equal(labels, others)
 
 
-def test_the_index_holds_the_resident_pictures_with_broken_ones_replaced(folder, resident, streamed):
+def test_the_index_holds_the_resident_images_with_broken_ones_replaced(folder, resident, streamed):
     assert streamed.skipped == resident.skipped and streamed.skipped
     for name in ("train", "valid"):
         split, wanted = getattr(streamed, name), getattr(resident, name)
@@ -79,12 +78,12 @@ def test_the_index_holds_the_resident_pictures_with_broken_ones_replaced(folder,
         np.testing.assert_array_equal(split.labels, wanted.labels)
         np.testing.assert_array_equal(split.images[np.arange(len(split.images))], wanted.images)
         np.testing.assert_array_equal(split.images[1], wanted.images[1])
-    test, wanted = streamed.load_test(), resident.load_test()
+    test, wanted = streamed.test, resident.test
     np.testing.assert_array_equal(test.images[np.arange(len(test.labels))], wanted.images)
 
 
 @pytest.mark.parametrize("first", [0, 3, 11])
-def test_the_same_batches_as_the_resident_feed_from_any_step_on(resident, streamed, first):
+def test_the_same_batches_as_of_the_resident_split_from_any_step_on(resident, streamed, first):
     assert_same(batches(streamed.train, 10, first=first), expected(resident.train, 10, first))
 
 
@@ -102,9 +101,9 @@ def test_hosts_share_out_every_batch(resident, streamed):
     assert_same(whole, expected(resident.train, 6))
 
 
-def test_a_chunk_is_so_many_batches_and_is_placed(resident, streamed):
-    rows, seen = prefetch.Order(sampling.words(KEY), 18, BATCH), []
-    with prefetch.ahead(streamed.train, rows, 0, 3, lambda chunk: seen.append(chunk) or len(seen)) as chunks:
+def test_a_chunk_is_a_number_of_batches_and_is_placed(resident, streamed):
+    rows, seen = prefetch.Order(sampling.key_data(KEY), 18, BATCH), []
+    with prefetch.prefetch_batches(streamed.train, rows, 0, 3, lambda chunk: seen.append(chunk) or len(seen)) as chunks:
         assert [next(chunks), next(chunks)] == [1, 2]
         assert seen[0].images.shape == (3, BATCH, 8, 8, 3) and seen[0].labels.shape == (3, BATCH)
         assert len(seen) <= 4  # no further ahead than promised
@@ -114,13 +113,15 @@ def test_a_chunk_is_so_many_batches_and_is_placed(resident, streamed):
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_file_that_is_gone_is_one_sentence(folder, tmp_path, monkeypatch, workers):
-    split = load(config(folder, feed="stream")).train
+    split = load(folder, loading="stream").train
     missing = reading(split, lambda name: tmp_path / name)
-    with pytest.raises(UserError, match="was read before and now cannot be .*No such file.*restore it.*--resume"):
+    with pytest.raises(
+        UserError, match="could be read before and now cannot be .*No such file.*restore the file, then resume"
+    ):
         batches(missing, 1, workers)
 
 
 def test_a_worker_that_dies_is_one_sentence(streamed):
     """While it decodes, as for want of memory."""
-    with pytest.raises(UserError, match="a process that decodes pictures died .*exit code -9.*--data.workers"):
+    with pytest.raises(UserError, match="a process that decodes images died .*exit code -9.*lower workers"):
         batches(reading(streamed.train, lambda name: os.kill(os.getpid(), signal.SIGKILL)), 1, workers=1)

@@ -1,20 +1,20 @@
-"""The embedded pictures: determinism, scale, splits, and that no shortcut tells a cat from a dog."""
-
-import dataclasses
+"""The embedded images: determinism, scale, splits, and that no shortcut tells a cat from a dog."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cnnjax import procedural
-from cnnjax.cli.config import DataConfig
+from cnnjax import data, procedural
 from cnnjax.errors import UserError
 from cnnjax.procedural.canvas import arc, box, canvas, capsule, cov, ellipse, fractal, polygon, ring
 from cnnjax.procedural.surroundings import background
 
-SIDE = 32
-CONFIG = DataConfig(side=SIDE, per_class=5, eval_per_class=3, cache=False)
+SIZE = 32
+
+
+def load(**changes):
+    return data.procedural.load(**{"image_size": SIZE, "per_class": 5, "valid": 3, "test": 3, "cache": False} | changes)
 
 
 def keys(count, seed=0):
@@ -23,16 +23,16 @@ def keys(count, seed=0):
 
 @pytest.fixture(scope="module")
 def cats():
-    return np.asarray(procedural.render("cat", keys(300), SIDE))
+    return np.asarray(procedural.render("cat", keys(300), SIZE))
 
 
 @pytest.fixture(scope="module")
 def dogs():
-    return np.asarray(procedural.render("dog", keys(300), SIDE))
+    return np.asarray(procedural.render("dog", keys(300), SIZE))
 
 
-def test_pictures_are_uint8_and_use_the_range(cats):
-    assert cats.shape == (300, SIDE, SIDE, 3)
+def test_images_are_uint8_and_use_the_range(cats):
+    assert cats.shape == (300, SIZE, SIZE, 3)
     assert cats.dtype == np.uint8
     assert cats.min() < 10
     assert cats.max() > 245
@@ -40,8 +40,8 @@ def test_pictures_are_uint8_and_use_the_range(cats):
     assert cats.std(axis=(1, 2, 3)).min() > 8  # none is blank
 
 
-def test_a_key_gives_the_same_picture_alone_and_in_a_batch(cats):
-    alone = np.asarray(procedural.render("cat", keys(300)[41:42], SIDE))
+def test_a_key_gives_the_same_image_alone_and_in_a_batch(cats):
+    alone = np.asarray(procedural.render("cat", keys(300)[41:42], SIZE))
     np.testing.assert_array_equal(alone[0], cats[41])
 
 
@@ -51,9 +51,9 @@ def test_different_keys_differ(cats):
     assert distances[~np.eye(100, dtype=bool)].min() > 5
 
 
-def test_a_key_gives_the_same_scene_at_any_side(cats):
-    large = np.asarray(procedural.render("cat", keys(300)[:20], 2 * SIDE)).astype(np.float32)
-    small = large.reshape(20, SIDE, 2, SIDE, 2, 3).mean((2, 4))
+def test_a_key_gives_the_same_scene_at_any_size(cats):
+    large = np.asarray(procedural.render("cat", keys(300)[:20], 2 * SIZE)).astype(np.float32)
+    small = large.reshape(20, SIZE, 2, SIZE, 2, 3).mean((2, 4))
     same = np.abs(small - cats[:20]).mean((1, 2, 3))
     other = np.abs(small - cats[20:40]).mean((1, 2, 3))
     assert same.max() < 6
@@ -61,7 +61,7 @@ def test_a_key_gives_the_same_scene_at_any_side(cats):
 
 
 def test_the_background_does_not_depend_on_the_class(cats, dogs):
-    # The subject is somewhere in the middle, so in most pictures the upper corners show the background alone.
+    # The subject is somewhere in the middle, so in most images the upper corners show the background alone.
     equal = (cats == dogs).all(-1)
     assert equal.any(axis=(1, 2)).mean() > 0.99
     assert equal[:, :2, :2].mean() > 0.6
@@ -69,11 +69,11 @@ def test_the_background_does_not_depend_on_the_class(cats, dogs):
 
 
 def test_classes_differ_only_in_their_subject_and_all_animals_share_a_program():
-    program = procedural._compiled("cat", SIDE)
-    pictures = {name: np.asarray(procedural.render(name, keys(20), SIDE)) for name in ("rabbit", "husky", "cat")}
-    assert procedural._compiled("cat", SIDE) is program
-    assert (pictures["rabbit"] != pictures["cat"]).any(axis=(1, 2, 3)).all()
-    assert (pictures["rabbit"] != pictures["husky"]).any(axis=(1, 2, 3)).all()
+    program = procedural._compiled("cat", SIZE)
+    images = {name: np.asarray(procedural.render(name, keys(20), SIZE)) for name in ("rabbit", "husky", "cat")}
+    assert procedural._compiled("cat", SIZE) is program
+    assert (images["rabbit"] != images["cat"]).any(axis=(1, 2, 3)).all()
+    assert (images["rabbit"] != images["husky"]).any(axis=(1, 2, 3)).all()
 
 
 def _ridge_accuracy(train, valid):
@@ -98,40 +98,40 @@ FEATURES = {
 
 @pytest.mark.parametrize("name", FEATURES)
 def test_no_shortcut_tells_cats_from_dogs(name, cats, dogs):
-    # 200 + 200 pictures to fit, 100 + 100 to judge (standard error 3.5 points): cats and dogs of different keys.
+    # 200 + 200 images to fit, 100 + 100 to judge (standard error 3.5 points): cats and dogs of different keys.
     feature, limit = FEATURES[name]
     cat, dog = feature(cats.astype(np.float32)), feature(dogs.astype(np.float32))
     assert _ridge_accuracy((cat[:100], dog[100:200]), (cat[200:250], dog[250:])) < limit
 
 
 def test_load_gives_disjoint_splits_in_order():
-    dataset = procedural.load(CONFIG)
+    dataset = load()
     assert dataset.class_names == ("cat", "dog")
-    assert dataset.train.images.shape == (10, SIDE, SIDE, 3)
-    assert dataset.valid.images.shape == (6, SIDE, SIDE, 3)
-    test = dataset.load_test()
+    assert dataset.train.images.shape == (10, SIZE, SIZE, 3)
+    assert dataset.valid.images.shape == (6, SIZE, SIZE, 3)
+    test = dataset.test
     np.testing.assert_array_equal(dataset.train.labels, np.repeat([0, 1], 5))
     np.testing.assert_array_equal(test.labels, np.repeat([0, 1], 3))
     everything = np.concatenate([dataset.train.images, dataset.valid.images, test.images])
-    assert len({picture.tobytes() for picture in everything}) == 22
+    assert len({image.tobytes() for image in everything}) == 22
 
 
 def test_load_is_what_the_seed_says():
-    first = procedural.load(CONFIG).train.images
-    np.testing.assert_array_equal(first, procedural.load(CONFIG).train.images)
-    assert (first != procedural.load(dataclasses.replace(CONFIG, seed=1)).train.images).any(axis=(1, 2, 3)).all()
-    fewer = procedural.load(dataclasses.replace(CONFIG, per_class=2)).train.images
+    first = load().train.images
+    np.testing.assert_array_equal(first, load().train.images)
+    assert (first != load(seed=1).train.images).any(axis=(1, 2, 3)).all()
+    fewer = load(per_class=2).train.images
     np.testing.assert_array_equal(fewer, first[[0, 1, 5, 6]])
     key = jax.random.fold_in(jax.random.fold_in(jax.random.key(0), 0), 3 * len(procedural.CLASSES) + 1)
-    np.testing.assert_array_equal(procedural.render("dog", key[None], SIDE)[0], first[8])
+    np.testing.assert_array_equal(procedural.render("dog", key[None], SIZE)[0], first[8])
 
 
-def test_new_classes_leave_the_others_their_pictures_and_share_none():
-    mixed = procedural.load(dataclasses.replace(CONFIG, classes=("dog", "fox", "bear"), per_class=4))
-    alone = procedural.load(dataclasses.replace(CONFIG, classes=("fox", "dog"), per_class=4))
+def test_new_classes_leave_the_others_their_images_and_share_none():
+    mixed = load(classes=("dog", "fox", "bear"), per_class=4)
+    alone = load(classes=("fox", "dog"), per_class=4)
     np.testing.assert_array_equal(mixed.train.images[:8], np.roll(alone.train.images, 4, axis=0))
-    # Not the whole picture depends on the class: no two classes or splits may have a key in common.
-    scenes = np.concatenate([mixed.train.images, mixed.valid.images, mixed.load_test().images])[:, :3, :3]
+    # Not the whole image depends on the class: no two classes or splits may have a key in common.
+    scenes = np.concatenate([mixed.train.images, mixed.valid.images, mixed.test.images])[:, :3, :3]
     assert len({corner.tobytes() for corner in scenes}) == len(scenes)
 
 
@@ -141,17 +141,19 @@ def test_new_classes_leave_the_others_their_pictures_and_share_none():
         ({"classes": ("cat", "dgo")}, "did you mean dog"),
         ({"classes": ("cat",)}, "two or more"),
         ({"classes": ("cat", "cat")}, "two or more"),
-        ({"per_class": 0}, "per-class 0"),
+        ({"per_class": 0}, "per_class=0: procedural images"),
+        ({"valid": 0.2}, "valid=0.2: procedural images"),
+        ({"image_size": (16, 24)}, "procedural images are square"),
     ],
 )
 def test_load_refuses_in_one_sentence(change, sentence):
     with pytest.raises(UserError, match=sentence):
-        procedural.load(dataclasses.replace(CONFIG, **change))
+        load(**change)
 
 
 def test_render_refuses_an_unknown_class():
     with pytest.raises(UserError, match="did you mean rabbit"):
-        procedural.render("rabit", keys(1), SIDE)
+        procedural.render("rabit", keys(1), SIZE)
 
 
 @jax.jit
@@ -188,7 +190,7 @@ def test_shapes_cover_the_area_that_geometry_says():
         np.testing.assert_allclose(areas[name], area, rtol=0.01, err_msg=name)
 
 
-def test_noise_is_one_field_at_any_side_with_unit_scale():
+def test_noise_is_one_field_at_any_size_with_unit_scale():
     rough = jnp.asarray([0.9, 0.45])
     many = jax.jit(jax.vmap(lambda key: fractal(key, 32, 2, rough)))(keys(80))
     assert jnp.abs(many.mean((0, 2, 3))).max() < 0.1

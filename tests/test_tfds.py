@@ -1,4 +1,4 @@
-"""`tfds:NAME` through the real `cats_vs_dogs` builder, on a small archive in the real layout, offline.
+"""`from_tfds` through the real `cats_vs_dogs` builder, on a small archive in the real layout, offline.
 
 TensorFlow takes seconds to import and warns while it does, so each test asks another process, which prints its findings
 as JSON; where the question is what works without TensorFlow, that process cannot find it.
@@ -18,10 +18,10 @@ from PIL import Image
 
 CORRUPT = 1738  # the real builder refuses an archive in which it skips another number of files
 COLOURS = {"Cat": (200, 60, 30), "Dog": (30, 60, 200)}
-PICTURES = 12
+IMAGES = 12
 
 PREAMBLE = """
-import dataclasses, hashlib, json, sys
+import hashlib, json, sys
 from importlib.machinery import PathFinder
 from jaxtyping import install_import_hook
 
@@ -36,7 +36,7 @@ def hide_tensorflow():
     sys.meta_path[sys.meta_path.index(PathFinder)] = WithoutTensorFlow
 
 def describe(dataset):
-    splits = {"train": dataset.train, "valid": dataset.valid, "test": dataset.load_test()}
+    splits = {"train": dataset.train, "valid": dataset.valid, "test": dataset.test}
     return {
         "class_names": dataset.class_names,
         "tensorflow": "tensorflow" in sys.modules,
@@ -45,7 +45,7 @@ def describe(dataset):
                 "shape": split.images.shape,
                 "colours": split.images.mean((1, 2)).tolist(),
                 "labels": split.labels.tolist(),
-                "pictures": [hashlib.sha256(image.tobytes()).hexdigest() for image in split.images],
+                "digests": [hashlib.sha256(image.tobytes()).hexdigest() for image in split.images],
             }
             for name, split in splits.items()
         },
@@ -53,15 +53,15 @@ def describe(dataset):
 
 def sentence(**arguments):
     try:
-        load(dataclasses.replace(config, **arguments))
+        load(**arguments)
     except UserError as error:
         return str(error)
 
-from cnnjax.cli.config import DataConfig
-from cnnjax.data import load
+from cnnjax.data import from_tfds
 from cnnjax.errors import UserError
 
-config = DataConfig(source="tfds:cats_vs_dogs", side=16, per_class=4, eval_per_class=3)
+def load(name="cats_vs_dogs", image_size=16, per_class=4, held_out=3, **arguments):
+    return from_tfds(name, image_size=image_size, per_class=per_class, valid=held_out, test=held_out, **arguments)
 """
 
 
@@ -91,10 +91,10 @@ def archive(tmp_path_factory):
     random = np.random.default_rng(0)
     path = tmp_path_factory.mktemp("archive") / "cats.zip"
     with zipfile.ZipFile(path, "w") as file:
-        file.writestr("readme[1].txt", "not a picture")
+        file.writestr("readme[1].txt", "not an image")
         for name, colour in COLOURS.items():
-            file.writestr(f"PetImages/{name}/Thumbs.db", b"not a picture")
-            for number in range(PICTURES):
+            file.writestr(f"PetImages/{name}/Thumbs.db", b"not an image")
+            for number in range(IMAGES):
                 pixels = np.clip(random.normal(colour, 20, (30 + number, 40, 3)), 0, 255).astype(np.uint8)
                 buffer = io.BytesIO()
                 Image.fromarray(pixels).save(buffer, "JPEG", quality=95)
@@ -106,12 +106,12 @@ def archive(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def array_record(python, archive, tmp_path_factory):
-    """What `load` says when it has to prepare the set, and where that was."""
+    """What `from_tfds` gives when it has to prepare the set, and where that was."""
     folder = tmp_path_factory.mktemp("array_record")
     code = f"""
 from tensorflow_datasets.image_classification import cats_vs_dogs
 cats_vs_dogs._URL = "file://{archive}"
-answer = describe(load(config))
+answer = describe(load())
 """
     return python(code, folder), folder
 
@@ -134,15 +134,15 @@ answer = None
 
 def check_cats_and_dogs(found):
     assert found["class_names"] == ["cat", "dog"]
-    pictures = []
+    digests = []
     for name, count in (("train", 4), ("valid", 3), ("test", 3)):
         split = found[name]
         assert split["shape"] == [2 * count, 16, 16, 3]
         assert split["labels"] == [0] * count + [1] * count
         expected = [COLOURS["Cat"]] * count + [COLOURS["Dog"]] * count
         np.testing.assert_allclose(split["colours"], expected, atol=6)
-        pictures += split["pictures"]
-    assert len(set(pictures)) == 20  # disjoint
+        digests += split["digests"]
+    assert len(set(digests)) == 20  # disjoint
 
 
 def test_the_real_builder_prepares_a_small_archive(array_record):
@@ -153,13 +153,13 @@ def test_the_real_builder_prepares_a_small_archive(array_record):
 
 def test_what_is_prepared_is_read_without_tensorflow(python, array_record):
     found, folder = array_record
-    again = python("hide_tensorflow()\nanswer = describe(load(config))", folder)
+    again = python("hide_tensorflow()\nanswer = describe(load())", folder)
     assert not again["tensorflow"]
     assert [again[name] for name in ("train", "valid", "test")] == [found[name] for name in ("train", "valid", "test")]
 
 
 def test_what_others_prepared_as_tfrecord_is_read_without_tensorflow(python, tfrecord):
-    found = python("hide_tensorflow()\nanswer = describe(load(config))", tfrecord)
+    found = python("hide_tensorflow()\nanswer = describe(load())", tfrecord)
     assert not found["tensorflow"]
     check_cats_and_dogs(found)
 
@@ -167,17 +167,17 @@ def test_what_others_prepared_as_tfrecord_is_read_without_tensorflow(python, tfr
 def test_splits_come_from_the_cache_and_the_seed_chooses(python, array_record):
     code = """
 import cnnjax.data.tfds
-first = describe(load(config))
-other = describe(load(dataclasses.replace(config, seed=1)))
-left = describe(load(dataclasses.replace(config, per_class=0)))
-only = load(dataclasses.replace(config, classes=("dog", "cat"))).class_names
+first = describe(load())
+other = describe(load(seed=1))
+left = describe(load(per_class=None))
+only = load(classes=("dog", "cat")).class_names
 cnnjax.data.tfds._Records.of = None
-answer = [first, describe(load(config)), other, left, only]
+answer = [first, describe(load()), other, left, only]
 """
     first, cached, other, left, only = python(code, array_record[1])
     assert cached == first
-    assert set(other["train"]["pictures"]) != set(first["train"]["pictures"])
-    assert len(left["train"]["labels"]) == 2 * (PICTURES - 6)
+    assert set(other["train"]["digests"]) != set(first["train"]["digests"])
+    assert len(left["train"]["labels"]) == 2 * (IMAGES - 6)
     assert left["valid"] == first["valid"]
     assert only == ["dog", "cat"]
 
@@ -191,16 +191,16 @@ from cnnjax.data import sampling, prefetch
 answer = None
 if __name__ == "__main__":
     hide_tensorflow()
-    resident, streamed = (load(dataclasses.replace(config, feed=kind)) for kind in ("resident", "stream"))
-    order = prefetch.Order(sampling.words(jax.random.key(0)), 8, 4)
+    resident, streamed = (load(loading=kind) for kind in ("resident", "stream"))
+    order = prefetch.Order(sampling.key_data(jax.random.key(0)), 8, 4)
     rows = numpy.stack([order[step] for step in range(3)])
-    with prefetch.ahead(streamed.train, rows, 1, 3, lambda chunk: chunk) as chunks:
+    with prefetch.prefetch_batches(streamed.train, rows, 1, 3, lambda chunk: chunk) as chunks:
         (chunk,) = chunks
     wanted = resident.train
-    test = streamed.load_test()
+    test = streamed.test
     answer = [
         numpy.array_equal(chunk.images, wanted.images[rows]) and numpy.array_equal(chunk.labels, wanted.labels[rows]),
-        numpy.array_equal(test.images[numpy.arange(6)], resident.load_test().images),
+        numpy.array_equal(test.images[numpy.arange(6)], resident.test.images),
         "tensorflow" in sys.modules,
     ]
 """
@@ -259,18 +259,18 @@ class Words(Toy):
 """
 
 
-def test_own_splits_are_used_and_pictures_without_labels_are_not(python, tmp_path):
+def test_own_splits_are_used_and_images_without_labels_are_not(python, tmp_path):
     code = """
 answer = [
-    describe(load(DataConfig(source="tfds:toy", side=8, per_class=3, eval_per_class=2))),
-    sentence(source="tfds:toy", per_class=5, eval_per_class=2),
-    sentence(source="tfds:words"),
+    describe(load("toy", image_size=8, per_class=3, held_out=2)),
+    sentence(name="toy", per_class=5, held_out=2),
+    sentence(name="words"),
 ]
 """
     found, too_few, words = python(TOY + code, tmp_path)
     assert found["class_names"] == ["ant", "bee"]
     assert sorted(int(colour[1]) for colour in found["valid"]["colours"]) == [100, 101, 102, 103]
-    # The test pictures have no labels: the test split is drawn from the training pictures.
+    # The test images have no labels: the test split is drawn from the training images.
     drawn = [int(colour[1]) for split in ("train", "test") for colour in found[split]["colours"]]
     assert len(set(drawn)) == 10
     assert max(drawn) < 12
@@ -279,8 +279,7 @@ answer = [
             100 * label for label in found[split]["labels"]
         ]
     assert too_few == (
-        "tfds:toy: class 'ant' has 6 pictures where 7 are needed (5 for training, 2 for test): "
-        "lower --data.per-class or --data.eval-per-class"
+        "tfds:toy: class 'ant' has 6 images where 7 are needed (5 for training, 2 for test): lower per_class or test"
     )
     assert words.startswith("tfds:words is not an image classification set: its records hold word;")
 
@@ -294,10 +293,10 @@ def offline(*arguments, **keywords):
 
 requests.sessions.Session.send = offline
 answer = {
-    "unknown": sentence(source="tfds:cats_vs_dgos"),
-    "version": sentence(source="tfds:cats_vs_dogs:99.0.0"),
+    "unknown": sentence(name="cats_vs_dgos"),
+    "version": sentence(name="cats_vs_dogs:99.0.0"),
     "offline": sentence(),
-    "manual": sentence(source="tfds:imagenet2012"),
+    "manual": sentence(name="imagenet2012"),
 }
 hide_tensorflow()
 """

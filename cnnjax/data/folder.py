@@ -12,6 +12,7 @@ import hashlib
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from cnnjax.data.convert import to_size
 from cnnjax.data.dataset import Dataset
@@ -58,53 +59,73 @@ def from_folder(
 
     Raises UserError when the folder or one of its classes is missing or empty, or holds too few images.
     """
-    selection, size = Selection(per_class, valid, test, seed), to_size(image_size)
-    place = str(path)
+    selection, size, place = Selection(per_class, valid, test, seed), to_size(image_size), str(path)
     root = Path(path).expanduser().resolve()
     if not root.is_dir():
         what = "is a file" if root.exists() else "does not exist"
         raise UserError(f"the folder {place} {what}: give a folder with a folder per class")
-
-    roots = _split_folders(root)
-    found = {split: _folders(folder) for split, folder in roots.items()}
-    if not found["train"]:
-        raise UserError(f"{roots['train']} holds no folders: put the images of each class into a folder of its own")
-    _check_nesting(root, found["train"])
-    names = choose(sorted(found["train"]), tuple(classes), place)
-
-    pools: dict[str, dict[str, list[str]]] = {}
-    stats = hashlib.sha256()
-    for split, folders in found.items():
-        for extra in sorted(set(folders) - set(found["train"])):
-            if not classes:
-                raise UserError(f"class {extra!r} is in {roots[split]} but not in {roots['train']}: add or remove it")
-        pools[split] = {}
-        for name in names:
-            if name not in folders:
-                raise UserError(f"class {name!r} is in {roots['train']} but not in {roots[split]}: add or remove it")
-            files = _image_files(folders[name], root)
-            if not files:
-                raise UserError(
-                    f"the folder of class {name!r}, {folders[name]}, holds no images ({', '.join(ENDINGS)}): "
-                    "fill it or remove it"
-                )
-            pools[split][name] = [relative for relative, _, _ in files]
-            for relative, size, changed in files:
-                stats.update(f"{relative}\0{size}\0{changed}\n".encode("utf8", "surrogateescape"))
-            if len(files) == 1:
-                _check_readable(name, root / files[0][0], size)
+    names, files = _find(root, tuple(classes), place)
+    pools = {split: {name: [file.name for file in files[split][name]] for name in names} for split in files}
+    everything = [file for pool in files.values() for some in pool.values() for file in some]
+    for pool in files.values():
+        for name, some in pool.items():
+            if len(some) == 1:
+                _check_readable(name, root / some[0].name, size)
 
     samples = split_dataset(pools, selection, place)
     source = Source(
         place=place,
-        key={"source": "folder", "root": str(root), "files": stats.hexdigest()},
+        key={"source": "folder", "root": str(root), "files": _digest(everything)},
         class_names=names,
-        count=sum(len(files) for pool in pools.values() for files in pool.values()),
+        count=len(everything),
         samples=lambda: samples,
         read=lambda relative: f"{root}/{relative}",
         provenance={"source": f"folder:{place}"},
     )
     return assemble(source, selection, image_size=size, loading=loading, cache=cache)
+
+
+class _File(NamedTuple):
+    name: str
+    """Its path from the root."""
+    size: int
+    changed: int
+    """The time of its last change in nanoseconds."""
+
+
+def _find(
+    root: Path, classes: tuple[str, ...], place: str
+) -> tuple[tuple[str, ...], dict[str, dict[str, list[_File]]]]:
+    """The names of the classes to use; and split name to class name to files."""
+    roots = _split_folders(root)
+    found = {split: _folders(folder) for split, folder in roots.items()}
+    if not found["train"]:
+        raise UserError(f"{roots['train']} holds no folders: put the images of each class into a folder of its own")
+    _check_nesting(root, found["train"])
+    names = choose(sorted(found["train"]), classes, place)
+
+    files: dict[str, dict[str, list[_File]]] = {}
+    for split, folders in found.items():
+        for extra in sorted(set(folders) - set(found["train"])):
+            if not classes:
+                raise UserError(f"class {extra!r} is in {roots[split]} but not in {roots['train']}: add or remove it")
+        files[split] = {}
+        for name in names:
+            if name not in folders:
+                raise UserError(f"class {name!r} is in {roots['train']} but not in {roots[split]}: add or remove it")
+            files[split][name] = _image_files(folders[name], root)
+            if not files[split][name]:
+                raise UserError(
+                    f"the folder of class {name!r}, {folders[name]}, holds no images ({', '.join(ENDINGS)}): "
+                    "fill it or remove it"
+                )
+    return names, files
+
+
+def _digest(files: list[_File]) -> str:
+    """Changes when a file is added, removed or changed."""
+    text = "".join(f"{file.name}\0{file.size}\0{file.changed}\n" for file in files)
+    return hashlib.sha256(text.encode("utf8", "surrogateescape")).hexdigest()
 
 
 def _split_folders(root: Path) -> dict[str, Path]:
@@ -134,10 +155,8 @@ def _check_nesting(root: Path, folders: dict[str, Path]) -> None:
             raise UserError(f"{root} holds one folder, {only.name}, with folders in it: did you mean {only}?")
 
 
-def _image_files(folder: Path, root: Path) -> list[tuple[str, int, int]]:
-    """Every image file below a class's folder, in an order that does not depend on the file system: its path from
-    `root`, its size and the time of its last change.
-    """
+def _image_files(folder: Path, root: Path) -> list[_File]:
+    """Every image file below a class's folder, in an order that does not depend on the file system."""
     files = []
     for parent, folders, names in os.walk(folder):
         folders[:] = [name for name in folders if not name.startswith(".")]
@@ -145,7 +164,7 @@ def _image_files(folder: Path, root: Path) -> list[tuple[str, int, int]]:
             if name.lower().endswith(ENDINGS) and not name.startswith("."):
                 file = Path(parent, name)
                 status = file.stat() if file.exists() else os.lstat(file)
-                files.append((file.relative_to(root).as_posix(), status.st_size, status.st_mtime_ns))
+                files.append(_File(file.relative_to(root).as_posix(), status.st_size, status.st_mtime_ns))
     return sorted(files)
 
 

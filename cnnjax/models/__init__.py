@@ -1,86 +1,88 @@
-"""Networks, and the functional boundary: outside this package a network is a graph definition and a dict of arrays."""
+"""Models, the one table of their names, and pure functions of a model's graph definition and arrays.
 
+A model is any `nnx.Module` that is called as `model(images, *, train=False, keys=None)` and returns logits, or
+(logits, activations by name). To add one: its file here, and a line in `MODELS`.
+"""
+
+import inspect
+from collections.abc import Callable
 from functools import partial
-from typing import Any
 
-import jax
-import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Float, Key
 
-from cnnjax.cli.config import ModelConfig
-from cnnjax.errors import UserError
+from cnnjax.errors import UserError, unknown
+from cnnjax.models.batch_norm import BatchNorm
+from cnnjax.models.functional import ModelState, Output, Params, apply, flatten, layer_shapes, split, with_remat
+from cnnjax.models.resnet import ResNet, ResNet18, ResNet34, ResNet50
 from cnnjax.models.small_cnn import SmallCNN
-from cnnjax.models.vgg import STAGES, VGG, VGG11, VGG13, VGG16, VGG19
+from cnnjax.models.vgg import VGG, VGG11, VGG13, VGG16, VGG19
 
-__all__ = ["VGG", "VGG11", "VGG13", "VGG16", "VGG19", "SmallCNN", "apply", "create", "head", "layer_shapes", "split"]
+__all__ = [
+    "MODELS",
+    "VGG",
+    "VGG11",
+    "VGG13",
+    "VGG16",
+    "VGG19",
+    "BatchNorm",
+    "ModelState",
+    "Output",
+    "Params",
+    "ResNet",
+    "ResNet18",
+    "ResNet34",
+    "ResNet50",
+    "SmallCNN",
+    "apply",
+    "create",
+    "flatten",
+    "layer_shapes",
+    "split",
+    "with_remat",
+]
+
+MODELS: dict[str, Callable[..., nnx.Module]] = {
+    "small-cnn": SmallCNN,
+    "vgg11": VGG11,
+    "vgg13": VGG13,
+    "vgg16": VGG16,
+    "vgg19": VGG19,
+    "vgg11-bn": partial(VGG11, batch_norm=True),
+    "vgg13-bn": partial(VGG13, batch_norm=True),
+    "vgg16-bn": partial(VGG16, batch_norm=True),
+    "vgg19-bn": partial(VGG19, batch_norm=True),
+    "resnet18": ResNet18,
+    "resnet34": ResNet34,
+    "resnet50": ResNet50,
+}
+"""Every model by its name in configurations and on the command line."""
 
 
 def create(
-    config: ModelConfig, *, side: int, num_classes: int, seed: int, outputs: int = 0, top: bool = True
+    name: str, seed: int = 0, **arguments: str | int | float | bool | tuple[int, int] | list[int] | None
 ) -> nnx.Module:
-    """A freshly initialised network for images of this side; two classes get one sigmoid logit.
+    """A freshly initialized model from `MODELS`; the arguments are those of its constructor.
 
-    outputs: another number of logits, as other libraries' files may have. Without `top`, a VGG ends at block5_pool and
-    needs no classes. Raises UserError for fewer than two classes, a side that is too small, or a small network without
-    its top.
+    `models.create(**model.config())` makes a model like another one, also from a config that was JSON.
+    Raises UserError for an unknown name or argument, and for sizes that the model cannot have.
     """
-    if top and num_classes < 2:
-        raise UserError(f"a classifier needs two classes or more, not {num_classes}")
-    outputs = outputs or (1 if num_classes == 2 else num_classes)
-    if config.name == "small-cnn":
-        if not top:
-            raise UserError("small-cnn needs its dense layers: only a VGG does without them")
-        kind = SmallCNN
-    else:
-        kind = partial(VGG, STAGES[int(config.name.removeprefix("vgg"))], dense=config.dense or None, top=top)
-    make = partial(kind, side=side, outputs=outputs, width=config.width, dropout=config.dropout)
+    if name not in MODELS:
+        raise unknown("model", name, MODELS)
+    # JSON has lists for tuples.
+    arguments = {key: tuple(value) if isinstance(value, list) else value for key, value in arguments.items()}
+    known = _arguments(MODELS[name])
+    for argument in arguments.keys() - known:
+        raise UserError(f"{name} has no argument {argument!r}: it takes {', '.join(known)}")
     # One program for all parameters: drawn one by one, each would be compiled and kept apart.
-    return nnx.jit(lambda rngs: make(rngs=rngs))(nnx.Rngs(seed))
+    return nnx.jit(lambda rngs: MODELS[name](**arguments, rngs=rngs))(nnx.Rngs(seed))
 
 
-def split(model: nnx.Module) -> tuple[nnx.GraphDef, dict[str, Any]]:
-    """A network as its graph definition and its parameters, a plain nested dict of arrays named as the layers."""
-    graph, params = nnx.split(model, nnx.Param)
-    return graph, nnx.to_pure_dict(params)
-
-
-def apply(
-    graph: nnx.GraphDef,
-    params: dict[str, Any],
-    images: Float[Array, "batch height width channels"],
-    keys: Key[Array, " batch"] | None = None,
-    *,
-    remat: bool = False,
-) -> tuple[Float[Array, "batch ..."], dict[str, Array]]:
-    """Logits and activations of the network `graph` with these parameters; pure. See the networks' `__call__`.
-
-    The layers compute in the type of the images, float32 or bfloat16; logits and the gradient of the parameters stay
-    float32. With `remat` a gradient keeps the input of each block of convolutions and computes the rest of it again.
-    The activations are in the order of the layers; what jax.jit returns is in alphabetical order instead.
-    """
-    return nnx.merge(graph, params)(images, keys, remat=remat)
-
-
-def head(
-    graph: nnx.GraphDef,
-    params: dict[str, Any],
-    features: Float[Array, "batch features"],
-    keys: Key[Array, " batch"] | None = None,
-) -> Float[Array, "batch outputs"]:
-    """The logits of a VGG's dense layers for what its convolutions gave: `apply`'s activation `flatten`. Pure."""
-    return nnx.merge(graph, params).head(features, keys)[0]
-
-
-def layer_shapes(
-    graph: nnx.GraphDef, params: dict[str, Any], image_shape: tuple[int, int, int]
-) -> dict[str, tuple[int, ...]]:
-    """Each layer's activation shape for one image (height, width, channels), in the order of the layers."""
-    shapes = {}
-
-    def run(params, images):
-        for name, value in apply(graph, params, images)[1].items():
-            shapes[name] = value.shape[1:]
-
-    jax.eval_shape(run, params, jax.ShapeDtypeStruct((1, *image_shape), jnp.float32))
-    return shapes
+def _arguments(make: Callable[..., nnx.Module]) -> list[str]:
+    """The names of the arguments of a model's constructor that are still to be given, without `rngs`."""
+    given = 0
+    while isinstance(make, partial):
+        given, make = given + len(make.args), make.func
+    # The signature of the class itself is that of Flax's metaclass.
+    parameters = inspect.signature(make.__init__ if inspect.isclass(make) else make).parameters
+    names = [name for name in parameters if name not in ("self", "rngs")]
+    return names[given:]

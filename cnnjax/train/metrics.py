@@ -1,91 +1,148 @@
-"""Sums over examples, their means, a run's history and where it is written."""
+"""Metrics: per-example values, their exact sums over an epoch, and the history of a run.
+
+A metric is a function `(logits, labels) -> values (n,)`, one value per example, whose mean over the examples is
+reported. Labels are integers (n,) or distributions (n, classes).
+"""
 
 import json
 import math
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, PyTree
+from jaxtyping import Array, Bool, Float, Int, PyTree, Shaped
 
+from cnnjax import files
 from cnnjax.errors import UserError
+from cnnjax.losses import Labels
+
+Metric = Callable[[PyTree[Array], PyTree[Array]], Array]
+"""`(logits, labels) -> values (n,)`."""
 
 EpochMetrics = dict[str, float]
-"""One epoch: epoch, step, train_loss, train_accuracy, valid_loss, valid_accuracy, images_per_second, seconds."""
+"""One epoch: epoch, step, train_loss, train_accuracy, valid_loss, valid_accuracy, images_per_second, seconds, and
+train_NAME and valid_NAME of each further metric."""
 
 Sums = dict[str, Array]
-"""Over examples: each metric, count; and the number of batches before the loss was not finite."""
+"""Running sums over examples. Each name has a float32 array (2,): the sum, and the rounding error that it has left out.
+"count" is the number of examples, "finite" that of the batches before the loss was no longer finite; both are int32."""
 
-Metric = Callable[[PyTree[Array], Array], Array]
-"""(logits, labels) -> one value for each example."""
+RESERVED = ("count", "finite")
 
 
-def accuracy(logits: Float[Array, "n outputs"], labels: Array) -> Float[Array, " n"]:
-    """Whether the prediction is right. One logit says class 1 when it is positive."""
-    labels = labels if labels.ndim == 1 else jnp.argmax(labels, axis=1)
-    found = logits[:, 0] > 0 if logits.shape[1] == 1 else jnp.argmax(logits, axis=1)
-    return (found.astype(labels.dtype) == labels).astype(jnp.float32)
+def accuracy(logits: Float[Array, "n outputs"], labels: Labels) -> Float[Array, " n"]:
+    """1 where the most probable class is the label (the label's most probable class), else 0.
+
+    One logit says class 1 when it is positive.
+    """
+    predicted = logits[:, 0] > 0 if logits.shape[1] == 1 else jnp.argmax(logits, axis=1)
+    expected = _class_indices(labels)
+    return (predicted.astype(expected.dtype) == expected).astype(jnp.float32)
+
+
+@dataclass(frozen=True)
+class TopK:
+    """The metric that `top_k` returns."""
+
+    k: int
+
+    def __call__(self, logits: Float[Array, "n outputs"], labels: Labels) -> Float[Array, " n"]:
+        """1 where the label is among the `k` largest logits, else 0. Raises UserError if there are fewer than `k`."""
+        if self.k > logits.shape[1]:
+            raise UserError(f"top_k({self.k}) needs a model of at least {self.k} logits, and this one has "
+                            f"{logits.shape[1]}")  # fmt: skip
+        if logits.shape[1] == 1:
+            return accuracy(logits, labels)
+        _, largest = jax.lax.top_k(logits, self.k)
+        expected = _class_indices(labels)
+        return jnp.any(largest.astype(expected.dtype) == expected[:, None], axis=1).astype(jnp.float32)
 
 
 def top_k(k: int) -> Metric:
-    """Whether the label is among the k largest logits."""
-
-    def metric(logits: Array, labels: Array) -> Array:
-        labels = labels if labels.ndim == 1 else jnp.argmax(labels, axis=1)
-        found = jax.lax.top_k(logits, min(k, logits.shape[1]))[1]
-        return (found == labels[:, None]).any(axis=1).astype(jnp.float32)
-
-    return metric
+    """The metric "the label is among the `k` largest logits"; `top_k(1)` is the accuracy. UserError unless k ≥ 1."""
+    if k < 1:
+        raise UserError(f"top_k({k}): k must be at least 1")
+    return TopK(k)
 
 
-def zeros(names: Sequence[str]) -> Sums:
-    """The sums over no examples."""
-    sums = {name: jnp.zeros((), jnp.float32) for name in names}
-    return sums | {"count": jnp.zeros((), jnp.int32), "finite": jnp.zeros((), jnp.int32)}
+def zeros(names: Iterable[str] = ("loss", "accuracy")) -> Sums:
+    """The sums over no examples, of the loss and of the metrics called `names`. UserError for a reserved name."""
+    names = dict.fromkeys(("loss", *names))
+    for name in RESERVED:
+        if name in names:
+            raise UserError(f"a metric cannot be called {name!r}, which the history uses itself: choose another name")
+    return {name: jnp.zeros(2, jnp.float32) for name in names} | {name: jnp.zeros((), jnp.int32) for name in RESERVED}
 
 
-def batch_sums(values: Mapping[str, Float[Array, " n"]], mask: Bool[Array, " n"]) -> Sums:
-    """Sums over the examples in `mask`."""
-    sums = {name: jnp.sum(jnp.where(mask, value, 0.0)) for name, value in values.items()}
+def batch_sums(values: Mapping[str, Shaped[Array, "..."]], mask: Bool[Array, " n"]) -> dict[str, Array]:
+    """Sums of per-example `values` over the examples in `mask`, and their "count".
+
+    The others do not matter, whatever their values (NaN, for example). The result may be summed over devices and over
+    parts of the batch. Raises UserError for values that are not one per example.
+    """
+    sums = {}
+    for name, value in values.items():
+        if value.shape != mask.shape:
+            raise UserError(
+                f"{name!r} returned values of shape {value.shape} for {mask.size} examples: a metric or a loss must "
+                f"return one value per example, shape {mask.shape}"
+            )
+        sums[name] = jnp.sum(jnp.where(mask, value.astype(jnp.float32), 0.0))
     return sums | {"count": jnp.sum(mask, dtype=jnp.int32)}
 
 
-def add(sums: Sums, more: Sums) -> Sums:
-    """The sums so far and those of one batch more."""
-    total = {name: sums[name] + more[name] for name in more}
-    # Once it is not finite a sum stays so: this counts the batches before the first bad one.
-    return total | {"finite": sums["finite"] + jnp.isfinite(total["loss"]).astype(jnp.int32)}
+def add(sums: Sums, batch: Mapping[str, Array]) -> Sums:
+    """The running sums with those of one more batch, which has the same names.
+
+    Sums are compensated (Knuth, The Art of Computer Programming, volume 2, section 4.2.2, theorem B): counts of correct
+    answers stay exact beyond float32's 2^24, and the mean loss does not depend on the length of the epoch.
+    """
+    total = {name: _add_compensated(sums[name], value) for name, value in batch.items() if name not in RESERVED}
+    # Once the sum of the losses is not finite, it stays so.
+    finite = jnp.isfinite(total["loss"][0]).astype(jnp.int32)
+    return total | {"count": sums["count"] + batch["count"], "finite": sums["finite"] + finite}
 
 
 def compute(sums: Sums) -> dict[str, float]:
-    """Means over the examples; this waits for the device."""
-    found = jax.device_get({name: value for name, value in sums.items() if name != "finite"})
-    count = max(float(found.pop("count")), 1.0)
-    return {name: float(value) / count for name, value in found.items()}
+    """The mean per example of the loss and of each metric. This waits for the device."""
+    values = jax.device_get(sums)
+    count = max(int(values["count"]), 1)
+    return {
+        name: float(value.astype("float64").sum()) / count for name, value in values.items() if name not in RESERVED
+    }
 
 
-def selection_key(row: EpochMetrics) -> tuple[float, float, int]:
+def selection_key(row: Mapping[str, float]) -> tuple[float, float, float]:
     """What "best" means, ascending: the lower validation loss, then validation accuracy, then the later epoch."""
     loss = row["valid_loss"]
-    return (-loss if math.isfinite(loss) else -math.inf, row["valid_accuracy"], row["epoch"])
+    return (-loss if math.isfinite(loss) else -math.inf, row.get("valid_accuracy", 0.0), row["epoch"])
 
 
-def best(history: list[EpochMetrics]) -> EpochMetrics:
+def best(history: Sequence[EpochMetrics]) -> EpochMetrics:
     """The epoch whose parameters a run keeps."""
     return max(history, key=selection_key)
 
 
-def epochs_without_improvement(history: list[EpochMetrics]) -> int:
+def epochs_without_improvement(history: Sequence[EpochMetrics]) -> int:
     """How many epochs ago the validation loss was lowest."""
     losses = [row["valid_loss"] if math.isfinite(row["valid_loss"]) else math.inf for row in history]
     return len(losses) - 1 - losses.index(min(losses)) if losses else 0
 
 
-def mean_std(values: dict[int, float]) -> dict[str, Any]:
-    """Mean and (sample) standard deviation of a number that each seed gave, and the numbers, as JSON-able data."""
+class MeanStd(TypedDict):
+    """Statistics of a number over several seeds, as JSON-able data."""
+
+    mean: float
+    deviation: float
+    seeds: dict[str, float]
+
+
+def mean_std(values: Mapping[int, float]) -> MeanStd:
+    """Mean and sample standard deviation (0 for a single seed) of a number that each seed gave."""
     found = list(values.values())
     return {
         "mean": statistics.mean(found),
@@ -100,9 +157,10 @@ def append(path: Path, row: EpochMetrics) -> None:
         file.write(json.dumps(row) + "\n")
 
 
-def rewrite(path: Path, history: list[EpochMetrics]) -> None:
+def rewrite(path: Path, history: Sequence[EpochMetrics]) -> None:
     """Make metrics.jsonl hold exactly `history`: on resuming, lines past the checkpoint go."""
-    path.write_text("".join(json.dumps(row) + "\n" for row in history))
+    lines = "".join(json.dumps(row) + "\n" for row in history)
+    files.atomic_write(path, lambda temporary: temporary.write_text(lines))
 
 
 def read(path: Path) -> list[EpochMetrics]:
@@ -110,7 +168,9 @@ def read(path: Path) -> list[EpochMetrics]:
     try:
         return [json.loads(line) for line in path.read_text().splitlines()]
     except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read as a run's metrics ({error}): restore it, or use --fresh") from error
+        raise UserError(
+            f"{path} cannot be read as a run's metrics ({error}): restore it, or delete the run's folder and start over"
+        ) from error
 
 
 def tensorboard(folder: Path, first_step: int) -> Callable[[EpochMetrics], None]:
@@ -121,12 +181,24 @@ def tensorboard(folder: Path, first_step: int) -> Callable[[EpochMetrics], None]
     try:
         from tensorboardX import SummaryWriter
     except ImportError as error:
-        raise UserError("--train.tensorboard needs tensorboardX: pip install 'cnnjax[tensorboard]'") from error
+        raise UserError("tensorboard=True needs tensorboardX: pip install 'cnnjax[tensorboard]'") from error
     writer = SummaryWriter(str(folder), purge_step=first_step)
 
     def write(row: EpochMetrics) -> None:
         for name in row.keys() - {"epoch", "step"}:
-            writer.add_scalar(name, row[name], row["step"])
+            writer.add_scalar(name, row[name], int(row["step"]))
         writer.flush()
 
     return write
+
+
+def _class_indices(labels: Labels) -> Int[Array, " n"]:
+    return labels if labels.ndim == 1 else jnp.argmax(labels, axis=1)
+
+
+def _add_compensated(total: Float[Array, "2"], value: Float[Array, ""]) -> Float[Array, "2"]:
+    high, low = total
+    rounded = high + value
+    part = rounded - high
+    error = (high - (rounded - part)) + (value - part)
+    return jnp.stack([rounded, low + error])
