@@ -63,7 +63,7 @@ def numbers(history: list[dict]) -> list[dict]:
     return [{name: row[name] for name in row if name not in ("images_per_second", "seconds")} for row in history]
 
 
-def testing(load) -> Dataset:
+def with_test(load) -> Dataset:
     """The data set with another test split."""
     return DATA.replace(test=load)
 
@@ -205,7 +205,7 @@ def test_sigterm_saves_after_the_running_call(whole, tmp_path, when, kept):
             for _ in range(2):  # a scheduler may tell a process twice
                 os.kill(os.getpid(), signal.SIGTERM)
 
-    sentence = f"stopped by SIGTERM: {folder} keeps all {when} steps; continue with resume=True"
+    sentence = f"stopped by SIGTERM: {folder} keeps all {when} steps: continue with resume=True"
     with pytest.raises(Preempted, match=sentence):
         fit(folder, checkpoint_every_steps=0, on_progress=terminate)
     assert signal.getsignal(signal.SIGTERM) == before
@@ -220,7 +220,7 @@ def test_sigterm_in_a_run_that_can_finish(whole, tmp_path):
         return DATA.test
 
     with pytest.raises(Preempted):
-        fit(tmp_path / "run", testing(terminate))
+        fit(tmp_path / "run", with_test(terminate))
     assert run_dir.finished(tmp_path / "run", EPOCHS, 0) is not None
     assert same(fit(tmp_path / "run", resume=True), whole[1])
 
@@ -233,7 +233,7 @@ def test_a_longer_run_killed_at_its_end_is_not_taken_for_finished(whole, tmp_pat
 
     fit(tmp_path / "run", epochs=1)
     with pytest.raises(KeyboardInterrupt):
-        fit(tmp_path / "run", testing(stop), resume=True)
+        fit(tmp_path / "run", with_test(stop), resume=True)
     assert same(fit(tmp_path / "run", resume=True), whole[1])
 
 
@@ -291,7 +291,7 @@ def test_a_finished_run_is_returned_at_once(whole):
     def never() -> ArraySplit:
         raise AssertionError("the test split was touched twice")
 
-    again = fit(folder, testing(never), resume=True)
+    again = fit(folder, with_test(never), resume=True)
     assert same(again, result) and again.history == result.history
 
 
@@ -342,7 +342,7 @@ def test_a_damaged_checkpoint_is_passed_over_and_the_run_ends_the_same(whole, tm
         fit(folder, on_progress=interrupt_after(13))
     flip_a_byte(folder / "checkpoints" / "12")
     seen = []
-    assert same(fit(folder, resume=True, on_progress=follow(seen)), whole[1]) and seen[0] == 9
+    assert same(fit(folder, resume=True, on_progress=follow(seen)), whole[1]) and seen[0] == 7
     assert f"the checkpoint {folder / 'checkpoints' / '12'} is damaged" in caplog.text
 
 
@@ -389,7 +389,6 @@ def test_bad_input_is_one_sentence(tmp_path, monkeypatch):
         ({"microbatches": 0}, "microbatches=0 must be at least 1"),
         ({"steps_per_epoch": 0}, "steps_per_epoch=0 must be at least 1, or None"),
         ({"ema": 1.0}, r"ema=1.0 must be in \[0, 1\)"),
-        ({"precision": "bfloat61"}, "precision='bfloat61' must be 'float32' or 'bfloat16'"),
         ({"freeze": ("conv_9",)}, "unknown layer to freeze 'conv_9': did you mean conv_"),
         ({"strategy": "pmpa"}, "unknown strategy 'pmpa': did you mean pmap"),
     ):

@@ -180,10 +180,10 @@ class Checkpoints:
         if distributed.any_process(bool(changed)):
             raise UserError(f"{where} is damaged ({' '.join(changed[:1])} has changed): resume the run again")
         loaded = _from_dict(host, expected)
-        return loaded["state"], loaded["sums"], manifest["history"]
+        return loaded["state"], jax.tree.map(jnp.asarray, loaded["sums"]), manifest["history"]
 
     def load_best(self, like: TrainState, history: History) -> tuple[TrainState, EpochMetrics]:
-        """The state and metrics of the best epoch of `history` with a complete checkpoint. Raises UserError as `load`."""
+        """The state and metrics of the best epoch in `history` that has a complete checkpoint. Raises as `load`."""
         self.wait()
         row = best(self._complete(history))
         sums = metrics.zeros(tuple(name.removeprefix("train_") for name in row if name.startswith("train_")))

@@ -317,7 +317,7 @@ class _Training:
             started = time.perf_counter()
             row = train_epoch()
             sums = self.evaluate(*self._evaluated(self.state), self.normalizer, valid)
-            row |= _prefixed("valid", metrics.compute(sums))
+            row |= self._means("valid", sums)
             self.history = [*self.history, row | {"seconds": time.perf_counter() - started}]
             self.sums = strategy.replicate(self.strategy, metrics.zeros(("loss", *self.config.metrics)))
             self.checkpoints.save(self.state, self.sums, self.history)
@@ -384,13 +384,17 @@ class _Training:
 
     def _check(self, sums: metrics.Sums, epoch: int) -> dict[str, float]:
         """The running epoch's means; waits for them. Raises FloatingPointError once the loss is not finite."""
-        row = _prefixed("train", metrics.compute(sums))
+        row = self._means("train", sums)
         if not math.isfinite(row["train_loss"]):
             step = epoch * self.steps + int(sums["finite"]) + 1
             raise FloatingPointError(
                 f"the training loss is no longer finite in step {step} (epoch {epoch + 1}): lower the learning rate"
             )
         return row
+
+    def _means(self, name: str, sums: metrics.Sums) -> dict[str, float]:
+        found = metrics.compute(sums)  # in alphabetical order, as jit returns dicts
+        return {f"{name}_{key}": found[key] for key in ("loss", *self.config.metrics)}
 
     def _between_calls(self) -> None:
         """Save where a checkpoint is due or SIGTERM came to any host; then stop."""
@@ -476,7 +480,3 @@ def _draw_curves(path: Path, history: list[EpochMetrics]) -> None:
     from cnnjax import figures  # matplotlib takes a second to import
 
     figures.curves({"": history}, path)
-
-
-def _prefixed(name: str, values: Mapping[str, float]) -> dict[str, float]:
-    return {f"{name}_{key}": value for key, value in values.items()}

@@ -10,7 +10,9 @@ from cnnjax.errors import unknown
 EPSILON = 1e-7
 
 
-def create(name: str, learning_rate: float | optax.Schedule, *, momentum: float = 0.9, **more: Any) -> optax.GradientTransformation:
+def create(
+    name: str, learning_rate: float | optax.Schedule, *, momentum: float = 0.9, **more: Any
+) -> optax.GradientTransformation:
     """Placeholder until the kit lands."""
     if name == "adam":
         return optax.adam(learning_rate, eps=EPSILON)
