@@ -125,7 +125,7 @@ class Network:
     @property
     def config(self) -> dict[str, Json] | None:
         """What `models.create(**config)` makes this model from; None if the model is not one of this package's."""
-        config = getattr(self.model(), "config", None)
+        config = getattr(without_arrays(self.graphdef), "config", None)
         found = config() if callable(config) else None
         return found if isinstance(found, dict) and found.get("name") in models.MODELS else None
 
@@ -150,7 +150,7 @@ class Network:
 
     def __repr__(self) -> str:
         config = self.config
-        name = config["name"] if config else type(self.model()).__name__
+        name = config["name"] if config else type(without_arrays(self.graphdef)).__name__
         count = sum(leaf.size for leaf in jax.tree.leaves(self.params))
         size = "×".join(map(str, self.image_shape))
         classes = f"{len(self.class_names)} classes" if self.class_names else "no classes"
@@ -194,11 +194,16 @@ class _Note:
         return 0
 
 
+def without_arrays(graphdef: nnx.GraphDef) -> nnx.Module:
+    """The model of a graph definition with its static attributes, but None in place of every array."""
+    return nnx.graph.unflatten(graphdef, [None] * graphdef.num_leaves)
+
+
 def digest(arrays: Mapping[str, Array | np.ndarray]) -> str:
     """sha256, in hex, over the arrays' names, types, shapes and bytes, in the order of their names."""
     total = hashlib.sha256()
     for name in sorted(arrays):
-        array = np.ascontiguousarray(to_numpy(arrays[name]))
+        array = np.asarray(to_numpy(arrays[name]), order="C")
         total.update(f"{name}:{array.dtype.str}:{array.shape};".encode())
         total.update(array.reshape(-1).view(np.uint8).data)
     return total.hexdigest()

@@ -1,3 +1,5 @@
+"""Shapes, parameters, FLOPs and receptive fields, against known numbers and against what really depends on what."""
+
 import jax
 import jax.numpy as jnp
 import pytest
@@ -5,6 +7,9 @@ from flax import nnx
 
 from cnnjax import models
 from cnnjax.analysis import receptive_field, summary
+from cnnjax.data import normalize
+from cnnjax.errors import UserError
+from cnnjax.network import Network
 from cnnjax.ops import conv, max_pool
 
 
@@ -53,14 +58,14 @@ def test_article_volumes():
     found = summary(model, (32, 32, 3))
     assert [row.shape for row in found.rows] == [(32, 32, 10), (16, 16, 10)]
     assert found["conv"].flops == 2 * 32 * 32 * 10 * 5 * 5 * 3 and found["pool"].flops == 0
-    assert (found["conv"].field, found["pool"].field) == ((5, 5), (6, 6))
+    assert (found["conv"].receptive_field, found["pool"].receptive_field) == ((5, 5), (6, 6))
     assert (found["conv"].stride, found["pool"].stride) == ((1, 1), (2, 2))
 
 
 def test_article_receptive_fields():
     """Two stacked 3×3 see what one 5×5 does, three what one 7×7 does."""
     for windows, field in {(3, 3): 5, (5,): 5, (3, 3, 3): 7, (7,): 7}.items():
-        assert summary(stack(*windows), (20, 20, 3)).rows[0].field == (field, field)
+        assert summary(stack(*windows), (20, 20, 3)).rows[0].receptive_field == (field, field)
         assert receptive_field(windows) == (field, 1)
     assert receptive_field([3, 3, 2] * 2, [1, 1, 2] * 2) == (16, 4)  # VGG's block2_pool
 
@@ -74,23 +79,23 @@ def test_small_cnn_table():
     assert [row.parameters for row in found.rows if row.parameters] == [
         896, 18_496, 73_856, 147_584, 5_308_928, 131_328, 257
     ]  # fmt: skip
-    assert [found[f"conv_{i}"].field[0] for i in range(1, 5)] == [3, 8, 18, 38]
+    assert [found[f"conv_{i}"].receptive_field[0] for i in range(1, 5)] == [3, 8, 18, 38]
     assert [found[f"maxpool_{i}"].stride[0] for i in range(1, 5)] == [2, 4, 8, 16]
-    assert found["dense_1"].field == (150, 150) and found["dense_1"].stride is None
+    assert found["dense_1"].receptive_field == (150, 150) and found["dense_1"].stride is None
 
 
 def test_vgg16_known_numbers():
     found = summary(abstract(models.VGG16), (224, 224, 3))
     assert found.parameters == 138_357_544
     assert found.flops == pytest.approx(2 * 15.47e9, rel=1e-3)
-    assert found["block5_conv3"].field == (196, 196) and found["block5_conv3"].stride == (16, 16)
-    assert found["block5_pool"].field == (212, 212)
-    assert found["predictions"].field == (224, 224)
+    assert found["block5_conv3"].receptive_field == (196, 196) and found["block5_conv3"].stride == (16, 16)
+    assert found["block5_pool"].receptive_field == (212, 212)
+    assert found["predictions"].receptive_field == (224, 224)
 
 
 def test_a_users_own_module():
-    found = summary(Own(nnx.Rngs(0)), (32, 20, 3))
-    fields = {row.layer: (row.field, row.stride) for row in found.rows}
+    found = summary(abstract(Own), (32, 20, 3))
+    fields = {row.layer: (row.receptive_field, row.stride) for row in found.rows}
     assert fields == {
         "first": ((5, 5), (1, 1)),
         "pool": ((6, 6), (2, 2)),
@@ -124,12 +129,94 @@ def test_field_is_what_really_reaches_the_output(model):
     dark = jnp.ones((1, 24, 24, 3))
     before = run(dark)
     seen = [(run(dark.at[0, i].add(1)) > before)[0, *middle].any() for i in range(24)]
-    assert sum(map(bool, seen)) == row.field[0] == row.field[1]
+    assert sum(map(bool, seen)) == row.receptive_field[0] == row.receptive_field[1]
+
+
+class Block(nnx.Module):
+    """A residual block of Flax's own layers."""
+
+    def __init__(self, inputs, outputs, stride, rngs):
+        self.conv1 = nnx.Conv(inputs, outputs, (3, 3), strides=stride, use_bias=False, rngs=rngs)
+        self.norm1 = nnx.BatchNorm(outputs, rngs=rngs)
+        self.conv2 = nnx.Conv(outputs, outputs, (3, 3), use_bias=False, rngs=rngs)
+        self.norm2 = nnx.BatchNorm(outputs, rngs=rngs)
+        self.shortcut = nnx.Conv(inputs, outputs, (1, 1), strides=stride, use_bias=False, rngs=rngs)
+
+    def __call__(self, x):
+        out = self.norm2(self.conv2(nnx.relu(self.norm1(self.conv1(x)))))
+        return nnx.relu(out + self.shortcut(x))
+
+
+class Plain(nnx.Module):
+    """A network that returns logits only; `models.apply` captures the activations of its submodules."""
+
+    def __init__(self, *, rngs):
+        self.stem = nnx.Conv(1, 8, (7, 7), strides=2, rngs=rngs)
+        self.blocks = nnx.List([Block(8, 8, 1, rngs), Block(8, 16, 2, rngs)])
+        self.head = nnx.Linear(16, 3, rngs=rngs)
+
+    def __call__(self, x):
+        x = nnx.relu(self.stem(x))
+        for block in self.blocks:
+            x = block(x)
+        return self.head(x.mean((1, 2)))
+
+
+def test_plain_flax_modules_are_summarized_by_their_submodules():
+    found = summary(abstract(Plain), (28, 20, 1))
+    conv = [("stem", 7 * 7 * 8 + 8), ("blocks.0.conv1", 576), ("blocks.0.conv2", 576), ("blocks.0.shortcut", 64),
+            ("blocks.1.conv1", 1152), ("blocks.1.conv2", 2304), ("blocks.1.shortcut", 128), ("head", 51)]  # fmt: skip
+    assert {row.layer: row.parameters for row in found.rows if row.parameters and "norm" not in row.layer} == dict(conv)
+    assert found.parameters == sum(count for _, count in conv) + 2 * (8 + 8 + 16 + 16)
+    assert found["blocks.0"].receptive_field == (15, 15) and found["blocks.0"].stride == (2, 2)
+    assert found["blocks.1"].receptive_field == (27, 27) and found["blocks.1"].stride == (4, 4)
+    assert found["blocks.1"].shape == (7, 5, 16) and found["blocks.1"].flops == 0
+    assert found["blocks.1.shortcut"].flops == 2 * 7 * 5 * 8 * 16
+    assert found["head"].receptive_field == (28, 20) and found["head"].stride is None
+
+
+def test_a_network_is_summarized_at_its_own_image_size():
+    model = models.create("small-cnn", num_classes=1, image_size=(32, 48))
+    network = Network.create(model, normalizer=normalize.identity())
+    found = summary(network)
+    assert found.image_shape == (32, 48, 3) and found["maxpool_4"].shape == (2, 3, 128)
+    assert found.rows == summary(model, (32, 48, 3)).rows
+    with pytest.raises(UserError, match="image_shape"):
+        summary(model)
+
+
+@jax.custom_jvp
+def doubled(x):
+    return 2 * x
+
+
+doubled.defjvp(lambda primals, tangents: (doubled(*primals), 2 * tangents[0]))
+
+
+def linear(x):
+    kernel = jnp.ones((3, 3, x.shape[-1], 1))
+    return jax.custom_derivatives.linear_call(lambda w, x: conv(x, w), lambda w, x: conv(x, w), kernel, x)
+
+
+@pytest.mark.parametrize(
+    ("model", "field", "taps"),
+    [
+        (lambda x: doubled(stack(3)(x)), 3, 9),
+        (lambda x: linear(stack(5)(x)), 7, 25 + 9),
+        (jax.checkpoint(stack(3, 3)), 5, 9 + 9),
+        (lambda x: jax.lax.platform_dependent(x, cpu=stack(5), default=stack(3)), 3, 9),
+    ],
+    ids=["custom_jvp", "linear_call", "checkpoint", "platform_dependent"],
+)
+def test_transformed_functions_are_followed(model, field, taps):
+    row = summary(model, (16, 16, 1)).rows[0]
+    assert row.receptive_field == (field, field) and row.stride == (1, 1)
+    assert row.flops == 2 * 16 * 16 * taps
 
 
 def test_lost_fields_say_so():
     found = summary(lambda x: jnp.sort(stack(3)(x), axis=1), (8, 8, 3))
-    assert found.rows[0].field is None and found.rows[0].flops == 2 * 8 * 8 * 27
+    assert found.rows[0].receptive_field is None and found.rows[0].flops == 2 * 8 * 8 * 27
     assert "–" in str(found)
 
 

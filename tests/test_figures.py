@@ -1,9 +1,10 @@
-"""Every figure is written, small, and shows something; what is shown follows from the arrays."""
+"""Every figure is written, is small and not blank, and what it shows follows from the arrays."""
 
 import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -11,9 +12,16 @@ from PIL import Image
 
 from cnnjax import figures
 from cnnjax.article import worked_examples
-from cnnjax.visualize.feature_maps import FeatureMaps
+from cnnjax.figures import worked_examples as drawings
+from cnnjax.figures.curves import metric_names
 
 LIMIT = 150_000
+
+
+class Maps(NamedTuple):
+    maps: np.ndarray
+    channels: tuple[int, ...]
+    dead: np.ndarray
 
 
 def pixels(path: Path) -> np.ndarray:
@@ -45,12 +53,12 @@ def epochs(count: int, rise: float) -> list[dict]:
 
 
 @pytest.fixture(scope="module")
-def every() -> worked_examples.Lessons:
-    return worked_examples.every(np.random.default_rng(0).random((32, 32, 3), np.float32))
+def examples() -> worked_examples.WorkedExamples:
+    return worked_examples.compute_all(np.random.default_rng(0).random((32, 32, 3), np.float32))
 
 
-def test_lessons_are_drawn(every, tmp_path):
-    paths = figures.lessons(every, tmp_path)
+def test_worked_examples_are_drawn(examples, tmp_path):
+    paths = drawings.draw_all(examples, tmp_path)
     assert set(paths) == {
         "operands", "windows", "volume", "maps", "two-maps", "relu", "strides", "padding", "pooling", "pooled",
         "flattened", "descent", "dropout", "receptive-fields",
@@ -59,10 +67,10 @@ def test_lessons_are_drawn(every, tmp_path):
         check(path)
 
 
-def test_the_windows_figure_shows_the_map_that_it_is_given(every, tmp_path):
-    before = pixels(figures.windows.sliding(every.convolution, tmp_path / "a.png"))
-    other = every.convolution._replace(map=every.convolution.map + 1)
-    assert (before != pixels(figures.windows.sliding(other, tmp_path / "b.png"))).any()
+def test_the_windows_figure_shows_the_map_that_it_is_given(examples, tmp_path):
+    before = pixels(drawings.windows.sliding(examples.convolution, tmp_path / "a.png"))
+    other = examples.convolution._replace(map=examples.convolution.map + 1)
+    assert (before != pixels(drawings.windows.sliding(other, tmp_path / "b.png"))).any()
 
 
 def test_curves_of_one_and_of_two_runs(tmp_path):
@@ -70,14 +78,33 @@ def test_curves_of_one_and_of_two_runs(tmp_path):
     check(figures.curves({"without": epochs(1, 0.1)}, tmp_path / "one.png"))
 
 
+def test_every_other_metric_gets_a_panel(tmp_path):
+    rows = [
+        row | {"train_top5": 0.9, "valid_top5": 0.8, "valid_entropy": 1.5, "seconds": 2.0} for row in epochs(4, 0.1)
+    ]
+    names = metric_names({"": rows})
+    assert names == ["loss", "accuracy", "top5", "entropy"]
+    check(figures.curves(rows, tmp_path / "four.png"))
+    check(figures.curves({"a": rows, "b": rows}, tmp_path / "columns.png"))
+    with Image.open(tmp_path / "four.png") as four, Image.open(tmp_path / "columns.png") as columns:
+        assert four.height / four.width == pytest.approx(580 / 760, abs=0.1)
+        assert columns.height / columns.width == pytest.approx(970 / 760, abs=0.1)
+
+
+def test_curves_without_accuracy_and_with_missing_values(tmp_path):
+    rows = [{"epoch": e, "train_loss": 1 / e, "valid_loss": 1.1 / e} for e in range(1, 4)]
+    rows[0] |= {"valid_error": float("nan")}
+    check(figures.curves(rows, tmp_path / "curves.png"))
+
+
 def test_best_epoch_is_that_of_lowest_validation_loss():
     assert figures.best_epoch(epochs(6, 0.1))["epoch"] == 2
 
 
-def test_pictures_keep_their_order_and_dead_ones_are_hatched(tmp_path):
+def test_images_keep_their_order_and_dead_ones_are_hatched(tmp_path):
     red, blue = np.zeros((2, 8, 8, 3), np.uint8)
     red[..., 0] = blue[..., 2] = 255
-    path = figures.picture_grid(
+    path = figures.image_grid(
         [red, blue, red], ["", "", ""], tmp_path / "grid.png", columns=3, dead=[False, False, True]
     )
     row = pixels(path)[100]
@@ -87,9 +114,21 @@ def test_pictures_keep_their_order_and_dead_ones_are_hatched(tmp_path):
     assert row[2 * third + third // 4].min() > 150
 
 
+def test_images_of_any_shape_keep_their_aspect(tmp_path):
+    wide = np.zeros((8, 16, 1), np.float32)
+    path = figures.image_grid(
+        [wide, wide[..., 0], np.zeros((16, 8, 3), np.uint8)], [""] * 3, tmp_path / "a.png", columns=3
+    )
+    dark = pixels(path).max(axis=2) < 128
+    side = dark.shape[1] / 3
+    first, last = dark[:, : int(side)], dark[:, int(2 * side) :]
+    assert first.any(axis=1).sum() == pytest.approx(first.any(axis=0).sum() / 2, abs=3)
+    assert last.any(axis=0).sum() == pytest.approx(last.any(axis=1).sum() / 2, abs=3)
+
+
 def test_photographs_stay_small(tmp_path):
     noise = np.random.default_rng(1).integers(0, 256, (12, 64, 64, 3), dtype=np.uint8)
-    check(figures.picture_grid(list(noise), [f"noise {i}" for i in range(12)], tmp_path / "noise.png"))
+    check(figures.image_grid(list(noise), [f"noise {i}" for i in range(12)], tmp_path / "noise.png"))
 
 
 def test_feature_maps(tmp_path):
@@ -97,12 +136,12 @@ def test_feature_maps(tmp_path):
 
     def layer(side, dead):
         maps = random.integers(0, 256, (4, side, side), dtype=np.uint8)
-        return FeatureMaps(maps, (3, 5, 8, 9), np.asarray(dead), maps.mean((1, 2)), maps.max((1, 2)))
+        return Maps(maps, (3, 5, 8, 9), np.asarray(dead))
 
     maps = {"block1_conv1": layer(16, [False] * 4), "block2_conv1": layer(8, [True, True, False, False])}
     check(figures.feature_map_grid(maps, tmp_path / "maps.png"))
     check(figures.maps_in_a_row(maps, tmp_path / "row.png", random.integers(0, 256, (20, 20, 3), dtype=np.uint8)))
-    alone = {"block1_conv1": FeatureMaps(*(values[:1] for values in maps["block1_conv1"]))}
+    alone = {"block1_conv1": Maps(*(values[:1] for values in maps["block1_conv1"]))}
     check(figures.feature_map_grid(alone, tmp_path / "alone.png"), width=380)
 
 
@@ -134,10 +173,15 @@ def test_growth_has_a_panel_an_axis(slowest_rate, tmp_path):
         return [SimpleNamespace(who=who, value=value, **rates) for value in values]
 
     both = points("cnnjax", (8, 16, 32), 100.0) + points("somebody", (8, 16, 32), slowest_rate)
-    path = figures.growth({"pictures a step": both, "devices": points("cnnjax", (1,), 90.0)}, tmp_path / "growth.png")
+    path = figures.growth({"images per step": both, "devices": points("cnnjax", (1,), 90.0)}, tmp_path / "growth.png")
     check(path)
     red = (np.abs(pixels(path) - (0xC8, 0x55, 0x3D)).max(axis=2) < 12).any(axis=0)
     assert red[: red.size // 2].any() and not red[int(0.55 * red.size) :].any()  # the other is in the first panel only
+
+
+def test_figures_do_not_depend_on_the_article():
+    code = "import sys, cnnjax.figures; sys.exit(any(name.startswith('cnnjax.article') for name in sys.modules))"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 def test_matplotlib_is_imported_only_by_figures():

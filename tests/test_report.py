@@ -1,11 +1,10 @@
-"""The page from made-up results: whole, self-contained, and saying what its numbers say."""
+"""The page of made-up results: complete, self-contained, and with sentences that follow from its numbers."""
 
 import copy
 import html
 import re
 from html.parser import HTMLParser
 from pathlib import Path
-from typing import get_args
 
 import jax
 import numpy as np
@@ -14,8 +13,11 @@ from PIL import Image
 
 from cnnjax import figures
 from cnnjax.article import captions, report, worked_examples
-from cnnjax.cli import config
+from cnnjax.article.training import TrainingRun
+from cnnjax.data import normalize
+from cnnjax.data.augment import Augment
 from cnnjax.errors import UserError
+from cnnjax.figures import worked_examples as drawings
 from cnnjax.visualize.feature_maps import FeatureMaps
 
 LAYERS = tuple(f"block{b}_conv1" for b in range(1, 6))
@@ -93,24 +95,37 @@ def history(epochs: int, overfit: bool, accuracy: float) -> list[dict]:
     return rows
 
 
-def network(side: int, parameters: int, layers: tuple[str, ...]) -> dict:
+def network(size: int, parameters: int, layers: tuple[str, ...]) -> dict:
     rows = []
     for i, layer in enumerate(layers):
-        small = side >> (i + 1)
+        small = size >> (i + 1)
         shape = [small, small, 8] if small else [16]
-        rows.append({"layer": layer, "shape": shape, "parameters": 100 * i, "flops": 2000 * i, "field": (3 + i, 3 + i)})
-    return {"side": side, "parameters": parameters, "rows": rows}
+        rows.append(
+            {
+                "layer": layer,
+                "shape": shape,
+                "parameters": 100 * i,
+                "flops": 2000 * i,
+                "receptive_field": (3 + i, 3 + i),
+            }
+        )
+    return {"image_size": [size, size], "parameters": parameters, "rows": rows}
+
+
+def run_record(batch_size: int, augment: Augment | None) -> dict:
+    run = TrainingRun(64, 1000, 500, epochs=20, batch_size=batch_size, augment=augment, seed=0)
+    return run.record()
 
 
 def fake_results(folder: Path) -> dict:
     """Everything that the page needs, from made-up numbers; the figures are drawn into the folder."""
     random = np.random.default_rng(0)
 
-    def pictures(count, side=32):
+    def images(count, side=32):
         return random.integers(0, 256, (count, side, side, 3), dtype=np.uint8)
 
-    picture = np.asarray(jax.random.uniform(jax.random.key(0), (32, 32, 3)), np.float32)
-    worked = worked_examples.every(picture)
+    photo = np.asarray(jax.random.uniform(jax.random.key(0), (32, 32, 3)), np.float32)
+    worked = worked_examples.compute_all(photo)
     maps, raw = {}, {}
     for i, layer in enumerate(LAYERS):
         side = 32 >> i
@@ -121,33 +136,33 @@ def fake_results(folder: Path) -> dict:
         maps[layer] = FeatureMaps(shown, tuple(range(8)), dead, raw[layer].mean((0, 1)), raw[layer].max((0, 1)))
     drawn = folder / "figures"
     runs = {
-        "plain": {"history": history(20, True, 0.745), "config": config.as_dict(config.preset("cnn"))},
-        "augmented": {"history": history(30, False, 0.823), "config": config.as_dict(config.preset("cnn-augmented"))},
+        "plain": {"history": history(20, True, 0.745), "config": run_record(20, None)},
+        "augmented": {"history": history(30, False, 0.823), "config": run_record(32, Augment())},
     }
     for run, test in zip(runs.values(), (0.731, 0.817), strict=True):
         run |= {"test": {"loss": 0.5, "accuracy": test}, "seconds": 75.2, "digest": "ab" * 32}
-    slots = figures.lessons(worked, drawn)
+    slots = drawings.draw_all(worked, drawn)
     titles = {"without augmentation": runs["plain"]["history"], "with augmentation": runs["augmented"]["history"]}
     small = {"conv_1": (32, 32, 8), "maxpool_1": (16, 16, 8), "flatten": (2048,), "dense_1": (64,), "output": (1,)}
     vgg = {f"block{1 + i // 3}_conv{1 + i % 3}": (32 >> i // 3, 32 >> i // 3, 8) for i in range(15)} | {"fc1": (64,)}
     slots |= {
         "small-network": figures.architecture(small, drawn / "small.png", (32, 32, 3)),
         "vgg-network": figures.architecture(vgg, drawn / "vgg.png", (32, 32, 3), marked=LAYERS),
-        "dataset": figures.picture_grid(pictures(8), ["cat", "dog"] * 4, drawn / "data.png", columns=8),
+        "dataset": figures.image_grid(images(8), ["cat", "dog"] * 4, drawn / "data.png", columns=8),
         "curves": figures.curves(titles, drawn / "curves.png"),
         "curves-plain": figures.curves(dict(list(titles.items())[:1]), drawn / "plain.png"),
-        "augmented": figures.augmented_samples(pictures(1)[0], pictures(8), drawn / "augmented.png"),
-        "photo": figures.picture_grid(pictures(1), [""], drawn / "photo.png", columns=1, width=380),
+        "augmented": figures.augmented_samples(images(1)[0], images(8), drawn / "augmented.png"),
+        "photo": figures.image_grid(images(1), [""], drawn / "photo.png", columns=1, width=380),
         "map-alone": figures.feature_map_grid(
             {LAYERS[0]: FeatureMaps(*(values[:1] for values in maps[LAYERS[0]]))}, drawn / "alone.png"
         ),
         "feature-maps": figures.feature_map_grid(maps, drawn / "maps.png"),
-        "maps-in-a-row": figures.maps_in_a_row(maps, drawn / "row.png", pictures(1)[0]),
-        "classes": figures.picture_grid(pictures(4), CLASSES, drawn / "classes.png"),
-        "cat-dog": figures.picture_grid(pictures(2), ["cat", "dog"], drawn / "cat-dog.png", columns=2, width=500),
+        "maps-in-a-row": figures.maps_in_a_row(maps, drawn / "row.png", images(1)[0]),
+        "classes": figures.image_grid(images(4), CLASSES, drawn / "classes.png"),
+        "cat-dog": figures.image_grid(images(2), ["cat", "dog"], drawn / "cat-dog.png", columns=2, width=500),
         "prediction": figures.probabilities(["cat", "dog", "rabbit"], [0.6, 0.3, 0.1], drawn / "prediction.png"),
     }
-    origin = {"weights": "cd" * 32, "model": "vgg16", "side": 32, "recipe": "quick", "steps": 80, "seed": 0}
+    origin = {"weights": "cd" * 32, "model": "vgg16", "image_size": [32, 32], "recipe": "quick", "steps": 80, "seed": 0}
     filters = {}
     for layer in ("block1_conv2", "block5_conv3"):
         filters[layer] = [
@@ -155,8 +170,8 @@ def fake_results(folder: Path) -> dict:
                       "activation_after": 0.0 if c == 7 else 2.5, "dead": c == 7}
             for c in range(8)
         ]  # fmt: skip
-        slots[f"filters/{layer}"] = figures.picture_grid(
-            pictures(8), [str(c) for c in range(8)], drawn / f"{layer}.png", dead=[c == 7 for c in range(8)]
+        slots[f"filters/{layer}"] = figures.image_grid(
+            images(8), [str(c) for c in range(8)], drawn / f"{layer}.png", dead=[c == 7 for c in range(8)]
         )
     classes = [
         origin | {"kind": "class", "class": name, "class_index": i, "activation_before": -1.0, "activation_after": 9.0,
@@ -165,7 +180,7 @@ def fake_results(folder: Path) -> dict:
     ]  # fmt: skip
     return {
         "figures": {slot: str(path.relative_to(folder)) for slot, path in slots.items()},
-        "lessons": worked_examples.numbers(worked),
+        "worked_examples": worked_examples.numbers(worked),
         "networks": {
             "small": network(64, 1_234_567, ("conv_1", "maxpool_1", "output")),
             "article_small": network(150, 5_681_345, ("conv_1", "maxpool_1", "output")),
@@ -173,17 +188,17 @@ def fake_results(folder: Path) -> dict:
             "article_vgg": network(224, 138_357_544, ("block1_conv1", "block1_pool", "predictions")),
         },
         "data": {"source": "procedural", "class_names": ["cat", "dog"], "train": 2000, "valid": 1000, "test": 1000,
-                 "side": 64, "skipped": []},
+                 "image_size": [64, 64], "skipped": []},
         "runs": runs,
-        "vgg": {"side": 64, "width": 0.25, "class_names": list(CLASSES), "test_accuracy": 0.934, "digest": "cd" * 32,
-                "made": "12 epochs of adam"},
+        "vgg": {"image_size": [64, 64], "width_multiplier": 0.25, "class_names": list(CLASSES), "test_accuracy": 0.934,
+                "digest": "cd" * 32, "training": "12 epochs of adam"},
         "photo": {"credit": "Chelsea, by Stéfan van der Walt (CC0).", "truth": "cat",
                   "prediction": [{"name": "cat", "probability": 0.6}, {"name": "dog", "probability": 0.3}]},
-        "feature_maps": {"layers": captions.map_statistics(raw), "alone": {"layer": LAYERS[0], "channel": 19}},
+        "feature_maps": {"layers": captions.map_statistics(raw), "single": {"layer": LAYERS[0], "channel": 19}},
         "filters": filters,
         "classes": classes,
         "cat_dog": [classes[0] | {"class": "cat"}, classes[1] | {"class": "dog"}],
-        "made": {"command": "python experiments/article.py", "device": "2 CPU cores", "seconds": 754.3,
+        "provenance": {"command": "cnnjax article", "device": "2 CPU cores", "seconds": 754.3,
                  "started": "2026-11-22 15:00 UTC", "seeds": {"data": 0, "training": 0}, "versions": {"jax": "0.10.2"},
                  "stages": [{"title": "Train without augmentation", "seconds": 75.2}], "commands": []},
     }  # fmt: skip
@@ -198,13 +213,13 @@ def results(tmp_path_factory) -> tuple[Path, dict]:
 @pytest.fixture(scope="module")
 def page(results) -> tuple[Path, Page]:
     folder, content = results
-    path = report.article(folder, content)
+    path = report.write_page(folder, content)
     return path, Page(path.read_text(encoding="utf-8"))
 
 
 def changed(results, **parts) -> Page:
     folder, content = results
-    return Page(report.article(folder, content | parts).read_text(encoding="utf-8"))
+    return Page(report.write_page(folder, content | parts).read_text(encoding="utf-8"))
 
 
 def test_the_page_has_every_section_in_order(page):
@@ -213,7 +228,7 @@ def test_the_page_has_every_section_in_order(page):
     assert tuple(" ".join(heading.split()) for heading in parsed.headings) == SECTIONS
 
 
-def test_every_picture_is_inside_and_described(page, results):
+def test_every_image_is_inside_and_described(page, results):
     _, parsed = page
     assert len(parsed.images) == len(results[1]["figures"])
     for image in parsed.images:
@@ -239,25 +254,25 @@ def test_numbers_that_are_passed_in_appear(page):
     text = page[1].text
     for words in (
         "4 3 4 / 2 4 3 / 2 3 4", "5,681,345", "138,357,544", "1,234,567", "73% → 81%", "70.5% → 81.6%", "73.1%",
-        "81.7%", "12 min 34 s", "python experiments/article.py", "ab" * 32, "2 CPU cores", "jax 0.10.2", "7.3%",
-        "see 5×5", "see 7×7", "16×16×10", "Channel 19", "Chelsea", "rotation up to ±40°",
+        "81.7%", "12 min 34 s", "cnnjax article", "ab" * 32, "2 CPU cores", "jax 0.10.2", "7.3%",
+        "field of 5×5", "of 7×7", "16×16×10", "Channel 19", "Chelsea", "rotation up to ±40°",
     ):  # fmt: skip
         assert words in text, words
 
 
 def test_text_is_escaped(results):
     folder, content = results
-    path = report.article(folder, content | {"photo": content["photo"] | {"credit": "<b>bold</b>"}})
+    path = report.write_page(folder, content | {"photo": content["photo"] | {"credit": "<b>bold</b>"}})
     assert html.escape("<b>bold</b>") in path.read_text(encoding="utf-8")
 
 
 def test_overfitting_is_claimed_only_when_it_happened(results):
-    assert "That is overfitting" in changed(results).text
+    assert "This is overfitting" in changed(results).text
     runs = copy.deepcopy(results[1]["runs"])
     runs["plain"]["history"] = history(20, False, 0.745)
     text = changed(results, runs=runs).text
-    assert "That is overfitting" not in text
-    assert "Overfitting did not show clearly" in text
+    assert "This is overfitting" not in text
+    assert "There is no clear overfitting" in text
     assert "no clear rise in 20 epochs" in text
 
 
@@ -267,75 +282,77 @@ def test_the_verdict_on_augmentation_follows_the_numbers(results):
     runs["augmented"]["history"] = history(30, False, 0.645)
     text = changed(results, runs=runs).text
     assert "Augmentation raises" not in text
-    assert "augmentation lowers validation accuracy, by" in text
+    assert "augmentation lowers validation accuracy by" in text
 
 
 def test_sparsity_is_claimed_only_when_it_is_so(results):
     layers = results[1]["feature_maps"]["layers"]
     assert "sparser at every step" in changed(results).text
-    turned = {"layers": layers[::-1], "alone": results[1]["feature_maps"]["alone"]}
+    turned = {"layers": layers[::-1], "single": results[1]["feature_maps"]["single"]}
     assert "do not become sparser" in changed(results, feature_maps=turned).text
 
 
 def test_dead_filters_are_named(results):
     assert "Filter 7 is dead" in changed(results).text
     alive = {
-        layer: [picture | {"dead": False, "activation_after": 1.0} for picture in pictures]
-        for layer, pictures in results[1]["filters"].items()
+        layer: [image | {"dead": False, "activation_after": 1.0} for image in images]
+        for layer, images in results[1]["filters"].items()
     }
     text = changed(results, filters=alive).text
     assert "No filter is dead" in text
     assert "Filter 7 is dead" not in text
 
 
-def test_class_pictures_that_fail_are_named(results):
+def test_class_images_that_fail_are_named(results):
     assert "in 4 of 4" in changed(results).text
     classes = [results[1]["classes"][0] | {"top1": "husky"}, *results[1]["classes"][1:]]
     text = changed(results, classes=classes).text
     assert "in 3 of 4" in text
-    assert "Not so for rabbit (it says husky)" in text
+    assert "The exceptions are rabbit (predicted: husky)" in text
 
 
 def test_weights_of_the_users_own_may_come_without_a_record(results):
-    vgg = results[1]["vgg"] | {"test_accuracy": None, "made": ""}
+    vgg = results[1]["vgg"] | {"test_accuracy": None, "training": ""}
     networks = results[1]["networks"] | {"vgg": network(64, 77, ("block1_conv1", "predictions"))}
     text = changed(results, vgg=vgg, networks=networks).text
     assert "not recorded" in text
     assert "weights come from" not in text
-    assert "The network that this page looks into" in text
+    assert "The network that this page visualizes" in text
 
 
-def test_every_cleaning_is_explained(results):
-    for kind in get_args(config.DataConfig.__annotations__["cleaning"]):
+def test_every_normalization_is_explained(results):
+    for kind in normalize.KINDS:
         runs = copy.deepcopy(results[1]["runs"])
-        runs["plain"]["config"]["data"]["cleaning"] = kind
-        assert f"this run uses {kind}" in changed(results, runs=runs).text
+        runs["plain"]["config"]["data"]["normalization"] = kind
+        assert f"This run uses {kind}" in changed(results, runs=runs).text
 
 
 def test_what_is_missing_is_named(results, tmp_path):
     folder, content = results
-    with pytest.raises(UserError, match="the page needs lessons and vgg"):
-        report.article(folder, {name: part for name, part in content.items() if name not in ("lessons", "vgg")})
+    with pytest.raises(UserError, match="the page needs vgg and worked_examples"):
+        report.write_page(
+            folder, {name: part for name, part in content.items() if name not in ("worked_examples", "vgg")}
+        )
     slots = {slot: path for slot, path in content["figures"].items() if slot != "curves"}
     with pytest.raises(UserError, match="figure 'curves'"):
-        report.article(folder, content | {"figures": slots})
-    (tmp_path / "broken.png").write_bytes(b"not a picture")
+        report.write_page(folder, content | {"figures": slots})
+    (tmp_path / "broken.png").write_bytes(b"not an image")
     slots = content["figures"] | {"curves": str(tmp_path / "broken.png")}
     with pytest.raises(UserError, match="missing or broken"):
-        report.article(folder, content | {"figures": slots})
+        report.write_page(folder, content | {"figures": slots})
 
 
 def test_figures_are_shown_at_the_size_they_were_drawn_for(tmp_path):
-    figures.picture_grid([np.zeros((8, 8, 3), np.uint8)], [""], tmp_path / "a.png", columns=1, width=300)
-    assert 'width="300"' in report._inlined(tmp_path / "a.png", "a")
+    figures.image_grid([np.zeros((8, 8, 3), np.uint8)], [""], tmp_path / "a.png", columns=1, width=300)
+    assert 'width="300"' in report._embedded(tmp_path / "a.png", "a")
     Image.new("RGB", (3000, 100)).save(tmp_path / "b.png")
-    assert 'width="760"' in report._inlined(tmp_path / "b.png", "b")
+    assert 'width="760"' in report._embedded(tmp_path / "b.png", "b")
 
 
 def test_outcome_ignores_a_single_bad_epoch():
     rows = history(10, False, 0.8)
     rows[-1]["valid_loss"] *= 1.08
-    assert not captions.outcome({"history": rows, "test": {}})["turned"]
+    assert not captions.outcome({"history": rows, "test": {}})["overfitted"]
 
 
 @pytest.mark.parametrize(
@@ -347,10 +364,10 @@ def test_percent_never_rounds_to_certainty(share, words):
 
 def test_a_wrong_first_guess_is_said():
     prediction = [{"name": "dog", "probability": 0.7}, {"name": "cat", "probability": 0.2}]
-    assert "which is wrong: cat comes second" in captions.photo(prediction, "cat")
+    assert "which is wrong: cat is ranked second" in captions.photo(prediction, "cat")
     assert "which is right" in captions.photo(prediction, "dog")
-    assert captions.photo(prediction, "") == "Its first guess for the photograph is dog (70.0%)."
-    assert "it knows no lynx" in captions.photo(prediction, "lynx")
+    assert captions.photo(prediction, "") == "The network's prediction for the photograph is dog (70.0%)."
+    assert "it has no class lynx" in captions.photo(prediction, "lynx")
 
 
 def test_map_statistics_count_zeros_and_blank_maps():
@@ -358,7 +375,7 @@ def test_map_statistics_count_zeros_and_blank_maps():
     maps[..., 1] = 0
     maps[0, 0, 0] = 0
     (row,) = captions.map_statistics({"layer": maps}, shown=2)
-    assert row["zero_share"] == pytest.approx(17 / 48)
+    assert row["zero_fraction"] == pytest.approx(17 / 48)
     assert (row["blank"], row["shown_blank"], row["shape"]) == (1, [1], [4, 4, 3])
 
 
@@ -368,5 +385,5 @@ def test_noise_of_the_validation_loss_is_not_overfitting():
         row["valid_loss"] *= 1.1
     noisy = [row | {"train_loss": 0.95 * row["valid_loss"]} for row in rows]
     memorised = [row | {"train_loss": 0.1 * row["valid_loss"]} for row in rows]
-    outcomes = [captions.outcome({"history": h, "test": {}})["turned"] for h in (noisy, memorised)]
+    outcomes = [captions.outcome({"history": h, "test": {}})["overfitted"] for h in (noisy, memorised)]
     assert outcomes == [False, True]

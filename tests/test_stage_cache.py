@@ -1,10 +1,10 @@
-"""Stages are made once, again when their inputs change, and again when they were interrupted."""
+"""Stages run once, again if their inputs change, and again if they were interrupted."""
 
 import json
 
 import pytest
 
-from cnnjax.article.stage_cache import Stages, duration, make_folder
+from cnnjax.article.stage_cache import StageCache, duration, make_folder
 from cnnjax.errors import UserError
 
 PLAN = {"first": 1.0, "second": 3.0}
@@ -18,7 +18,7 @@ def _job(folder, calls, first=1, fresh=False, fail=False):
         (path / "file.txt").write_text("made")
         return {"value": 2}
 
-    stages = Stages(folder, PLAN, fresh=fresh)
+    stages = StageCache(folder, PLAN, fresh=fresh)
     stages.run("first", "The first", {"n": first}, lambda path: calls.append("first") or {"value": first})
     return stages.run("second", "The second", {}, second)
 
@@ -28,8 +28,8 @@ def test_a_finished_stage_is_read_back(tmp_path, capsys):
     assert _job(tmp_path, calls) == _job(tmp_path, calls) == {"value": 2}
     assert calls == ["first", "second"]
     said = capsys.readouterr().out
-    assert "[1/2] The first · about 4 s left in all" in said
-    assert "[2/2] The second: done before" in said
+    assert "[1/2] The first; about 4 s left for all stages" in said
+    assert "[2/2] The second: already done" in said
 
 
 def test_changed_inputs_remake_a_stage_and_those_after_it(tmp_path):

@@ -1,8 +1,8 @@
-"""Follows an image through a traced program: which pixels each value sees, which parameters and how much work it took.
+"""Interprets a traced program, to find receptive fields, and the parameters and FLOPs that each value depends on.
 
-Every axis of a value carries Steps: how far on the image's axis (0 height, 1 width) one step along it goes. Kernels and
-reductions widen what is seen by the steps that they take; reshapes split and merge them. A value also has a set of
-sources: the numbers of the parameters and operations that it came from.
+Each axis of a value has Steps, which say how far along the image (axis 0 is its height, 1 its width) one step along
+that axis goes. Kernels and reductions extend the receptive field by the steps that they cover; reshapes merge and split
+axes. A value also has a set of sources: the numbers of the parameters and operations that it was computed from.
 """
 
 import math
@@ -10,12 +10,16 @@ from dataclasses import dataclass, replace
 from itertools import count
 from typing import Any
 
-from cnnjax.analysis.receptive_axes import Axis, Lost, Step, divided, merged, only, resized
+from cnnjax.analysis.receptive_axes import Axis, NotTraceable, Step, merge, regular_step, resize, split
 
 
 @dataclass(frozen=True)
 class Value:
-    """`size`: pixels seen, by image axis; None once it could not be followed. `axes` is empty off the image."""
+    """What is known of one value of the program.
+
+    size: height and width of the receptive field in pixels; (0, 0) for a value that does not depend on the image, and
+    None if it could not be computed. axes: one for each axis of the array; empty if it does not depend on the image.
+    """
 
     sources: frozenset[int] = frozenset()
     size: tuple[int, int] | None = (0, 0)
@@ -23,6 +27,7 @@ class Value:
 
     @property
     def depends(self) -> bool:
+        """Whether it depends on the image."""
         return self.size is None or any(self.size)
 
 
@@ -31,31 +36,43 @@ def _widen(size: tuple[int, int], axis: int, by: int) -> tuple[int, int]:
 
 
 class Walk:
-    """Interprets a jaxpr on Values. `flops`: work by source number."""
+    """Interprets a jaxpr on Values. `flops`: FLOPs by source number.
+
+    Functions with custom derivatives, `jax.linear_call`, `jax.checkpoint` and nested `jax.jit` are followed; of
+    branches for several platforms or conditions, the last one.
+    """
 
     def __init__(self) -> None:
         self.numbers = count()
         self.flops: dict[int, int] = {}
-        self.done: dict[Any, int] = {}
+        self.seen: dict[Any, int] = {}
 
     def parameter(self) -> Value:
+        """A new parameter. They are numbered from 0 in the order of the calls."""
         return Value(frozenset({next(self.numbers)}))
 
     def image(self, shape: tuple[int, ...]) -> Value:
-        """(batch, height, width, channels)"""
+        """The images, of shape (batch, height, width, channels)."""
         height, width = ((Step(i, 1, shape[i + 1] - 1),) for i in (0, 1))
         return Value(size=(1, 1), axes=((), height, width, ()))
 
-    def seen(self, value: Value, sides: Any) -> tuple[tuple[int, int] | None, tuple[int, int] | None]:
-        """Receptive field and stride of a value; an image axis that it no longer has is seen whole."""
+    def receptive_field(
+        self, value: Value, image_size: tuple[int, int]
+    ) -> tuple[tuple[int, int] | None, tuple[int, int] | None]:
+        """Receptive field and stride of a value, by (height, width).
+
+        The field is at most as large as the image along an image axis that the value no longer has. Both are None if
+        they are unknown or the value does not depend on the image.
+        """
         if not value.depends or value.size is None:
             return None, None
         jumps = {step.axis: step.jump for axis in value.axes for step in axis}
-        field = tuple(n if i in jumps else min(n, sides[i]) for i, n in enumerate(value.size))
+        field = tuple(n if i in jumps else min(n, image_size[i]) for i, n in enumerate(value.size))
         regular = all(jumps.get(i) is not None for i in (0, 1))
         return field, (jumps[0], jumps[1]) if regular else None
 
     def run(self, jaxpr: Any, inputs: list[Value]) -> list[Value]:
+        """The outputs of a jaxpr for these inputs."""
         env: dict[Any, Value] = dict(zip(jaxpr.invars, inputs, strict=True))
 
         def read(atom: Any) -> Value:
@@ -68,30 +85,31 @@ class Walk:
         return [read(atom) for atom in jaxpr.outvars]
 
     def apply(self, eqn: Any, values: list[Value]) -> list[Value]:
+        """The outputs of one equation."""
         name, params = eqn.primitive.name, eqn.params
-        if name == "cond":  # also what platform_dependent becomes; the last branch is the default one
+        if name == "cond":  # jax.lax.platform_dependent as well, whose last branch is the default
             return self.run(params["branches"][-1].jaxpr, values[1:])
-        inner = next((params[key] for key in ("jaxpr", "call_jaxpr", "fun_jaxpr") if key in params), None)
+        inner = next((params[key] for key in _INNER if key in params), None)
         if inner is not None and name not in ("scan", "while"):
             return self.run(getattr(inner, "jaxpr", inner), values)
         sources = frozenset().union(*(value.sources for value in values))
-        if flops := self.work(eqn):
-            # The same product of the same values is one, wherever the program has it: compilers see to that.
-            number = self.done.setdefault((name, tuple(values), eqn.outvars[0].aval.shape), next(self.numbers))
+        if flops := self.count_flops(eqn):
+            # Equal products of equal values are counted once, because the compiler computes them once.
+            number = self.seen.setdefault((name, tuple(values), eqn.outvars[0].aval.shape), next(self.numbers))
             self.flops[number] = flops
             sources |= {number}
         if not any(value.depends for value in values):
             return [Value(sources) for _ in eqn.outvars]
         try:
             if any(value.size is None for value in values):
-                raise Lost
+                raise NotTraceable
             size, axes = FOLLOW.get(name, _elementwise)(eqn, values)
             return [Value(sources, size, axes) for _ in eqn.outvars]
-        except Lost:
+        except NotTraceable:
             return [Value(sources, None) for _ in eqn.outvars]
 
-    def work(self, eqn: Any) -> int:
-        """2 per multiply-add of convolutions and dots, also of those inside a scan."""
+    def count_flops(self, eqn: Any) -> int:
+        """2 for each multiply-add of a convolution or a dot product, also of those inside a scan."""
         params = eqn.params
         if eqn.primitive.name == "conv_general_dilated":
             kernel = eqn.invars[1].aval.shape
@@ -107,20 +125,27 @@ class Walk:
         return 0
 
 
+_INNER = ("jaxpr", "call_jaxpr", "fun_jaxpr", "callee")
+"""The parameters of primitives that hold the program to run: those of jit and checkpoint, of functions with custom
+derivatives, and of linear_call."""
+
 Followed = tuple[tuple[int, int], tuple[Axis, ...]]
+"""`size` and `axes` of an operation's result."""
 
 
 def _elementwise(eqn: Any, values: list[Value]) -> Followed:
+    """Any operation that is not in FOLLOW: followed if the shapes allow that it works element by element."""
     name, shape = eqn.primitive.name, eqn.outvars[0].aval.shape
     if name.startswith(("cum", "sort", "fft")) or any(v.aval.shape != shape for v in eqn.outvars):
-        raise Lost
+        raise NotTraceable
     for atom in eqn.invars:
-        if atom.aval.shape and any(n not in (1, side) for n, side in zip(atom.aval.shape, shape, strict=True)):
-            raise Lost
+        if atom.aval.shape and any(n not in (1, size) for n, size in zip(atom.aval.shape, shape, strict=True)):
+            raise NotTraceable
     return _join(values, len(shape))
 
 
 def _join(values: list[Value], rank: int) -> Followed:
+    """The result of an operation on several values of the same shape, element by element."""
     size = tuple(max(value.size[i] for value in values) for i in (0, 1))
     full = [value.axes for value in values if value.axes]
     return size, tuple(next((axes[i] for axes in full if axes[i]), ()) for i in range(rank))
@@ -129,15 +154,15 @@ def _join(values: list[Value], rank: int) -> Followed:
 def _concatenate(eqn: Any, values: list[Value]) -> Followed:
     size, axes = _join(values, len(eqn.outvars[0].aval.shape))
     if axes[eqn.params["dimension"]]:
-        raise Lost
+        raise NotTraceable
     return size, axes
 
 
 def _windows(value: Value, axes: list[int], windows: Any, strides: Any, dilations: Any, shape: Any) -> Followed:
-    """What a window sliding along some axes sees; `shape` is that of the result, by the same axes."""
+    """Move a window along some axes. The other arguments have one number for each; `shape` is that of the result."""
     size, out = value.size, list(value.axes)
     for axis, window, stride, dilation, n in zip(axes, windows, strides, dilations, shape, strict=True):
-        if window == stride == dilation == 1 or not (step := only(value.axes[axis])):
+        if window == stride == dilation == 1 or not (step := regular_step(value.axes[axis])):
             continue
         size = _widen(size, step.axis, (window - 1) * dilation * step.jump)
         out[axis] = (Step(step.axis, step.jump * stride, (n - 1) * step.jump * stride),)
@@ -147,13 +172,13 @@ def _windows(value: Value, axes: list[int], windows: Any, strides: Any, dilation
 def _convolution(eqn: Any, values: list[Value]) -> Followed:
     params, dims = eqn.params, eqn.params["dimension_numbers"]
     if values[1].depends or any(n != 1 for n in params["lhs_dilation"]):
-        raise Lost
+        raise NotTraceable
     batch, features, *spatial = dims.lhs_spec
     if values[0].axes[features]:
-        raise Lost
+        raise NotTraceable
     kernel = [eqn.invars[1].aval.shape[i] for i in dims.rhs_spec[2:]]
-    sides = [eqn.outvars[0].aval.shape[i] for i in dims.out_spec[2:]]
-    size, axes = _windows(values[0], spatial, kernel, params["window_strides"], params["rhs_dilation"], sides)
+    sizes = [eqn.outvars[0].aval.shape[i] for i in dims.out_spec[2:]]
+    size, axes = _windows(values[0], spatial, kernel, params["window_strides"], params["rhs_dilation"], sizes)
     out: list[Axis] = [()] * len(axes)
     for target, source in zip(dims.out_spec, (batch, None, *spatial), strict=True):
         out[target] = () if source is None else axes[source]
@@ -165,12 +190,12 @@ def _reduce_window(eqn: Any, values: list[Value]) -> Followed:
     window, strides = params["window_dimensions"], params["window_strides"]
     dilation = params.get("window_dilation") or (1,) * len(shape)
     if any(n != 1 for n in params.get("base_dilation") or ()):
-        raise Lost
+        raise NotTraceable
     return _windows(values[0], list(range(len(shape))), window, strides, dilation, shape)
 
 
 def _without(value: Value, axes: Any) -> Value:
-    """With some axes summed away."""
+    """The value after a reduction over some axes."""
     size = value.size
     for axis in axes if value.axes else ():
         for step in value.axes[axis]:
@@ -217,26 +242,26 @@ def _slice(eqn: Any, values: list[Value]) -> Followed:
     strides = eqn.params.get("strides") or (1,) * len(shape)
     ones = (1,) * len(shape)
     size, axes = _windows(values[0], list(range(len(shape))), ones, strides, ones, shape)
-    return size, tuple(resized(axis, n) for axis, n in zip(axes, shape, strict=True))
+    return size, tuple(resize(axis, n) for axis, n in zip(axes, shape, strict=True))
 
 
 def _pad(eqn: Any, values: list[Value]) -> Followed:
     if any(inside for *_, inside in eqn.params["padding_config"]):
-        raise Lost
+        raise NotTraceable
     axes = zip(values[0].axes, eqn.outvars[0].aval.shape, strict=True)
-    return values[0].size, tuple(resized(axis, n) for axis, n in axes)
+    return values[0].size, tuple(resize(axis, n) for axis, n in axes)
 
 
 def _reshape(eqn: Any, values: list[Value]) -> Followed:
     source, target = list(eqn.invars[0].aval.shape), list(eqn.outvars[0].aval.shape)
     axes, i, j = [], 0, 0
     while i < len(source) or j < len(target):
-        # The shortest runs of axes on either side that hold equally many elements.
+        # The smallest groups of axes on both sides that have the same number of elements.
         k, m = min(i + 1, len(source)), min(j + 1, len(target))
         while (a := math.prod(source[i:k])) != (b := math.prod(target[j:m])):
             k, m = (k + 1, m) if a < b else (k, m + 1)
         same = source[i:k] == target[j:m]
-        axes += values[0].axes[i:k] if same else divided(merged(values[0].axes[i:k], source[i:k]), target[j:m])
+        axes += values[0].axes[i:k] if same else split(merge(values[0].axes[i:k], source[i:k]), target[j:m])
         i, j = k, m
     return values[0].size, tuple(axes)
 

@@ -1,4 +1,4 @@
-"""What the page says about a run: sentences that follow from its numbers, and change when they do.
+"""The sentences on the page that depend on the numbers of a run.
 
 Every function takes plain data (see `report.Article`) and returns plain text.
 """
@@ -19,113 +19,115 @@ ARTICLE = {
     "overfits_after": 10,
     "dropout": 0.5,
 }
-"""What the article states and the page sets beside this run's numbers."""
+"""The article's own numbers, which the page shows beside those of this run."""
 
-# Overfitting: validation loss so far above its lowest, and training loss so far below it. The second condition keeps
-# the noise of a constant learning rate from passing for it.
-_TURNED, _MEMORISED = 1.05, 0.75
+# A run is called overfitted if its validation loss at the end is this many times its minimum, and its training loss is
+# below this fraction of its validation loss. The second condition excludes the noise of a constant learning rate.
+_RISE, _TRAIN_FRACTION = 1.05, 0.75
 
 
-def percent(share: float, digits: int = 1) -> str:
-    """`0.8125` → `81.2%`; never 0% or 100% for a share that is neither."""
-    words = f"{share:.{digits}%}"
-    if share > 0 and float(words[:-1]) == 0:
+def percent(fraction: float, digits: int = 1) -> str:
+    """`0.8125` → `81.2%`. Only a fraction of exactly 0 or 1 is given as 0% or 100%."""
+    text = f"{fraction:.{digits}%}"
+    if fraction > 0 and float(text[:-1]) == 0:
         return f"<{10**-digits:.{digits}f}%"
-    if share < 1 and float(words[:-1]) == 100:
+    if fraction < 1 and float(text[:-1]) == 100:
         return f">{100 - 10**-digits:.{digits}f}%"
-    return words
+    return text
 
 
-def listed(names: Sequence[str]) -> str:
+def enumerate_names(names: Sequence[str]) -> str:
     """`["a", "b", "c"]` → `a, b and c`."""
     names = list(names)
     return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
 
 
-def many(count: int, noun: str, plural: str = "") -> str:
-    """`many(1, "map")` → `1 map`; `many(3, "map")` → `3 maps`."""
+def counted(count: int, noun: str, plural: str = "") -> str:
+    """`counted(1, "map")` → `1 map`; `counted(3, "map")` → `3 maps`."""
     return f"{count:,} {noun if count == 1 else plural or noun + 's'}"
 
 
 def outcome(run: Mapping[str, Any]) -> dict[str, Any]:
-    """One training run in a few numbers: its kept (lowest validation loss) and last epochs, and whether it overfits."""
+    """One training run in a few numbers: its first, best (lowest validation loss) and last epochs; its overfitting."""
     history = run["history"]
     best, last = min(history, key=lambda epoch: epoch["valid_loss"]), history[-1]
-    # The mean of the last three epochs, since a single one may be an accident.
-    tail = statistics.fmean(epoch["valid_loss"] for epoch in history[-3:])
-    fitted = statistics.fmean(epoch["train_loss"] for epoch in history[-3:])
-    after = last["epoch"] - best["epoch"]
+    # The mean of the last three epochs, because a single one may be an outlier.
+    valid_loss = statistics.fmean(epoch["valid_loss"] for epoch in history[-3:])
+    train_loss = statistics.fmean(epoch["train_loss"] for epoch in history[-3:])
+    rises = last["epoch"] > best["epoch"] and valid_loss > _RISE * best["valid_loss"]
     return {
         "epochs": len(history),
         "best": best,
         "last": last,
         "first": history[0],
-        "turned": after > 0 and tail > _TURNED * best["valid_loss"] and fitted < _MEMORISED * tail,
-        "rise": tail / best["valid_loss"] - 1,
+        "overfitted": rises and train_loss < _TRAIN_FRACTION * valid_loss,
         "gap": last["train_accuracy"] - last["valid_accuracy"],
         "test": run["test"],
     }
 
 
 def curve(run: Mapping[str, Any], name: str) -> str:
-    """What one run's curves show."""
-    o = outcome(run)
-    best, last, first = o["best"], o["last"], o["first"]
-    fell = last["train_loss"] < first["train_loss"]
-    words = (
-        f"{name}: training loss {'falls' if fell else 'does not fall: it goes'} from {first['train_loss']:.2f} to "
-        f"{last['train_loss']:.2f} in {many(o['epochs'], 'epoch')}; validation loss is lowest at epoch {best['epoch']} "
-        f"({best['valid_loss']:.2f}) and "
+    """Describe the curves of one run."""
+    numbers = outcome(run)
+    best, last, first = numbers["best"], numbers["last"], numbers["first"]
+    change = "falls" if last["train_loss"] < first["train_loss"] else "does not fall: it goes"
+    text = (
+        f"{name}: the training loss {change} from {first['train_loss']:.2f} to {last['train_loss']:.2f} in "
+        f"{counted(numbers['epochs'], 'epoch')}. The validation loss is lowest at epoch {best['epoch']:.0f} "
+        f"({best['valid_loss']:.2f})"
     )
-    if o["turned"]:
-        words += (
-            f"then rises to {last['valid_loss']:.2f}: the network goes on memorising its training pictures "
-            f"({percent(last['train_accuracy'])} of them right) while it gets worse at new ones. That is overfitting."
+    if numbers["overfitted"]:
+        return (
+            f"{text}; then it rises to {last['valid_loss']:.2f}. The network continues to memorize its training images "
+            f"({percent(last['train_accuracy'])} of them are classified correctly) while it becomes worse on new ones. "
+            "This is overfitting."
         )
-    elif last["epoch"] == best["epoch"]:
-        words += "that is the last epoch: it has not turned up, so these curves show no overfitting yet."
-    else:
-        words += (
-            f"ends at {last['valid_loss']:.2f}, which is not a clear rise: "
-            "these curves do not show the overfitting that the article describes."
-        )
-    return words
+    if last["epoch"] == best["epoch"]:
+        return f"{text}. This is the last epoch: the loss has not risen, so these curves do not show overfitting."
+    return (
+        f"{text}; at the end it is {last['valid_loss']:.2f}, which is not a clear rise. "
+        "These curves do not show the overfitting that the article describes."
+    )
 
 
 def gap(run: Mapping[str, Any]) -> str:
-    """How far training accuracy is above validation accuracy at the end."""
-    o = outcome(run)
-    points = 100 * o["gap"]
+    """Compare training accuracy with validation accuracy at the end."""
+    numbers = outcome(run)
+    points = 100 * numbers["gap"]
     if points < 2:
         side = "above" if points >= 0 else "below"
-        return f"At the end training accuracy is {abs(points):.1f} points {side} validation accuracy."
+        return f"At the end the training accuracy is {abs(points):.1f} points {side} the validation accuracy."
     return (
-        f"At the end {percent(o['last']['train_accuracy'])} of the training pictures are right but only "
-        f"{percent(o['last']['valid_accuracy'])} of the validation pictures, a gap of {points:.1f} points."
+        f"At the end {percent(numbers['last']['train_accuracy'])} of the training images are classified correctly, but "
+        f"only {percent(numbers['last']['valid_accuracy'])} of the validation images: a gap of {points:.1f} points."
     )
 
 
-def comparison(plain: Mapping[str, Any], augmented: Mapping[str, Any], pictures: int) -> dict[str, Any]:
-    """Validation accuracy without and with augmentation, the difference in points, its standard error, a verdict."""
+def comparison(plain: Mapping[str, Any], augmented: Mapping[str, Any], images: int) -> dict[str, Any]:
+    """Validation accuracy without and with augmentation, the difference in points, its standard error, a verdict.
+
+    images: the number of validation images.
+    """
     a, b = (outcome(run)["best"]["valid_accuracy"] for run in (plain, augmented))
     points = 100 * (b - a)
-    error = 100 * math.sqrt((a * (1 - a) + b * (1 - b)) / pictures)
+    error = 100 * math.sqrt((a * (1 - a) + b * (1 - b)) / images)
     if points > 2 * error:
         verdict = f"Augmentation raises validation accuracy by {points:.1f} points"
     elif points > 0:
         verdict = f"Augmentation raises validation accuracy by {points:.1f} points, which may be chance"
     elif points < -2 * error:
-        verdict = f"In this run augmentation lowers validation accuracy, by {-points:.1f} points"
+        verdict = f"In this run augmentation lowers validation accuracy by {-points:.1f} points"
     else:
         verdict = f"In this run augmentation does not raise validation accuracy ({points:+.1f} points)"
-    verdict += f" (standard error of the difference {error:.1f} points with {pictures:,} pictures)."
+    verdict += f" (the standard error of the difference is {error:.1f} points, for {images:,} images)."
     return {"plain": a, "augmented": b, "points": points, "error": error, "verdict": verdict}
 
 
 def map_statistics(maps: Mapping[str, np.ndarray], shown: int = 8) -> list[dict[str, Any]]:
-    """How sparse each layer's activations (height, width, channels) are: what `feature_maps["layers"]` holds.
+    """How sparse the activations of each layer are: the content of `feature_maps["layers"]`.
 
-    A map is blank when it is zero everywhere: its filter found nothing in this picture.
+    maps: layer -> activations (height, width, channels). shown: how many of the first maps the page shows.
+    A map is blank if it is zero everywhere, that is, if its filter found nothing in the image.
     """
     rows = []
     for layer, values in maps.items():
@@ -134,7 +136,7 @@ def map_statistics(maps: Mapping[str, np.ndarray], shown: int = 8) -> list[dict[
             {
                 "layer": layer,
                 "shape": list(values.shape),
-                "zero_share": float((np.asarray(values) == 0).mean()),
+                "zero_fraction": float((np.asarray(values) == 0).mean()),
                 "blank": int(blank.sum()),
                 "shown_blank": [int(channel) for channel in np.flatnonzero(blank[:shown])],
             }
@@ -143,93 +145,91 @@ def map_statistics(maps: Mapping[str, np.ndarray], shown: int = 8) -> list[dict[
 
 
 def sparsity(layers: Sequence[Mapping[str, Any]]) -> str:
-    """Whether the feature maps become sparser with depth, as the article says."""
-    shares = [layer["zero_share"] for layer in layers]
+    """State whether the feature maps become sparser with depth, as the article says."""
+    fractions = [layer["zero_fraction"] for layer in layers]
     first, last = layers[0], layers[-1]
-    ends = f"from {percent(shares[0])} in {first['layer']} to {percent(shares[-1])} in {last['layer']}"
-    if shares[-1] <= shares[0]:
-        words = f"Here the maps do not become sparser with depth: the share of zeros goes {ends}."
-    elif all(a <= b for a, b in zip(shares, shares[1:], strict=False)):
-        words = f"The maps become sparser at every step: the share of zeros rises {ends}."
+    ends = f"from {percent(fractions[0])} in {first['layer']} to {percent(fractions[-1])} in {last['layer']}"
+    if fractions[-1] <= fractions[0]:
+        text = f"In this run the maps do not become sparser with depth: the fraction of zeros changes {ends}."
+    elif all(a <= b for a, b in zip(fractions, fractions[1:], strict=False)):
+        text = f"The maps become sparser at every step: the fraction of zeros rises {ends}."
     else:
-        words = f"The maps become sparser, though not at every step: the share of zeros rises {ends}."
+        text = f"The maps become sparser, though not at every step: the fraction of zeros rises {ends}."
     blank = [layer for layer in layers if layer["blank"]]
     if not blank:
-        return f"{words} No map is blank altogether."
+        return f"{text} No map is completely blank."
     counts = [f"{layer['blank']} of {layer['shape'][-1]} in {layer['layer']}" for layer in blank]
-    return f"{words} Blank altogether: {listed(counts)}."
+    return f"{text} Completely blank maps: {enumerate_names(counts)}."
 
 
 def blanks(layers: Sequence[Mapping[str, Any]]) -> str:
-    """Which of the maps shown are blank."""
-    named = [
+    """List the blank ones among the maps that are shown."""
+    names = [
         f"{layer['layer']} {', '.join(map(str, layer['shown_blank']))}" for layer in layers if layer["shown_blank"]
     ]
-    if not named:
-        return "None of the maps shown is blank."
-    return f"Blank in this picture, and hatched: channel {'; '.join(named)}."
+    if not names:
+        return "None of these maps is blank."
+    return f"Channels whose map is blank for this image are hatched: {'; '.join(names)}."
 
 
-def filters(layer: str, pictures: Sequence[Mapping[str, Any]]) -> str:
-    """How far the ascent raised a layer's filters, and which are dead."""
-    alive = [picture for picture in pictures if not picture["dead"]]
-    dead = [str(picture["channel"]) for picture in pictures if picture["dead"]]
-    words = f"{layer}: "
+def filters(layer: str, images: Sequence[Mapping[str, Any]]) -> str:
+    """State how far gradient ascent raised the activations of a layer's filters, and which filters are dead."""
+    alive = [image for image in images if not image["dead"]]
+    dead = [str(image["channel"]) for image in images if image["dead"]]
+    text = f"{layer}: "
     if alive:
-        before = statistics.median(picture["activation_before"] for picture in alive)
-        after = statistics.median(picture["activation_after"] for picture in alive)
-        words += f"median activation {before:.3g} on the starting noise, {after:.3g} on these pictures"
-        failed = [
-            str(picture["channel"]) for picture in alive if picture["activation_after"] <= picture["activation_before"]
-        ]
+        before = statistics.median(image["activation_before"] for image in alive)
+        after = statistics.median(image["activation_after"] for image in alive)
+        text += f"the median activation is {before:.3g} for the initial noise and {after:.3g} for these images"
+        failed = [str(image["channel"]) for image in alive if not _raised(image)]
         if failed:
-            words += f"; not raised: {listed(failed)}"
-        words += ". "
-    if dead:
-        verb = "is" if len(dead) == 1 else "are"
-        words += f"{'Filter' if len(dead) == 1 else 'Filters'} {listed(dead)} {verb} dead: nothing made it fire."
-        words = words if len(dead) == 1 else words.replace("made it fire", "made them fire")
-    else:
-        words += "No filter is dead."
-    return words
+            text += f"; it was not raised for {enumerate_names(failed)}"
+        text += ". "
+    if not dead:
+        return text + "No filter is dead."
+    subject, pronoun = ("Filter", "it") if len(dead) == 1 else ("Filters", "them")
+    verb = "is" if len(dead) == 1 else "are"
+    return text + f"{subject} {enumerate_names(dead)} {verb} dead: nothing activated {pronoun}."
 
 
 def filter_total(layers: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
-    """All layers' filters counted."""
-    pictures = [picture for layer in layers.values() for picture in layer]
-    dead = sum(picture["dead"] for picture in pictures)
-    raised = sum(
-        not picture["dead"] and picture["activation_after"] > picture["activation_before"] for picture in pictures
-    )
-    words = f"Of {len(pictures)} filters, {raised} fire more on their picture than on the noise it grew from"
-    return f"{words}; {dead or 'none'} {'is' if dead <= 1 else 'are'} dead."
+    """Count the filters of all layers."""
+    images = [image for layer in layers.values() for image in layer]
+    dead = sum(image["dead"] for image in images)
+    raised = sum(not image["dead"] and _raised(image) for image in images)
+    text = f"Of {counted(len(images), 'filter')}, {raised} have a higher activation for their image than for its noise"
+    return f"{text}; {dead or 'none'} {'is' if dead <= 1 else 'are'} dead."
 
 
-def classes(pictures: Sequence[Mapping[str, Any]]) -> str:
-    """For how many class pictures the network's first choice is the class asked for."""
-    sure = statistics.median(picture["probability_after"] for picture in pictures)
-    wrong = [f"{p['class']} (it says {p['top1']})" for p in pictures if p["top1"] != p["class"]]
-    words = (
-        f"Shown the saved files, the network's first choice is the class asked for in {len(pictures) - len(wrong)} of "
-        f"{len(pictures)}; the median probability that it gives that class is {percent(sure)}."
+def _raised(image: Mapping[str, Any]) -> bool:
+    return image["activation_after"] > image["activation_before"]
+
+
+def classes(images: Sequence[Mapping[str, Any]]) -> str:
+    """Count the class images for which the network predicts the class that was optimized."""
+    median = statistics.median(image["probability_after"] for image in images)
+    wrong = [f"{image['class']} (predicted: {image['top1']})" for image in images if image["top1"] != image["class"]]
+    text = (
+        f"For the saved images, the network predicts the optimized class in {len(images) - len(wrong)} of "
+        f"{len(images)} cases. The median probability of that class is {percent(median)}."
     )
-    return f"{words} Not so for {listed(wrong)}." if wrong else words
+    return f"{text} The exceptions are {enumerate_names(wrong)}." if wrong else text
 
 
 def photo(prediction: Sequence[Mapping[str, Any]], truth: str = "cat") -> str:
-    """What the network makes of the photograph of a `truth`; no verdict when that is empty."""
+    """State the network's prediction for the photograph of a `truth`, and whether it is right; not if that is empty."""
     ranked = sorted(prediction, key=lambda row: -row["probability"])
     best = ranked[0]
-    words = f"Its first guess for the photograph is {best['name']} ({percent(best['probability'])})"
+    text = f"The network's prediction for the photograph is {best['name']} ({percent(best['probability'])})"
     if not truth:
-        return f"{words}."
+        return f"{text}."
     if best["name"] == truth:
-        return f"{words}, which is right."
-    place = next((i for i, row in enumerate(ranked, 1) if row["name"] == truth), None)
-    if place is None:
-        return f"{words}; it knows no {truth}."
-    chance = percent(ranked[place - 1]["probability"])
-    return f"{words}, which is wrong: {truth} comes {_ordinal(place)}, with {chance}."
+        return f"{text}, which is right."
+    rank = next((i for i, row in enumerate(ranked, 1) if row["name"] == truth), None)
+    if rank is None:
+        return f"{text}; it has no class {truth}."
+    probability = percent(ranked[rank - 1]["probability"])
+    return f"{text}, which is wrong: {truth} is ranked {_ordinal(rank)}, with {probability}."
 
 
 def _ordinal(number: int) -> str:

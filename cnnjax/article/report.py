@@ -1,28 +1,29 @@
-"""The article's page: a run's numbers and figures in one HTML file that needs nothing else.
+"""The article's page: the numbers and figures of a run in one HTML file that loads nothing else.
 
-`article(run_folder, content)` writes `run_folder/index.html`. `content` is an `Article` or a dict with its fields:
-plain JSON-able data and paths relative to `run_folder`.
+`write_page(run_folder, content)` writes `run_folder/index.html`. `content` is an `Article`, or a dict with its fields:
+JSON-able data, with paths relative to `run_folder`.
 
-    figures     slot -> PNG. Of `figures.lessons`: operands, windows, volume, maps, two-maps, relu, strides, padding,
-                pooling, pooled, flattened, descent, dropout, receptive-fields. Of the experiments: small-network,
+    figures     slot -> PNG. From `figures.worked_examples`: operands, windows, volume, maps, two-maps, relu, strides,
+                padding, pooling, pooled, flattened, descent, dropout, receptive-fields. From `sections`: small-network,
                 dataset, curves-plain, curves, augmented, vgg-network, photo, map-alone, maps-in-a-row, feature-maps,
-                filters/LAYER for every layer in `filters`, classes, and, where there are such pictures, cat-dog.
+                classes, filters/LAYER for every layer in `filters` and, if `cat_dog` is not empty, cat-dog.
                 Optional: overview (the article's network), prediction (bars).
-    lessons     lessons.numbers(…)
-    networks    small, article_small, vgg, article_vgg -> {side, parameters, rows: [{layer, shape, parameters, flops,
-                field}]}; small and vgg are this run's, the others those of the article's size; field is the
-                receptive field (height, width) or None
-    data        {source, class_names, train, valid, test: pictures in each split, side, skipped: [names]}
-    runs        plain, augmented -> {history: [per-epoch dicts], test: {loss, accuracy}, config: config.as_dict(…),
-                seconds, digest}
-    vgg         {side, width, class_names, test_accuracy or None, digest, made: how it was trained, or ""}
-    photo       {credit, truth: "cat", or "" if unknown, prediction: [{name, probability}]: every class of the VGG}
-    feature_maps  {layers: captions.map_statistics(…), alone: {layer, channel}}
-    filters     layer -> [provenance of every picture], as `visualize.ascent.filters` gives it
-    classes     [provenance of every picture + {top1: the class that the network chooses for the saved picture}]
-    cat_dog     the same for the two-class network; may be empty
-    made        {command, device, seconds, started, seeds: {what: seed}, versions: {package: version},
-                stages: [{title, seconds}], commands: [other commands that repeat parts]}
+    worked_examples  worked_examples.numbers(…)
+    networks    small, article_small, vgg, article_vgg -> {image_size: [height, width], parameters, rows: [{layer,
+                shape, parameters, flops, receptive_field}]}. small and vgg are the networks of this run, the
+                other two have the article's size. receptive_field is (height, width) or None.
+    data        {source, class_names, train, valid, test: the numbers of images, image_size, skipped: [file names]}
+    runs        plain, augmented -> {history: [a dict for each epoch], test: {loss, accuracy}, config:
+                TrainingRun.record(), seconds, digest}
+    vgg         {image_size, width_multiplier, class_names, test_accuracy or None, digest, training: how it was trained,
+                or ""}
+    photo       {credit, truth: "cat", or "" if unknown, prediction: [{name, probability}] for every class of the VGG}
+    feature_maps  {layers: captions.map_statistics(…), single: {layer, channel}}
+    filters     layer -> [the provenance of every image that `visualize.render_filters` returns]
+    classes     [the provenance of every image + {top1: the class that the network predicts for the saved image}]
+    cat_dog     the same for the small network
+    provenance  {command, device, seconds, started, seeds: {purpose: seed}, versions: {package: version},
+                stages: [{title, seconds}], commands: [other commands to show]}
 """
 
 import base64
@@ -38,20 +39,21 @@ import jinja2
 from markupsafe import Markup
 from PIL import Image
 
+from cnnjax import files
 from cnnjax.article import captions
 from cnnjax.article.stage_cache import duration
 from cnnjax.errors import UserError
 from cnnjax.models import SmallCNN
 
-_LARGEST = 760
+_MAX_WIDTH = 760  # CSS pixels
 
 
 @dataclass(frozen=True)
 class Article:
-    """What the page shows; see the module's docstring."""
+    """The content of the page; see the module's docstring."""
 
-    figures: Mapping[str, Any]
-    lessons: Mapping[str, Any]
+    figures: Mapping[str, str]
+    worked_examples: Mapping[str, Any]
     networks: Mapping[str, Any]
     data: Mapping[str, Any]
     runs: Mapping[str, Any]
@@ -61,21 +63,48 @@ class Article:
     filters: Mapping[str, Any]
     classes: list[Mapping[str, Any]]
     cat_dog: list[Mapping[str, Any]]
-    made: Mapping[str, Any]
+    provenance: Mapping[str, Any]
 
 
-def article(run_folder: Path, content: Article | Mapping[str, Any]) -> Path:
+def write_page(run_folder: Path, content: Article | Mapping[str, Any]) -> Path:
     """Write the page and return its path.
 
-    Raises UserError for a part that is missing from `content`, a figure that is not there, or a folder that cannot be
-    written.
+    Raises UserError if a part of `content` or a figure is missing, or if the folder cannot be written.
     """
     if not isinstance(content, Article):
         names = {field.name for field in fields(Article)}
         if missing := sorted(names - set(content)):
-            raise UserError(f"the page needs {captions.listed(missing)}: run the stages that make them first")
+            raise UserError(
+                f"the page needs {captions.enumerate_names(missing)}: run the stages that compute them first"
+            )
         content = Article(**{name: content[name] for name in names})
     folder = Path(run_folder)
+
+    def image(slot: str, alt: str) -> Markup:
+        if slot not in content.figures:
+            raise UserError(f"the page needs the figure {slot!r}: run the stage that draws it first")
+        return _embedded(folder / content.figures[slot], alt)
+
+    page = (
+        _environment()
+        .get_template("article.html.j2")
+        .render(
+            **{field.name: getattr(content, field.name) for field in fields(Article)},
+            say=captions,
+            theirs=captions.ARTICLE,
+            image=image,
+            code=_source(SmallCNN.__call__),
+            plain=captions.outcome(content.runs["plain"]),
+            augmented=captions.outcome(content.runs["augmented"]),
+            compared=captions.comparison(content.runs["plain"], content.runs["augmented"], content.data["valid"]),
+        )
+    )
+    path = folder / "index.html"
+    files.atomic_write(path, lambda temporary: temporary.write_text(page, encoding="utf-8"))
+    return path
+
+
+def _environment() -> jinja2.Environment:
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("cnnjax.article", "templates"),
         autoescape=True,
@@ -85,53 +114,30 @@ def article(run_folder: Path, content: Article | Mapping[str, Any]) -> Path:
     )
     environment.filters.update(
         percent=captions.percent,
-        listed=captions.listed,
+        enumerate_names=captions.enumerate_names,
         duration=duration,
         thousands=lambda number: f"{number:,}",
-        shape=lambda sides: "×".join(f"{side:,}" for side in sides),
+        shape=lambda sizes: "×".join(f"{size:,}" for size in sizes),
         large=_large,
     )
-
-    def picture(slot: str, alt: str) -> Markup:
-        if slot not in content.figures:
-            raise UserError(f"the page needs the figure {slot!r}: run the stage that draws it first")
-        return _inlined(folder / content.figures[slot], alt)
-
-    page = environment.get_template("article.html.j2").render(
-        **{field.name: getattr(content, field.name) for field in fields(Article)},
-        say=captions,
-        theirs=captions.ARTICLE,
-        picture=picture,
-        code=_code(SmallCNN.__call__),
-        plain=captions.outcome(content.runs["plain"]),
-        augmented=captions.outcome(content.runs["augmented"]),
-        compared=captions.comparison(content.runs["plain"], content.runs["augmented"], content.data["valid"]),
-    )
-    path = folder / "index.html"
-    try:
-        temporary = path.with_suffix(".tmp")
-        temporary.write_text(page, encoding="utf-8")
-        temporary.replace(path)
-    except OSError as error:
-        raise UserError(f"cannot write {path} ({error.strerror}): choose another folder") from None
-    return path
+    return environment
 
 
-def _code(function: Callable[..., Any]) -> str:
-    """A function's source without its docstring."""
+def _source(function: Callable[..., Any]) -> str:
+    """A function's source code without its docstring."""
     source = textwrap.dedent(inspect.getsource(function))
     return re.sub(r'\n    """.*?"""', "", source, count=1, flags=re.DOTALL)
 
 
-def _inlined(path: Path, alt: str) -> Markup:
-    """A PNG as an <img> with its bytes inside and its CSS size, which its resolution tells (96 dots are one to one)."""
+def _embedded(path: Path, alt: str) -> Markup:
+    """A PNG as an <img> that contains its bytes. Its size follows from its resolution; 96 dpi is one CSS pixel."""
     try:
         with Image.open(path) as image:
             width, height = image.size
             scale = float(image.info.get("dpi", (192, 192))[0]) / 96
     except OSError:
-        raise UserError(f"the page's figure {path} is missing or broken: run its stage again with --fresh") from None
-    shown = min(_LARGEST, round(width / scale))
+        raise UserError(f"the page's figure {path} is missing or broken: run its stage again with fresh=True") from None
+    shown = min(_MAX_WIDTH, round(width / scale))
     data = base64.b64encode(path.read_bytes()).decode()
     return Markup('<img src="data:image/png;base64,{}" alt="{}" width="{}" height="{}" style="width:{}px">').format(
         data, alt, shown, round(height * shown / width), shown

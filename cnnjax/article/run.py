@@ -7,17 +7,20 @@ import importlib.metadata
 import platform
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
 from jaxtyping import Float, UInt8
+from PIL import Image
 
-from cnnjax import data, models, runtime
+from cnnjax import models, runtime, visualize
 from cnnjax.article import report, sections
-from cnnjax.article.stage_cache import Result, StageCache
+from cnnjax.article.stage_cache import Result, StageCache, duration
 from cnnjax.article.training import AUGMENTED_BATCH_SIZE, CLASSES, PLAIN_BATCH_SIZE, TrainingRun
+from cnnjax.data import example_image, procedural
 from cnnjax.data.augment import Augment
+from cnnjax.data.dataset import Dataset
+from cnnjax.errors import UserError
 from cnnjax.network import Network
 from cnnjax.visualize import recipes
 
@@ -73,4 +76,154 @@ def run(
         UserError: For an unknown recipe, a network without the layers that the article shows, a folder that cannot be
             written, or settings that do not fit together.
     """
-    raise NotImplementedError
+    started = datetime.datetime.now(datetime.UTC)
+    check(network, filters_recipe, classes_recipe)
+    stages = StageCache(out, PLAN, fresh)
+    load_image = example_image.chelsea_face if image is None else functools.partial(_resize, image)
+    common = {"image_size": image_size, "per_class": per_class, "eval_per_class": eval_per_class, "seed": seed}
+    runs = {
+        "plain": TrainingRun(**common, epochs=plain_epochs, batch_size=PLAIN_BATCH_SIZE, augment=None),
+        "augmented": TrainingRun(**common, epochs=augmented_epochs, batch_size=AUGMENTED_BATCH_SIZE, augment=Augment()),
+    }
+    dataset = functools.cache(
+        lambda: procedural.load(
+            CLASSES, image_size=image_size, per_class=per_class, valid=eval_per_class, test=eval_per_class, seed=seed
+        )
+    )
+    _run_sections_2_to_4(stages, runs, dataset, classes_recipe, seed)
+    visualized = {"weights": network.digest, "image": _digest(image), "seed": seed}
+    stages.run(
+        "feature-maps",
+        "Feature maps of the photograph",
+        visualized,
+        lambda folder: sections.feature_maps(folder, network, load_image, image is None),
+    )
+    stages.run(
+        "filters",
+        "Visualize filters by gradient ascent",
+        visualized | {"recipe": filters_recipe, "image_size": filters_image_size},
+        lambda folder: sections.filters(folder, network, filters_recipe, filters_image_size, seed),
+    )
+    stages.run(
+        "classes",
+        "Visualize classes by gradient ascent",
+        visualized | {"recipe": classes_recipe},
+        lambda folder: sections.classes(folder, network, classes_recipe, seed),
+    )
+    print("Writing the page", flush=True)
+    return report.write_page(out, _content(stages, network, runs, _provenance(stages, command, started, seed)))
+
+
+def check(network: Network, filters_recipe: str, classes_recipe: str) -> None:
+    """Raises UserError for an unknown recipe, or a network without the layers that the article shows."""
+    recipes.recipe(filters_recipe, "filters")
+    recipes.recipe(classes_recipe, "classes")
+    missing = [layer for layer in recipes.FEATURE_MAPS if layer not in visualize.layer_shapes(network)]
+    if missing:
+        raise UserError(
+            f"the network has no layer {missing[0]}: the article needs a VGG with five blocks, such as vgg16"
+        )
+    if not network.class_names:
+        raise UserError("the network has no classes, which section 6.3 visualizes: load it with its dense layers")
+
+
+def _run_sections_2_to_4(
+    stages: StageCache,
+    runs: dict[str, TrainingRun],
+    dataset: Callable[[], Dataset],
+    recipe: str,
+    seed: int,
+) -> None:
+    stages.run(
+        "worked-examples",
+        "Worked examples of section 2",
+        {},
+        sections.worked_examples,
+    )
+    for name, title in (("plain", "Train without augmentation"), ("augmented", "Train with augmentation")):
+        run = runs[name]
+        stages.run(name, title, run.record(), lambda folder, run=run: sections.train(folder, run, dataset()))
+    stages.run(
+        "small-network",
+        "Visualize the small network",
+        {"recipe": recipe, "seed": seed},
+        lambda folder: sections.small_network(folder, stages.results, runs["augmented"], dataset(), recipe, seed),
+    )
+
+
+def _resize(image: np.ndarray, size: int) -> Float[np.ndarray, "height width 3"]:
+    """The image as a square of this size, without keeping its aspect, as training images are resized."""
+    pixels = image if image.dtype == np.uint8 else np.round(np.clip(image, 0, 1) * 255).astype(np.uint8)
+    resized = Image.fromarray(pixels).resize((size, size), Image.Resampling.BILINEAR, reducing_gap=3.0)
+    return np.asarray(resized, np.float32) / 255
+
+
+def _digest(image: np.ndarray | None) -> str:
+    return "" if image is None else hashlib.sha256(np.ascontiguousarray(image).tobytes()).hexdigest()
+
+
+def _provenance(stages: StageCache, command: str, started: datetime.datetime, seed: int) -> Result:
+    """How the page was made."""
+    device = f"{jax.device_count()} × {jax.devices()[0].device_kind}"
+    return {
+        "command": command,
+        "device": f"{device} ({platform.machine()}, {runtime.cores()} cores)",
+        "seconds": sum(stages.seconds.values()),
+        "started": f"{started:%Y-%m-%d %H:%M} UTC",
+        "seeds": {"data": seed, "training": seed, "images": seed},
+        "versions": {name: importlib.metadata.version(name) for name in ("cnnjax", "jax", "flax", "optax", "numpy")},
+        "stages": [{"title": stages.titles[name], "seconds": seconds} for name, seconds in stages.seconds.items()],
+        "commands": [],
+    }
+
+
+def _content(stages: StageCache, network: Network, runs: dict[str, TrainingRun], provenance: Result) -> Result:
+    """Everything that the page shows; see `report`."""
+    results = stages.results
+    figures: dict[str, str] = {}
+    for result in results.values():
+        figures |= result.get("figures", {})
+    small, vgg = sections.abstract(models.SmallCNN), sections.abstract(models.VGG16)
+    size = sections.ARTICLE_IMAGE_SIZE
+    return {
+        "figures": figures,
+        "worked_examples": results["worked-examples"]["numbers"],
+        "networks": {
+            "small": results["small-network"]["network"],
+            "article_small": sections.table(small, (size, size, 3)),
+            "vgg": results["feature-maps"]["network"],
+            "article_vgg": sections.table(vgg, (224, 224, 3)),
+        },
+        "data": results["small-network"]["data"],
+        "runs": {
+            name: results[name] | {"config": run.record(), "seconds": stages.seconds[name]}
+            for name, run in runs.items()
+        },
+        "vgg": {
+            "image_size": list(network.image_size),
+            "width_multiplier": (network.config or {}).get("width_multiplier", 1.0),
+            "class_names": list(network.class_names),
+            "digest": network.digest,
+            "test_accuracy": network.provenance.get("test", {}).get("accuracy"),
+            "training": _describe_training(network),
+        },
+        "photo": results["feature-maps"]["photo"],
+        "feature_maps": {name: results["feature-maps"][name] for name in ("layers", "single")},
+        "filters": results["filters"]["provenance"],
+        "classes": results["classes"]["provenance"],
+        "cat_dog": results["small-network"]["cat_dog"],
+        "provenance": provenance,
+    }
+
+
+def _describe_training(network: Network) -> str:
+    """How a network was trained, if its file records it, else an empty string."""
+    config = network.provenance.get("config") or {}
+    if not {"data", "train", "optimizer"} <= config.keys():
+        return ""
+    images, training = config["data"], config["train"]
+    return (
+        f"{training['epochs']} epochs of {config['optimizer']['name']} with batches of {training['batch_size']} on the "
+        f"source {images['source']} with {images['per_class']} images of each class and seed {training['seed']}, in "
+        f"{duration(network.provenance['seconds'])}"
+    )

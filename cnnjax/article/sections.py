@@ -1,11 +1,11 @@
-"""The work of the article's stages: each leaves its figures in a folder and gives its numbers as plain JSON data.
+"""The computations of the article's stages.
 
-A section's result goes into the page as it is: `figures` maps the page's slots to paths relative to the run's folder.
+Each function leaves its figures in the stage's folder and returns JSON-able data. In it, `figures` maps the page's
+slots to paths relative to the run's folder, which contains the stages' folders.
 """
 
-import functools
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,180 +13,232 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jaxtyping import Array, Float
 from tqdm import tqdm
 
-from cnnjax import analysis, data, figures, formats, models
-from cnnjax.article import captions, worked_examples
-from cnnjax.article.stage_cache import Result, Stages
-from cnnjax.cli.config import Config
+from cnnjax import analysis, figures, files, formats, models, visualize
+from cnnjax.article import captions
+from cnnjax.article import worked_examples as examples
+from cnnjax.article.stage_cache import Result
+from cnnjax.article.training import TrainingRun
 from cnnjax.data import example_image
-from cnnjax.data.augment import augment
-from cnnjax.train import loop
-from cnnjax.visualize import feature_maps, image_io, layers, recipes, render
+from cnnjax.data.dataset import ArraySplit, Dataset
+from cnnjax.figures import worked_examples as drawings
+from cnnjax.network import Network
+from cnnjax.visualize import recipes
+
+ARTICLE_IMAGE_SIZE = 150
+"""Height and width of the article's images of section 4, and of the photograph of section 6.1, in pixels."""
+
+LoadImage = Callable[[int], Float[np.ndarray, "height width 3"]]
+"""Returns the photograph of section 6 as a square of this size, with values in [0, 1]."""
 
 
-def lessons(folder: Path, photo: Callable[[int], np.ndarray]) -> Result:
-    worked = worked_examples.every(photo(32))
-    graph, params = abstract(models.SmallCNN)
-    shapes = models.layer_shapes(graph, params, (150, 150, 3))
-    made = figures.lessons(worked, folder)
-    made["overview"] = figures.architecture(shapes, folder / "overview.png", (150, 150, 3))
-    return {"numbers": worked_examples.numbers(worked), "figures": _paths(folder, made)}
+def worked_examples(folder: Path) -> Result:
+    """Section 2, with the package's photograph of a cat, and the article's network at its own size."""
+    computed = examples.compute_all(example_image.chelsea_face(32))
+    shape = (ARTICLE_IMAGE_SIZE, ARTICLE_IMAGE_SIZE, 3)
+    paths = drawings.draw_all(computed, folder)
+    paths["overview"] = figures.architecture(
+        models.layer_shapes(*models.split(abstract(models.SmallCNN)), shape), folder / "overview.png", shape
+    )
+    return {"numbers": examples.numbers(computed), "figures": _relative(folder, paths)}
 
 
-def train(folder: Path, chosen: Config, dataset: data.Dataset) -> Result:
-    result = loop.fit(chosen, dataset, folder / "run", resume=True)
+def train(folder: Path, run: TrainingRun, dataset: Dataset) -> Result:
+    """One of the training runs of section 4."""
+    result = run.fit(dataset, folder / "run")
     return {"history": result.history, "test": result.test, "digest": result.network.digest}
 
 
-def small(
-    folder: Path, stages: Stages, chosen: Config, dataset: data.Dataset, recipe: recipes.Recipe, seed: int
+def small_network(
+    folder: Path, results: Mapping[str, Result], run: TrainingRun, dataset: Dataset, recipe: str, seed: int
 ) -> Result:
-    """The data, augmented samples, the curves, the network's table, and what it takes for a cat and for a dog."""
+    """Section 4: the data, augmented samples, the curves, the trained network, and an image of each of its classes."""
     network = formats.load(folder.parent / "augmented" / "run" / "weights.safetensors")
-    names, train = network.class_names, dataset.train
-    few = np.concatenate([np.flatnonzero(train.labels == c)[:8] for c in range(len(names))])
-    original = train.images[few[0]]
-    keys = jax.random.split(jax.random.key(seed), 8)
-    samples = augment(keys, jnp.asarray(np.repeat(original[None], 8, 0), jnp.float32) / 255, chosen.augment)
-    plain, augmented = stages.results["plain"]["history"], stages.results["augmented"]["history"]
-    draw = functools.partial(render.classes, network, names, recipes.at_side(recipe, network.side), seed)
-    drawn = _draw(folder, "cat and dog", 2 * recipe.steps, draw)
-    shapes = models.layer_shapes(network.graph, network.params, (network.side, network.side, 3))
-    made = {
-        "dataset": figures.picture_grid(
-            train.images[few], [names[train.labels[i]] for i in few], folder / "dataset.png", columns=8
+    histories = {
+        "without augmentation": results["plain"]["history"],
+        "with augmentation": results["augmented"]["history"],
+    }
+    names = network.class_names
+    rendered = _render(
+        folder,
+        "cat and dog",
+        lambda bar: visualize.render_classes(network, names, recipe=recipe, seed=seed, on_progress=bar),
+        len(names) * recipes.recipe(recipe, "classes").steps,
+    )
+    plain = {title: histories[title] for title in list(histories)[:1]}
+    paths = {
+        **_draw_dataset(folder, run, dataset, names, seed),
+        "curves-plain": figures.curves(plain, folder / "curves-plain.png"),
+        "curves": figures.curves(histories, folder / "curves.png"),
+        "small-network": _draw_network(folder, network),
+        "cat-dog": figures.image_grid(
+            [image.pixels for image in rendered], names, folder / "classes.png", columns=2, width=500
         ),
-        "augmented": figures.augmented_samples(original, samples, folder / "augmented.png"),
-        "curves-plain": figures.curves({"without augmentation": plain}, folder / "curves-plain.png"),
-        "curves": figures.curves(
-            {"without augmentation": plain, "with augmentation": augmented}, folder / "curves.png"
-        ),
-        "small-network": figures.architecture(shapes, folder / "network.png", (network.side, network.side, 3)),
-        "cat-dog": figures.picture_grid([p.image for p in drawn], names, folder / "classes.png", columns=2, width=500),
     }
     return {
-        "figures": _paths(folder, made),
-        "cat_dog": _with_choice(network, drawn),
-        "network": table(network.graph, network.params, network.side),
+        "figures": _relative(folder, paths),
+        "cat_dog": _with_prediction(network, rendered),
+        "network": table(network),
         "data": {
-            "source": chosen.data.source,
+            "source": dataset.provenance["source"],
             "class_names": list(names),
-            "train": len(train.labels),
-            "valid": len(dataset.valid.labels),
-            "test": stages.results["augmented"]["test"]["count"],
-            "side": chosen.data.side,
+            "train": len(dataset.train),
+            "valid": len(dataset.valid),
+            "test": int(results["augmented"]["test"]["count"]),
+            "image_size": list(network.image_size),
             "skipped": list(dataset.skipped),
         },
     }
 
 
-def maps(folder: Path, vgg: formats.Network, photo: Callable[[int], np.ndarray], own: bool) -> Result:
-    """The article shows a 150² photograph to the convolutions alone; the whole network judges it at its own side."""
-    shown = photo(150)
+def _draw_dataset(folder: Path, run: TrainingRun, dataset: Dataset, names: Sequence[str], seed: int) -> dict[str, Path]:
+    """Training images of each class, and augmented samples of the first one."""
+    train = dataset.train
+    assert isinstance(train, ArraySplit)
+    indices = np.concatenate([np.flatnonzero(train.labels == i)[:8] for i in range(len(names))])
+    images, labels = train.images[indices], train.labels[indices]
+    titles = [names[label] for label in labels]
+    repeated = jnp.asarray(np.repeat(images[:1], 8, 0), jnp.float32) / 255
+    samples = run.augment(jax.random.split(jax.random.key(seed), 8), repeated)
+    return {
+        "dataset": figures.image_grid(images, titles, folder / "dataset.png", columns=8),
+        "augmented": figures.augmented_samples(images[0], samples, folder / "augmented.png"),
+    }
+
+
+def feature_maps(folder: Path, vgg: Network, load_image: LoadImage, is_example: bool) -> Result:
+    """Section 6.1. is_example: the photograph is that of the package, a cat.
+
+    As in the article, the feature maps are those of a photograph of 150 × 150 pixels. The prediction is that for a
+    photograph of the network's own image size.
+    """
+    photo = load_image(ARTICLE_IMAGE_SIZE)
     layer, channel = recipes.FEATURE_MAP_ALONE
-    channel = min(channel, layers.shapes(vgg)[layer][-1] - 1)
-    maps = feature_maps.compute(vgg, shown, recipes.FEATURE_MAPS)
-    alone = feature_maps.compute(vgg, shown, [layer], [channel])
-    base = layers.at_side(vgg, 150)
-    raw = jax.jit(lambda params, x: {n: base.forward(params, x)[1][n][0] for n in recipes.FEATURE_MAPS})(
-        vgg.params, shown[None]
-    )
-    chances = _probabilities(vgg, photo(vgg.side)[None])[0]
-    ranked = sorted(zip(vgg.class_names, chances, strict=True), key=lambda pair: -pair[1])
-    shapes = models.layer_shapes(vgg.graph, vgg.params, (vgg.side, vgg.side, 3))
-    made = {
-        "photo": figures.picture_grid([shown], [""], folder / "photo.png", columns=1, width=380),
-        "map-alone": figures.feature_map_grid(alone, folder / "alone.png"),
+    convolutions = visualize.at_image_size(vgg, ARTICLE_IMAGE_SIZE)
+    channel = min(channel, visualize.layer_shapes(convolutions)[layer][-1] - 1)
+    maps = visualize.feature_maps(vgg, photo, recipes.FEATURE_MAPS)
+    single = visualize.feature_maps(vgg, photo, [layer], [channel])
+    activations = jax.device_get(_activations(convolutions, photo[None]))
+    probabilities = _probabilities(vgg, load_image(vgg.image_size[0])[None])[0]
+    ranked = sorted(zip(vgg.class_names, probabilities, strict=True), key=lambda pair: -pair[1])
+    paths = {
+        "photo": figures.image_grid([photo], [""], folder / "photo.png", columns=1, width=380),
+        "map-alone": figures.feature_map_grid(single, folder / "alone.png"),
         "feature-maps": figures.feature_map_grid(maps, folder / "maps.png"),
-        "maps-in-a-row": figures.maps_in_a_row(maps, folder / "row.png", shown),
+        "maps-in-a-row": figures.maps_in_a_row(maps, folder / "row.png", photo),
         "prediction": figures.probabilities(*zip(*ranked, strict=True), folder / "prediction.png"),
-        "vgg-network": figures.architecture(
-            shapes, folder / "network.png", (vgg.side, vgg.side, 3), marked=recipes.FEATURE_MAPS
-        ),
+        "vgg-network": _draw_network(folder, vgg, recipes.FEATURE_MAPS),
     }
     return {
-        "figures": _paths(folder, made),
-        "layers": captions.map_statistics(jax.device_get(raw)),
-        "alone": {"layer": layer, "channel": channel},
+        "figures": _relative(folder, paths),
+        "layers": captions.map_statistics({name: values[0] for name, values in activations.items()}),
+        "single": {"layer": layer, "channel": channel},
         "photo": {
-            "credit": "A picture of the user's own." if own else example_image.CREDIT,
-            "truth": "" if own else "cat",
-            "prediction": [{"name": name, "probability": float(p)} for name, p in ranked],
+            "credit": example_image.CREDIT if is_example else "An image of the user's own.",
+            "truth": "cat" if is_example else "",
+            "prediction": [{"name": name, "probability": float(value)} for name, value in ranked],
         },
-        "network": table(vgg.graph, vgg.params, vgg.side),
+        "network": table(vgg),
     }
 
 
-def filters(folder: Path, vgg: formats.Network, recipe: recipes.Recipe, side: int, seed: int) -> Result:
+def filters(folder: Path, vgg: Network, recipe: str, image_size: int, seed: int) -> Result:
+    """Section 6.2. A layer that is finished is not computed again when the stage is repeated."""
     result: Result = {"figures": {}, "provenance": {}}
-    known = layers.shapes(vgg)
-    for layer in (name for name in recipes.FILTERS if name in known):
-        kept = folder / f"{layer}.json"
-        if not kept.exists():
-            chosen = recipes.filters_of(layer, known[layer][-1])
-            scaled = recipes.at_side(recipe, side)
-            draw = functools.partial(render.filters, vgg, layer, chosen, scaled, seed, side)
-            drawn = _draw(folder, layer, len(chosen) * recipe.steps, draw)
-            figures.picture_grid(
-                [p.image for p in drawn],
-                [f"filter {p.provenance['channel']}" for p in drawn],
+    shapes = visualize.layer_shapes(vgg, image_size)
+    for layer in (name for name in recipes.FILTERS if name in shapes):
+        record = folder / f"{layer}.json"
+        if not record.exists():
+            channels = recipes.filters_of(layer, shapes[layer][-1])
+
+            def render(bar: Callable[[int], object], layer: str = layer, channels: Sequence[int] = channels):
+                return visualize.render_filters(
+                    vgg, layer, channels, recipe=recipe, image_size=image_size, seed=seed, on_progress=bar
+                )
+
+            rendered = _render(folder, layer, render, len(channels) * recipes.recipe(recipe, "filters").steps)
+            figures.image_grid(
+                [image.pixels for image in rendered],
+                [f"filter {image.provenance['channel']}" for image in rendered],
                 folder / f"{layer}.png",
-                dead=[p.provenance["dead"] for p in drawn],
+                dead=[image.provenance["dead"] for image in rendered],
             )
-            kept.write_text(json.dumps([p.provenance for p in drawn]))
-        result["provenance"][layer] = json.loads(kept.read_text())
-        result["figures"] |= _paths(folder, {f"filters/{layer}": folder / f"{layer}.png"})
+            files.write_json(record, [image.provenance for image in rendered])
+        result["provenance"][layer] = json.loads(record.read_text())
+        result["figures"] |= _relative(folder, {f"filters/{layer}": folder / f"{layer}.png"})
     return result
 
 
-def classes(folder: Path, vgg: formats.Network, recipe: recipes.Recipe, seed: int) -> Result:
+def classes(folder: Path, vgg: Network, recipe: str, seed: int) -> Result:
+    """Section 6.3."""
     names = recipes.classes_of(vgg.class_names)
-    draw = functools.partial(render.classes, vgg, names, recipes.at_side(recipe, vgg.side), seed)
-    drawn = _draw(folder, "classes", len(names) * recipe.steps, draw)
-    grid = figures.picture_grid([p.image for p in drawn], names, folder / "classes.png")
-    return {"figures": _paths(folder, {"classes": grid}), "provenance": _with_choice(vgg, drawn)}
+    rendered = _render(
+        folder,
+        "classes",
+        lambda bar: visualize.render_classes(vgg, names, recipe=recipe, seed=seed, on_progress=bar),
+        len(names) * recipes.recipe(recipe, "classes").steps,
+    )
+    grid = figures.image_grid([image.pixels for image in rendered], names, folder / "classes.png")
+    return {"figures": _relative(folder, {"classes": grid}), "provenance": _with_prediction(vgg, rendered)}
 
 
-def _draw(folder: Path, what: str, steps: int, draw: Callable[..., list[image_io.Picture]]) -> list[image_io.Picture]:
-    """Pictures drawn under a progress bar, each saved with its provenance."""
-    with tqdm(total=steps, desc=f"  {what}", unit=" steps") as bar:
-        drawn = draw(on_progress=bar.update)
-    for picture in drawn:
-        image_io.save(picture, folder / "pictures" / image_io.file_name(picture))
-    return drawn
+def _render(
+    folder: Path, label: str, render: Callable[[Callable[[int], object]], list[visualize.Image]], steps: int
+) -> list[visualize.Image]:
+    """Call `render` with a progress bar of so many steps, and save the images with their provenance."""
+    with tqdm(total=steps, desc=f"  {label}", unit=" steps") as bar:
+        rendered = render(bar.update)
+    for image in rendered:
+        image.save(folder / "images")
+    return rendered
 
 
-def _probabilities(network: formats.Network, images: np.ndarray) -> np.ndarray:
-    """Class probabilities (n, classes) of pictures in [0, 1]."""
-    logits, _ = jax.jit(network.forward)(network.params, jnp.asarray(images, jnp.float32))
-    if logits.shape[1] == 1:
-        logits = jnp.concatenate([jnp.zeros_like(logits), logits], axis=1)
-    return np.asarray(jax.nn.softmax(logits))
+@jax.jit
+def _activations(network: Network, images: Float[Array, "batch height width channels"]) -> dict[str, Array]:
+    activations = network(images)[1]
+    return {layer: activations[layer] for layer in recipes.FEATURE_MAPS}
 
 
-def _with_choice(network: formats.Network, drawn: list[image_io.Picture]) -> list[dict[str, Any]]:
-    """Each picture's provenance and the class that the network chooses for it as it is saved."""
-    chances = _probabilities(network, np.stack([p.image for p in drawn]) / 255)
-    chosen = [network.class_names[i] for i in chances.argmax(axis=1)]
-    return [p.provenance | {"top1": name} for p, name in zip(drawn, chosen, strict=True)]
+def _probabilities(network: Network, images: Float[np.ndarray, "batch height width channels"]) -> np.ndarray:
+    return np.asarray(jax.jit(Network.probabilities)(network, jnp.asarray(images, jnp.float32)))
 
 
-def table(graph: Any, params: Any, side: int) -> Result:
-    """A network's summary as the page wants it."""
-    found = analysis.summary(nnx.merge(graph, params), (side, side, 3))
+def _with_prediction(network: Network, rendered: list[visualize.Image]) -> list[dict[str, Any]]:
+    """The provenance of each image, and as `top1` the class that the network predicts for it as it is saved."""
+    probabilities = _probabilities(network, np.stack([image.pixels for image in rendered]).astype(np.float32) / 255)
+    predicted = [network.class_names[i] for i in probabilities.argmax(axis=1)]
+    return [{**image.provenance, "top1": name} for image, name in zip(rendered, predicted, strict=True)]
+
+
+def _draw_network(folder: Path, network: Network, marked: Sequence[str] = ()) -> Path:
+    return figures.architecture(
+        visualize.layer_shapes(network), folder / "network.png", network.image_shape, marked=marked
+    )
+
+
+def table(model: Network | nnx.Module, image_shape: tuple[int, int, int] | None = None) -> Result:
+    """The summary of a network as the page needs it."""
+    found = analysis.summary(model, image_shape)
     rows = [
-        {"layer": r.layer, "shape": list(r.shape), "parameters": r.parameters, "flops": r.flops, "field": r.field}
-        for r in found.rows
+        {
+            "layer": row.layer,
+            "shape": list(row.shape),
+            "parameters": row.parameters,
+            "flops": row.flops,
+            "receptive_field": row.receptive_field,
+        }
+        for row in found.rows
     ]
-    return {"side": side, "parameters": found.parameters, "rows": rows}
+    return {"image_size": list(found.image_shape[:2]), "parameters": found.parameters, "rows": rows}
 
 
-def abstract(model: Callable[..., nnx.Module]) -> tuple[Any, Any]:
-    """A network of the article's size without its parameters, which nobody needs for its shapes."""
-    return models.split(nnx.eval_shape(lambda: model(rngs=nnx.Rngs(0))))
+def abstract(model: Callable[..., nnx.Module]) -> nnx.Module:
+    """A model of the article's size without its parameters, from which shapes can be computed."""
+    return nnx.eval_shape(lambda: model(rngs=nnx.Rngs(0)))
 
 
-def _paths(folder: Path, made: dict[str, Path]) -> dict[str, str]:
-    """Figures' paths relative to the run's folder."""
-    return {slot: str(Path(path).relative_to(folder.parent)) for slot, path in made.items()}
+def _relative(folder: Path, paths: Mapping[str, Path]) -> dict[str, str]:
+    """The figures' paths relative to the run's folder."""
+    return {slot: str(Path(path).relative_to(folder.parent)) for slot, path in paths.items()}

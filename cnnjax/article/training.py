@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import optax
+from flax import nnx
 
 from cnnjax import models, train
 from cnnjax.data.augment import Augment
@@ -63,7 +64,7 @@ class TrainingRun:
                 "normalization": "standard",
             },
             "augment": {"enabled": self.augment is not None, **asdict(self.augment or Augment())},
-            "model": self._model().config(),
+            "model": nnx.eval_shape(self._model).config(),
             "optimizer": {
                 "name": "adam",
                 "learning_rate": LEARNING_RATE,
@@ -97,7 +98,7 @@ class TrainingRun:
         )
 
     def _model(self) -> models.SmallCNN:
-        return models.create("small-cnn", self.seed, num_classes=1, image_size=self.image_size)
+        return models.create("small-cnn", self.seed, num_classes=len(CLASSES) - 1, image_size=self.image_size)
 
     def _optimizer(self) -> optax.GradientTransformation:
         schedule = schedules.create(

@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Float
 
 from cnnjax import ops
-from cnnjax.models.layers import dropout as drop
+from cnnjax.models.dropout import dropout as drop
 
 # Article, section 2.1.
 IMAGE = ((1, 1, 1, 0, 0), (0, 1, 1, 1, 0), (0, 0, 1, 1, 1), (0, 0, 1, 1, 0), (0, 1, 1, 0, 0))
@@ -142,8 +142,8 @@ def filters() -> tuple[Float[np.ndarray, "5 5 3 10"], tuple[str, ...]]:
         "blur": (blob, gray),
         "vertical edge": (x * blob, gray),
         "horizontal edge": (y * blob, gray),
-        "falling diagonal edge": ((x + y) * blob, gray),
-        "rising diagonal edge": ((x - y) * blob, gray),
+        "diagonal edge ↘": ((x + y) * blob, gray),
+        "diagonal edge ↗": ((x - y) * blob, gray),
         "vertical line": ((1 - x**2) * blob, gray),
         "horizontal line": ((1 - y**2) * blob, gray),
         "spot": ((2 - x**2 - y**2) * blob, gray),
@@ -281,10 +281,13 @@ def numbers(examples: WorkedExamples) -> dict[str, Any]:
         "volume_parameters": int(examples.volume.kernels.size + examples.volume.kernels.shape[-1]),
         "flattened": int(examples.volume.pooled.size),
         "filter_names": list(examples.volume.names),
-        "negative_share": float((maps < 0).mean()),
+        "negative_fraction": float((maps < 0).mean()),
         "stride_map_sizes": {str(stride): int(map.shape[0]) for stride, map in examples.strides.maps.items()},
         "stride_image_size": int(examples.strides.image.shape[0]),
-        "padding_map_sizes": {"same": int(examples.padding.same.shape[0]), "valid": int(examples.padding.valid.shape[0])},
+        "padding_map_sizes": {
+            "same": int(examples.padding.same.shape[0]),
+            "valid": int(examples.padding.valid.shape[0]),
+        },
         "pooled": examples.pooling.map.astype(int).tolist(),
         "hyperparameters": [row._asdict() | {"shape": list(row.shape)} for row in examples.hyperparameters],
         "descent": {
@@ -301,6 +304,7 @@ def numbers(examples: WorkedExamples) -> dict[str, Any]:
             ],
         },
         "receptive_fields": [
-            {"depth": f.depth, "size": f.size, "weights": 9 * f.depth, "single": f.size**2} for f in examples.receptive_fields
+            {"depth": f.depth, "size": f.size, "weights": 9 * f.depth, "single": f.size**2}
+            for f in examples.receptive_fields
         ],
     }

@@ -8,13 +8,13 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from cnnjax.figures.canvas import BLUE, BODY, GOLD, GREEN, HEAD, INK, MUTED, PLUM, RED, RULE, SMALL, WIDTH
 from cnnjax.figures.canvas import plot, save, sheet, text
+from cnnjax.figures.style import BLUE, BODY, GOLD, GREEN, HEAD, INK, MUTED, PLUM, RED, RULE, SMALL, WIDTH
 
 History = Sequence[Mapping[str, float]]
 """One training run: a mapping for each epoch, as `train.fit` returns it and writes it into `metrics.jsonl`."""
 
-_LEFT, _TOP, _HEIGHT, _BETWEEN = 62, 58, 200, 22
+_LEFT, _TITLE, _LEGEND, _HEIGHT, _BETWEEN = 62, 26, 32, 200, 22
 
 
 def best_epoch(history: History) -> Mapping[str, float]:
@@ -32,19 +32,19 @@ def curves(histories: Mapping[str, History] | History, path: Path) -> Path:
     """
     runs = histories if isinstance(histories, Mapping) else {"": histories}
     names = metric_names(runs)
-    alone = len(runs) == 1
+    alone, top = len(runs) == 1, _LEGEND + (_TITLE if any(runs) else 0)
     gap = 64 if alone else 26
     columns, rows = (2, math.ceil(len(names) / 2)) if alone else (len(runs), len(names))
     # Alone, each panel has its own axis of epochs below it; otherwise only the last row has one.
     between = _BETWEEN + (26 if alone else 0)
     wide = (WIDTH - _LEFT - 10 - gap * (columns - 1)) / columns
-    figure, board = sheet(WIDTH, _TOP + rows * (_HEIGHT + between) + (0 if alone else 26))
+    figure, board = sheet(WIDTH, top + rows * (_HEIGHT + between) + (0 if alone else 26))
     scales = {name: _scale(name, runs) for name in names}
     for column, (title, history) in enumerate(runs.items()):
         text(board, _LEFT + column * (wide + gap), 14, title, HEAD, INK, ha="left", weight="bold")
         for row, name in enumerate(names):
             down, across = divmod(row, 2) if alone else (row, column)
-            axes = plot(figure, _LEFT + across * (wide + gap), _TOP + down * (_HEIGHT + between), wide, _HEIGHT)
+            axes = plot(figure, _LEFT + across * (wide + gap), top + down * (_HEIGHT + between), wide, _HEIGHT)
             _curve(axes, history, name)
             axes.set_ylim(*scales[name])
             if name == "accuracy":
@@ -57,7 +57,7 @@ def curves(histories: Mapping[str, History] | History, path: Path) -> Path:
                 axes.set_ylabel(name.replace("_", " "), fontsize=BODY, color=MUTED)
             else:
                 axes.set_yticklabels([])
-    _legend(board)
+    _legend(board, top - 20)
     return save(figure, path)
 
 
@@ -93,6 +93,8 @@ def _curve(axes: Axes, history: History, name: str) -> None:
         axes.plot(epochs, values, "-" if len(values) > 1 else "o", color=color, linewidth=1.8, markersize=4)
     axes.axvline(best["epoch"], color=MUTED, linewidth=0.9, linestyle=(0, (3, 3)))
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+    if len(epochs) == 1:
+        axes.set_xlim(epochs[0] - 1, epochs[0] + 1)
     value = best.get(f"valid_{name}", math.nan)
     if not math.isfinite(value):
         return
@@ -112,12 +114,12 @@ def _curve(axes: Axes, history: History, name: str) -> None:
     )
 
 
-def _legend(board: Axes) -> None:
+def _legend(board: Axes, y: float) -> None:
     for x, color, label in ((_LEFT, BLUE, "training"), (_LEFT + 92, RED, "validation")):
-        board.plot((x, x + 20), (38, 38), color=color, linewidth=2)
-        text(board, x + 26, 38, label, SMALL, MUTED, ha="left")
-    board.plot((_LEFT + 192, _LEFT + 212), (38, 38), color=MUTED, linewidth=0.9, linestyle=(0, (3, 3)))
-    text(board, _LEFT + 218, 38, "lowest validation loss: these parameters are kept", SMALL, MUTED, ha="left")
+        board.plot((x, x + 20), (y, y), color=color, linewidth=2)
+        text(board, x + 26, y, label, SMALL, MUTED, ha="left")
+    board.plot((_LEFT + 192, _LEFT + 212), (y, y), color=MUTED, linewidth=0.9, linestyle=(0, (3, 3)))
+    text(board, _LEFT + 218, y, "lowest validation loss: these parameters are kept", SMALL, MUTED, ha="left")
 
 
 def losses(panels: Mapping[str, Mapping[str, Sequence[float]]], path: Path) -> Path:

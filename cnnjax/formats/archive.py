@@ -1,4 +1,4 @@
-"""Zip archives whose members lie in them uncompressed, as PyTorch and Keras write them."""
+"""Zip archives whose members are stored without compression, as PyTorch and Keras write them."""
 
 import struct
 import zipfile
@@ -10,7 +10,7 @@ HEADER = struct.Struct("<4s22xHH")
 
 
 def members(path: Path, bytes_: Bytes) -> dict[str, tuple[int, int]]:
-    """Each member's name, with the place and the length of its bytes in the file. Nothing is unpacked.
+    """Each member's name, with the offset and the length of its bytes in the file. Nothing is unpacked.
 
     Raises Damaged, or Refused for a compressed member, which neither library writes.
     """

@@ -1,216 +1,215 @@
-"""From a file's arrays to a network: which it is, whether every array fits, and each put in its place.
+"""From a file's arrays to a network: which model it is, what of it is wanted, and whether every array fits."""
 
-An array is read a few rows at a time, turned into this package's layout on the way, and looked through for numbers
-that are not finite; so reading takes little more memory than the network.
-"""
-
-import math
-import mmap
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 from flax import nnx
 
 from cnnjax import models
-from cnnjax.data.normalize import Cleaning
+from cnnjax.data.normalize import Normalizer
 from cnnjax.errors import UserError
-from cnnjax.formats import architecture
-from cnnjax.formats.architecture import Architecture
-from cnnjax.formats.classes import default_names
+from cnnjax.formats import description
+from cnnjax.formats.architectures import ARCHITECTURES, Architecture
+from cnnjax.formats.class_names import default_names
 from cnnjax.formats.description import Description
-from cnnjax.formats.lazy_tensors import FLOATS, LINE, Contents, Tensor, listed, spans
-from cnnjax.formats.network import Network, network
+from cnnjax.formats.infer import infer
+from cnnjax.formats.lazy_tensors import Contents, Tensor, listed
+from cnnjax.formats.native import nested
+from cnnjax.formats.read_arrays import read_arrays
+from cnnjax.network import Network
 
 INFLATION = 4
-"""Times that a file's arrays may be larger than it: trained parameters hardly compress."""
-HUGE = 1 << 22
-"""Bytes from which an array's memory is asked of the system itself."""
-ZEROS = np.zeros(1 << 16, np.float32)
+"""How many times larger than a file its arrays may be: trained parameters hardly compress."""
 
 
-def assemble(
-    path: Path,
-    contents: Contents,
-    *,
-    top: bool = True,
-    side: int = 0,
-    class_names: Sequence[str] = (),
-    new_head: Sequence[str] = (),
-    cleaning: Cleaning | None = None,
-    seed: int = 0,
-) -> Network:
-    """The network in a file; the arguments are `formats.load`'s. Raises UserError when anything does not fit."""
-    described = Description.of(path, contents.about) if contents.about else None
-    found = described.architecture if described else _inferred(path, contents)
-    if new_head and not top:
-        raise UserError("a new head needs the layers before it: leave out top=False, or the new head")
-    if found.top and not top and found.model.name == "small-cnn":
-        raise UserError(f"{path} holds a small-cnn, which needs its dense layers: only a VGG does without them")
-    if top and not found.top:
-        raise UserError(
-            f"{path} holds a {found.model.name} without its dense layers, so it has no logits: say that you want it so "
-            "(--no-top, or top=False), or give a file with fc1, fc2 and predictions"
-        )
-    if side or (contents.side and not described):
-        found = _at_side(path, found, side or contents.side, top)
-    tensors = dict(contents.tensors)
-    size = sum(math.prod(tensor.shape) * tensor.dtype.itemsize for tensor in tensors.values())
+@dataclass(frozen=True)
+class Options:
+    """The arguments of `formats.load`."""
+
+    include_top: bool
+    image_size: tuple[int, int] | None
+    class_names: tuple[str, ...]
+    new_head: tuple[str, ...]
+    normalizer: Normalizer | None
+    model: nnx.Module | None
+    seed: int
+
+
+@dataclass
+class _Plan:
+    """A network in the making: what is described, the arrays that are used, and those that are made anew."""
+
+    path: Path
+    config: dict[str, Any]
+    class_names: tuple[str, ...]
+    image_size: tuple[int, int]
+    tensors: dict[str, Tensor]
+    provenance: dict[str, Any]
+    new_arrays: dict[str, jax.Array] = field(default_factory=dict)
+
+    @property
+    def architecture(self) -> Architecture | None:
+        return ARCHITECTURES.get(self.config.get("name", ""))
+
+    @property
+    def top(self) -> list[str]:
+        """The dense layers' names, as far as they are known."""
+        return self.architecture.top if self.architecture else []
+
+    def create(self, seed: int = 0) -> nnx.Module:
+        try:
+            return models.create(**self.config, seed=seed)
+        except UserError:
+            raise
+        except Exception as error:  # what a description holds may be anything
+            reason = str(error).partition("\n")[0]
+            raise UserError(f"{self.path} describes a model that cannot be made ({reason}): fetch it again") from error
+
+    def leave_out(self, layers: list[str]) -> None:
+        """Do not read these layers."""
+        there = [layer for layer in layers if any(_layer(name) == layer for name in self.tensors)]
+        self.tensors = {name: tensor for name, tensor in self.tensors.items() if _layer(name) not in there}
+        if there:
+            self.provenance["left out"] = there
+
+
+def build(path: Path, contents: Contents, options: Options) -> Network:
+    """The network in a file. Raises UserError if anything does not fit."""
+    _check_inflation(path, contents)
+    found = _description(path, contents, options)
+    plan = _Plan(
+        path, found.config or {}, found.class_names, found.image_size, dict(contents.tensors), dict(found.provenance)
+    )
+    if types := sorted({str(tensor.dtype) for tensor in contents.tensors.values()} - {"float32"}):
+        plan.provenance["stored as"] = types
+    if options.model is None:
+        # A Keras file may have the size of its images; this package's description is more precise.
+        _change(plan, options, options.image_size or (None if contents.description else contents.image_size))
+        model = nnx.eval_shape(plan.create)
+    else:
+        _check_options_for_model(options)
+        plan.image_size, model = options.image_size or plan.image_size, options.model
+        plan.class_names = options.class_names or plan.class_names
+    graphdef, params, model_state = models.split(model)
+    expected = models.flatten(params) | models.flatten(model_state)
+    wanted = {name: leaf for name, leaf in expected.items() if name not in plan.new_arrays}
+    arrays = plan.new_arrays | read_arrays(path, plan.tensors, wanted, contents.unknown, _cells(plan))
+    return Network(
+        graphdef,
+        nested(params, arrays),
+        nested(model_state, arrays),
+        options.normalizer or found.normalizer,
+        plan.class_names,
+        plan.image_size,
+        found.channels,
+        plan.provenance,
+    )
+
+
+def _check_inflation(path: Path, contents: Contents) -> None:
+    size = sum(tensor.nbytes for tensor in contents.tensors.values())
     if path.is_file() and size > INFLATION * path.stat().st_size:
         raise UserError(
             f"{path} would become {size / 1e6:,.0f} MB of numbers, though it has {path.stat().st_size / 1e6:,.0f} MB: "
             "no file of weights is like that"
         )
-    dropped = _drop(tensors, found, top, bool(new_head))
-    names = described.class_names if described else default_names(found.outputs)
-    if class_names:
-        if len(class_names) != len(names):
+
+
+def _description(path: Path, contents: Contents, options: Options) -> Description:
+    """The file's own description, or what its arrays say about it. Raises UserError if that is not enough."""
+    provenance = {"from": contents.format, "file": path.name}
+    if contents.description is not None:
+        found = description.read(path, contents.description)
+        if found.config is None and options.model is None:
             raise UserError(
-                f"{path} has {len(names)} classes, not the {len(class_names)} that were named: a new head for others "
-                "is asked for by new_head"
+                f"{path} holds a {found.model_class}, which is not one of this package's models: pass model=, an "
+                "instance of that class or what nnx.eval_shape makes of its constructor"
             )
-        names = tuple(class_names)
-    if not top:
-        names = ()
-    wanted, outputs = (tuple(new_head), 0) if new_head else (names, found.outputs)
-
-    def create() -> nnx.Module:
-        return models.create(found.model, side=found.side, num_classes=len(wanted), seed=seed, outputs=outputs, top=top)
-
-    graph, expected = models.split(nnx.eval_shape(create))
-    head = (architecture.layers(found.model)[-1],) if new_head else ()
-    params = _filled(path, contents, tensors, {n: v for n, v in expected.items() if n not in head})
-    for name in head:
-        params[name] = models.split(create())[1][name]
-    cleaning = cleaning or (described.cleaning if described else contents.cleaning)
-    made = dict(described.made) if described else {"from": contents.format, "file": path.name}
-    types = sorted({str(t.dtype) for t in contents.tensors.values()} - {"float32"})
-    made |= {"stored as": types} if types else {}
-    made |= {"left out": dropped} if dropped else {}
-    made |= {"new head": {"classes": list(new_head), "seed": seed}} if new_head else {}
-    return network(graph, params, found.model, found.side, wanted, cleaning, made)
-
-
-def _inferred(path: Path, contents: Contents) -> Architecture:
-    found = architecture.infer({name: shape_here(tensor) for name, tensor in contents.tensors.items()})
-    if found is None:
-        there = [tensor.name for tensor in contents.tensors.values()] + contents.left
+        if found.config is not None and options.model is None and found.config.get("name") not in models.MODELS:
+            raise UserError(f"{path} describes no model known here, {found.config.get('name')!r}: fetch it again")
+        return found
+    inferred = infer({name: tensor.shape_here for name, tensor in contents.tensors.items()})
+    if inferred is None:
+        there = [tensor.name for tensor in contents.tensors.values()] + contents.unknown
         raise UserError(
-            f"{path} ({contents.format}) holds no network known here, but {listed(there) or 'no arrays'}: "
-            "give the weights of a VGG11, 13, 16 or 19 without batch normalisation, or of a SmallCNN"
+            f"{path} ({contents.format}) holds no network known here, but {listed(there) or 'no arrays'}: give the "
+            f"weights of one of {', '.join(models.MODELS)}"
         )
-    return found
+    config = inferred.config
+    names = default_names(config["num_classes"]) if config.get("include_top", True) else ()
+    return Description(config, "", names, inferred.image_size, config["channels"], contents.normalizer, provenance)
 
 
-def _at_side(path: Path, found: Architecture, side: int, top: bool) -> Architecture:
-    halvings = 4 if found.model.name == "small-cnn" else 5
-    if top and side >> halvings != found.side >> halvings:
-        least = found.side >> halvings << halvings
+def _check_options_for_model(options: Options) -> None:
+    if options.new_head or not options.include_top:
+        raise UserError("model= must be the file's own model: leave out new_head and include_top")
+
+
+def _change(plan: _Plan, options: Options, image_size: tuple[int, int] | None) -> None:
+    """Make the plan's model and class names those that are asked for."""
+    name = plan.config["name"]
+    if options.new_head and not options.include_top:
+        raise UserError("a new head needs the layers before it: leave out include_top=False, or new_head")
+    if options.include_top and not plan.config.get("include_top", True):
         raise UserError(
-            f"{path} holds dense layers for pictures of side {least} to {least + 2**halvings - 1}, not {side}: "
-            "its convolutions alone (top=False) take any"
+            f"{plan.path} holds a {name} without its dense layers, so it has no logits: pass include_top=False to use "
+            f"it so, or give a file with {', '.join(plan.top)}"
         )
-    return found._replace(side=side)
-
-
-def _drop(tensors: dict[str, Tensor], found: Architecture, top: bool, head: bool) -> list[str]:
-    """Take out the layers that are not wanted; returns their names."""
-    unwanted = architecture.layers(found.model)[-1:] if head else []
-    if not top:
-        unwanted = architecture.layers(found.model)[-3:]
-    dropped = [name for name in unwanted if any(key.startswith(f"{name}/") for key in tensors)]
-    for key in [key for key in tensors if key.partition("/")[0] in dropped]:
-        del tensors[key]
-    return dropped
-
-
-def _filled(path: Path, contents: Contents, tensors: dict[str, Tensor], expected: dict[str, Any]) -> dict[str, Any]:
-    """The arrays in the nesting of `expected`, each checked before any is read."""
-    leaves, nesting = jax.tree_util.tree_flatten_with_path(expected)
-    wanted = {"/".join(str(key.key) for key in keys): leaf for keys, leaf in leaves}
-    missing = [name for name in wanted if name not in tensors]
-    left = [tensors[name].name for name in tensors if name not in wanted] + contents.left
-    if missing or left:
-        lacks = f"lacks {listed(missing)}, which its network has" if missing else ""
-        has = f"has {listed(left)}, which its network does not have" if left else ""
-        raise UserError(f"{path} {' and '.join(filter(None, (lacks, has)))}: train or fetch it again")
-    for name, leaf in wanted.items():
-        tensor = tensors[name]
-        here, there = shape_here(tensor), f"{tensor.name} as {tensor.dtype} {tensor.shape}"
-        if here != leaf.shape:
-            same = "" if here == tensor.shape else f", which is {here} here"
-            raise UserError(f"{path} has {there}{same}, but its network needs {leaf.dtype} {leaf.shape}")
-        if tensor.dtype not in FLOATS:
-            raise UserError(
-                f"{path} has {there}, but its network needs {leaf.dtype}: only float16 and bfloat16 become that "
-                "without loss"
-            )
-    out = {name: aligned(leaf.shape) for name, leaf in wanted.items()}
-
-    def read(name: str, first: int, last: int) -> None:
-        block = np.ascontiguousarray(tensors[name].rows(first, last), np.float32)
-        if not finite(block):
-            raise UserError(
-                f"{path} has numbers that are not finite in {tensors[name].name}: its training failed; train it again"
-            )
-        place(out[name], block, tensors[name], first, last)
-
-    with ThreadPoolExecutor(2) as threads:
-        jobs = [threads.submit(read, name, *span) for name in wanted for span in spans(tensors[name])]
-        try:
-            for job in jobs:
-                job.result()
-        finally:
-            threads.shutdown(cancel_futures=True)
-    return jax.tree_util.tree_unflatten(nesting, [jax.device_put(out[name], may_alias=True) for name in wanted])
-
-
-def shape_here(tensor: Tensor) -> tuple[int, ...]:
-    """A tensor's shape in this package's layout."""
-    shape = tensor.shape
-    if tensor.layout == "oihw" and len(shape) == 4:
-        return (*shape[2:], *shape[1::-1])
-    if tensor.layout in ("oi", "ochw") and len(shape) in (2, 4):
-        return int(np.prod(shape[1:])), shape[0]
-    return shape
-
-
-def place(out: np.ndarray, block: np.ndarray, tensor: Tensor, first: int, last: int) -> None:
-    """Rows `first` to `last` of the tensor, into `out`, which has this package's layout."""
-    if tensor.layout == "ours":
-        out[first:last] = block
-        return
-    shape = block.shape[1:]
-    if tensor.layout == "ochw":
-        side = math.isqrt(len(out) // tensor.channels)
-        shape, out = (tensor.channels, side, side), out.reshape(side, side, tensor.channels, -1)
-    elif tensor.layout == "oi":
-        shape = (len(out),)
-    axes = (*range(2, len(shape) + 1), 1, 0)
-    for start in range(0, len(block), LINE):
-        rows = block[start : start + LINE]
-        out[..., first + start : first + start + len(rows)] = rows.reshape(-1, *shape).transpose(axes)
-
-
-def finite(block: np.ndarray) -> bool:
-    """Whether all numbers are; a product with zeros is faster than looking at each, and needs no memory."""
-    line = block.reshape(-1)
-    with np.errstate(invalid="ignore"):
-        return all(
-            np.dot(line[i : i + len(ZEROS)], ZEROS[: len(line) - i]) == 0 for i in range(0, len(line), len(ZEROS))
+    if not options.include_top and not (plan.architecture and plan.architecture.optional_top):
+        raise UserError(f"{plan.path} holds a {name}, which needs its dense layers: only a VGG does without them")
+    if options.class_names and len(options.class_names) != len(plan.class_names):
+        raise UserError(
+            f"{plan.path} has {len(plan.class_names)} classes, not the {len(options.class_names)} of class_names: pass "
+            "new_head for a new last layer with other classes"
         )
+    plan.class_names = options.class_names or plan.class_names
+    if not options.include_top:
+        plan.leave_out(plan.top)
+        plan.config["include_top"], plan.class_names = False, ()
+    if image_size:
+        _resize(plan, image_size)
+    if options.new_head:
+        _renew_head(plan, options)
 
 
-def aligned(shape: tuple[int, ...]) -> np.ndarray:
-    """An empty float32 array that JAX on a CPU takes as it is, without a copy; a large one in huge pages."""
-    size = math.prod(shape) * 4
-    if size >= HUGE and hasattr(mmap, "MADV_HUGEPAGE"):
-        pages = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-        pages.madvise(mmap.MADV_HUGEPAGE)
-        return np.frombuffer(pages, np.float32).reshape(shape)
-    memory = np.empty(size + 64, np.uint8)
-    start = -memory.ctypes.data % 64
-    return memory[start : start + size].view(np.float32).reshape(shape)
+def _resize(plan: _Plan, image_size: tuple[int, int]) -> None:
+    """Let the network take images of this size. Raises UserError if its dense layers do not allow it."""
+    if plan.config.get("include_top", True) and plan.architecture and "image_size" in plan.config:
+        halvings = plan.architecture.halvings
+        for size, own, axis in zip(image_size, plan.image_size, ("height", "width"), strict=True):
+            least = own >> halvings << halvings
+            if size >> halvings != own >> halvings:
+                raise UserError(
+                    f"{plan.path} holds dense layers for images of {axis} {least} to {least + 2**halvings - 1}, not "
+                    f"{size}: its convolutions alone (include_top=False) take any"
+                )
+    plan.image_size = image_size
+    if "image_size" in plan.config:
+        plan.config["image_size"] = image_size
+
+
+def _renew_head(plan: _Plan, options: Options) -> None:
+    """Replace the last layer by a new one for other classes."""
+    if not plan.top:
+        raise UserError(f"{plan.path} holds a {plan.config['name']}, whose last layer is not known: leave out new_head")
+    names, last = options.new_head, plan.top[-1]
+    plan.leave_out([last])
+    plan.class_names, plan.config["num_classes"] = names, 1 if len(names) == 2 else len(names)
+    params = models.flatten(models.split(plan.create(options.seed))[1])
+    plan.new_arrays = {name: array for name, array in params.items() if _layer(name) == last}
+    plan.provenance["new head"] = {"classes": list(names), "seed": options.seed}
+
+
+def _cells(plan: _Plan) -> tuple[int, int] | None:
+    """Height and width of the feature maps that a model's dense layers take."""
+    size = plan.config.get("image_size")
+    if size is None or plan.architecture is None:
+        return None
+    height, width = (size, size) if isinstance(size, int) else size
+    return height >> plan.architecture.halvings, width >> plan.architecture.halvings
+
+
+def _layer(name: str) -> str:
+    return name.rpartition("/")[0]

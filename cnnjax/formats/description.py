@@ -1,78 +1,131 @@
-"""What our files tell beside their arrays: plain JSON."""
+"""What files of this package say about a network beside its arrays: plain JSON, in two versions."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from cnnjax.cli.config import ModelConfig, as_dict, from_dict
-from cnnjax.data.normalize import Cleaning, is_whole, of_colours
+from cnnjax.data.normalize import Normalizer, is_valid, per_channel
 from cnnjax.errors import UserError
-from cnnjax.formats.architecture import SMALL_TOP, TOP, Architecture
-from cnnjax.formats.network import Network
+from cnnjax.formats.architectures import ARCHITECTURES
+from cnnjax.network import Network, without_arrays
 
-VERSION = 1
+VERSION = 2
 KEY = "cnnjax"
-"""Under which it is found in the metadata of a file."""
+"""Where it is found in a file's metadata."""
+OLD_FIELDS = {"normalizer": "cleaning", "provenance": "made"}
+"""Fields of version 2 → of version 1."""
 
 
 class Description(NamedTuple):
-    """All of a network but its parameters."""
+    """All of a network but its arrays.
 
-    architecture: Architecture
+    config: what `models.create(**config)` makes the model from; None for a model of another class, whose name is then
+    in `model_class`.
+    """
+
+    config: dict[str, Any] | None
+    model_class: str
     class_names: tuple[str, ...]
-    cleaning: Cleaning
-    made: dict[str, Any]
-
-    @classmethod
-    def of(cls, path: Path, about: dict[str, Any]) -> "Description":
-        """Read what `write` wrote, or one whose "cleaning" is a Cleaning. Raises UserError when a part is not there."""
-        try:
-            if about["version"] != VERSION:
-                raise UserError(
-                    f"{path} has format version {about['version']}, not {VERSION}: use the cnnjax that wrote it"
-                )
-            names, cleaning = tuple(map(str, about["class_names"])), about["cleaning"]
-            if not isinstance(cleaning, Cleaning):
-                cleaning = of_colours(cleaning["kind"], cleaning["mean"], cleaning["scales"])
-            if not is_whole(cleaning):
-                raise ValueError(f"the numbers of its cleaning {cleaning.kind!r}")
-            outputs = int(about.get("outputs", 1 if len(names) == 2 else len(names)))
-            model = from_dict(ModelConfig, about["model"])
-            return cls(
-                Architecture(model, int(about["side"]), outputs, bool(names)), names, cleaning, dict(about["made"])
-            )
-        except (KeyError, TypeError, ValueError) as error:
-            if isinstance(error, UserError):
-                raise
-            raise UserError(f"{path} lacks part of its description ({error}): train or fetch it again") from error
+    image_size: tuple[int, int]
+    channels: int
+    normalizer: Normalizer
+    provenance: dict[str, Any]
 
 
 def write(network: Network) -> dict[str, Any]:
-    """A network's description without its cleaning's arrays."""
-    top = SMALL_TOP if network.model.name == "small-cnn" else TOP
-    last = network.params.get(top[-1])
+    """A network's description, with the kind of its normalizer, but not the normalizer's arrays."""
+    model = type(without_arrays(network.graphdef))
+    # remat says how gradients were computed, and is no part of the network.
+    config = {name: value for name, value in (network.config or {}).items() if name != "remat"}
     return {
         "version": VERSION,
-        "model": as_dict(network.model),
-        "side": network.side,
+        "model": config or {"class": f"{model.__module__}.{model.__qualname__}"},
         "class_names": network.class_names,
-        **({"outputs": last["bias"].shape[0]} if last else {}),
-        "made": network.made,
+        "image_size": network.image_size,
+        "channels": network.channels,
+        "normalizer": network.normalizer.kind,
+        "provenance": network.provenance,
     }
 
 
-def text(path: Path, network: Network) -> str:
-    """A network's whole description, for files whose arrays are the network's alone.
+def write_complete(path: Path, network: Network) -> str:
+    """A network's description with its normalizer, for files that can only hold the model's arrays.
 
-    Raises UserError for a network whose cleaning is more than numbers for each colour.
+    Raises UserError for whitening, which is more than some numbers for each channel.
     """
-    cleaning = network.cleaning
-    if cleaning.kind == "zca":
+    normalizer = network.normalizer
+    if normalizer.kind == "zca":
         raise UserError(
-            f"{path} has no place for zca whitening, without which the network is of no use: export it to StableHLO, "
-            "or train with --data.cleaning standard"
+            f"{path} has no place for zca whitening, without which the network is of no use: export it to StableHLO, or "
+            "train with the normalizer 'standard'"
         )
-    values = {name: np.asarray(getattr(cleaning, name), np.float64).tolist() for name in ("mean", "scales")}
-    return json.dumps(write(network) | {"cleaning": {"kind": cleaning.kind, **values}}, sort_keys=True)
+    values = {name: np.asarray(getattr(normalizer, name), np.float64).tolist() for name in ("mean", "scales")}
+    return json.dumps(write(network) | {"normalizer": {"kind": normalizer.kind, **values}}, sort_keys=True)
+
+
+def read(path: Path, fields: Mapping[str, Any]) -> Description:
+    """Read what `write` wrote, with a Normalizer or its numbers as "normalizer".
+
+    Raises UserError if a part is missing or malformed.
+    """
+    try:
+        version = fields["version"]
+        if version not in (1, VERSION):
+            raise UserError(f"{path} has format version {version}, not {VERSION}: use the cnnjax that wrote it")
+        names = tuple(map(str, fields["class_names"]))
+        normalizer = _normalizer(fields[_field("normalizer", version)])
+        provenance = dict(fields[_field("provenance", version)])
+        if version == 1:
+            size = int(fields["side"])
+            model, image_size, channels = _old_model(fields, len(names), size), (size, size), 3
+        else:
+            height, width = map(int, fields["image_size"])
+            model = {name: tuple(v) if isinstance(v, list) else v for name, v in fields["model"].items()}
+            image_size, channels = (height, width), int(fields["channels"])
+        config = None if "class" in model else model
+        return Description(config, str(model.get("class", "")), names, image_size, channels, normalizer, provenance)
+    except UserError:
+        raise
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise UserError(f"{path} lacks part of its description ({error}): train or fetch it again") from error
+
+
+def field(name: str, fields: Mapping[str, Any]) -> str:
+    """The name that a field of version 2 has in this description."""
+    return _field(name, fields.get("version"))
+
+
+def _field(name: str, version: Any) -> str:
+    return OLD_FIELDS[name] if version == 1 else name
+
+
+def _normalizer(value: Any) -> Normalizer:
+    if not isinstance(value, Normalizer):
+        value = per_channel(str(value["kind"]), value["mean"], value["scales"])
+    if not is_valid(value):
+        raise ValueError(f"the numbers of its normalizer {value.kind!r}")
+    return value
+
+
+def _old_model(fields: Mapping[str, Any], classes: int, size: int) -> dict[str, Any]:
+    """The configuration of a model that the first edition described."""
+    old = fields["model"]
+    architecture = ARCHITECTURES[old["name"]]
+    outputs = int(fields.get("outputs", 1 if classes == 2 else classes))
+    optional = {
+        "image_size": (size, size),
+        "dropout": float(old["dropout"]),
+        "dense_units": int(old["dense"]) or None,
+        "include_top": classes > 0,
+    }
+    return {
+        "name": architecture.name,
+        # A model without its dense layers has no logits, but its constructor wants a number.
+        "num_classes": outputs or 1,
+        "channels": 3,
+        "width_multiplier": float(old["width"]),
+        **{name: value for name, value in optional.items() if name in architecture.arguments},
+    }

@@ -1,7 +1,7 @@
 """Keras' files: HDF5 in the layouts of Keras 1 and 2 (`.h5`) and 3 (`.weights.h5`), and the `.keras` archive.
 
-Only numbers are read, and the names beside them: no layer is made, no code in a config is looked at twice. What would
-lead out of the file (links to others, numbers kept elsewhere, filters that are loaded as plug-ins) is refused.
+Only numbers and their names are read: no layer is created, and code in a config is never run. What would lead out of
+the file (links to other files, numbers that are stored elsewhere, filters that are loaded as plug-ins) is refused.
 """
 
 import io
@@ -16,22 +16,22 @@ import h5py
 import ml_dtypes
 import numpy as np
 
-from cnnjax.data.normalize import caffe, of_colours
+from cnnjax.data.normalize import caffe, identity
 from cnnjax.errors import UserError
-from cnnjax.formats import architecture
+from cnnjax.formats.architectures import ARCHITECTURES
 from cnnjax.formats.archive import members
 from cnnjax.formats.description import KEY
 from cnnjax.formats.lazy_tensors import Bytes, Contents, Damaged, Refused, Tensor, opened
-from cnnjax.formats.torch_names import MODELS
 
 CONFIG = "config.json"
 WEIGHTS = "model.weights.h5"
-MOST = 1 << 24
-"""Bytes of a config."""
+MAX_CONFIG = 1 << 24
+"""Bytes."""
+SUPPORTED = tuple(known for known in ARCHITECTURES.values() if known.keras_normalizer is not None)
 KNOWN = ("InputLayer", "Conv2D", "MaxPooling2D", "Flatten", "Dense", "Dropout", "Activation", "ReLU", "Softmax")
 FILTERS = (h5py.h5z.FILTER_DEFLATE, h5py.h5z.FILTER_SHUFFLE, h5py.h5z.FILTER_FLETCHER32)
-PASSED_OVER = ("optimizer", "optimizer_weights", "compile_metrics", "seed_generator", "_metrics")
-"""State that is no part of a network: of its training, and of dropout's random numbers."""
+IGNORED = ("optimizer", "optimizer_weights", "compile_metrics", "seed_generator", "_metrics")
+"""State that is no part of a network: that of its training, and of dropout's random numbers."""
 
 
 @contextmanager
@@ -43,11 +43,11 @@ def read(path: Path) -> Iterator[Contents]:
 
 @contextmanager
 def read_archive(path: Path) -> Iterator[Contents]:
-    """A `.keras` archive; its config is only looked at. Raises as `read`, and Refused for layers not known here."""
+    """A `.keras` archive, whose config is only checked. Raises as `read`, and Refused for layers not known here."""
     with opened(path) as bytes_:
         found = members(path, bytes_)
         offset, size = found[CONFIG]
-        if size > MOST:
+        if size > MAX_CONFIG:
             raise Damaged("its config is longer than it may be")
         config = _json(bytes_.read(offset, size))
         with _file(Part(bytes_, *found[WEIGHTS])) as file:
@@ -61,7 +61,7 @@ def is_archive(path: Path) -> bool:
 
 
 class Part(io.RawIOBase):
-    """A stretch of a file as a file, for h5py."""
+    """A part of a file as a file, for h5py."""
 
     def __init__(self, bytes_: Bytes, start: int, size: int):
         super().__init__()
@@ -100,25 +100,26 @@ def _file(where: Path | Part) -> Iterator[h5py.File]:
 
 
 def _contents(file: h5py.File, config: dict[str, Any] | None) -> Contents:
-    about = _json(file.attrs[KEY]) if KEY in file.attrs else None
+    description = _json(file.attrs[KEY]) if KEY in file.attrs else None
     root: Any = file
     if "layer_names" not in file.attrs and "model_weights" in file:
         root = _follow(file, "model_weights")
         config = _json(file.attrs["model_config"]) if "model_config" in file.attrs else None
     if config is not None:
-        _require_known(config)
+        _check_layers(config)
     if "layer_names" in root.attrs:
         format, layers = "Keras' HDF5 file", _old_layers(root)
     else:
         format, layers = "Keras 3's weights", _new_layers(root)
-    tensors, left = _named(layers)
-    small = any(name.startswith("dense_1/") for name in tensors)
-    cleaning = of_colours("none") if small else caffe()
-    return Contents(format, tensors, left, cleaning, about, _side(config))
+    layers = _by_our_names(layers)
+    found, unknown = _named(layers)
+    nearest = min(SUPPORTED, key=lambda known: len(layers.keys() ^ set(known.paths())))
+    normalizer = caffe() if nearest.keras_normalizer == "caffe" else identity()
+    return Contents(format, found, unknown, normalizer, description, _image_size(config))
 
 
 def _old_layers(root: Any) -> dict[str, list[Tensor]]:
-    """Each layer's arrays, in the order that the file tells: a group a layer, named in `layer_names`."""
+    """Each layer's arrays, in the file's order: a group for each layer, named in `layer_names`."""
     layers = {}
     for layer in _texts(root.attrs["layer_names"]):
         group = _follow(root, layer)
@@ -130,10 +131,10 @@ def _old_layers(root: Any) -> dict[str, list[Tensor]]:
 
 
 def _new_layers(root: Any) -> dict[str, list[Tensor]]:
-    """Each layer's arrays by the name it bore, or, in older files, by its place: `conv2d`, `conv2d_1`, …"""
+    """Each layer's arrays by the layer's name or, in older files, by its place: `conv2d`, `conv2d_1`, …"""
     layers: dict[str, list[Tensor]] = {}
     for path, data in sorted(_datasets(root), key=lambda item: _natural(item[0])):
-        if set(path.split("/")) & set(PASSED_OVER):
+        if set(path.split("/")) & set(IGNORED):
             continue
         group, _, _ = path.rpartition("/")
         name = _texts([root[group].attrs["name"]])[0] if "name" in root[group].attrs else group.removesuffix("/vars")
@@ -141,32 +142,37 @@ def _new_layers(root: Any) -> dict[str, list[Tensor]]:
     return layers
 
 
-def _named(layers: dict[str, list[Tensor]]) -> tuple[dict[str, Tensor], list[str]]:
-    """The arrays under our names, by the layers' own where they are ours, else by their order; and those left over."""
-    known = {name for model in MODELS for name in architecture.layers(model)}
+def _by_our_names(layers: dict[str, list[Tensor]]) -> dict[str, list[Tensor]]:
+    """The layers by this package's names: where theirs are others, the order and the ranks of their arrays decide."""
     # Keras itself calls dense layers dense_1 and dense_2, as the small network does.
-    if not any(name in known and "conv" in name for name in layers):
-        ranks = {name: max((len(t.shape) for t in tensors), default=0) for name, tensors in layers.items()}
-        convolutions, dense = ([name for name, rank in ranks.items() if rank == wanted] for wanted in (4, 2))
-        for model in MODELS:
-            names = architecture.layers(model)
-            if len(convolutions) == len(names) - 3 and len(dense) in (0, 3):
-                ours = dict(zip(convolutions + dense, names, strict=False))
-                layers = {ours.get(name, name): tensors for name, tensors in layers.items()}
-    found, left = {}, []
+    if any(name in known.paths() and "conv" in name for known in SUPPORTED for name in layers):
+        return layers
+    ranks = {name: max((len(t.shape) for t in tensors), default=0) for name, tensors in layers.items()}
+    convolutions, dense = ([name for name, rank in ranks.items() if rank == wanted] for wanted in (4, 2))
+    for known in SUPPORTED:
+        if len(convolutions) == len(known.paths(include_top=False)) and len(dense) in (0, known.head):
+            ours = dict(zip(convolutions + dense, known.paths(), strict=False))
+            layers = {ours.get(name, name): tensors for name, tensors in layers.items()}
+    return layers
+
+
+def _named(layers: dict[str, list[Tensor]]) -> tuple[dict[str, Tensor], list[str]]:
+    """The arrays by this package's names, and the names of those that belong to no layer."""
+    known = {path for architecture in SUPPORTED for path in architecture.paths()}
+    found, unknown = {}, []
     for name, tensors in layers.items():
         kernels, biases = ([t for t in tensors if (len(t.shape) > 1) == many] for many in (True, False))
         if name in known and len(kernels) <= 1 and len(biases) <= 1:
             found |= {f"{name}/kernel": t for t in kernels} | {f"{name}/bias": t for t in biases}
         else:
-            left += [t.name for t in tensors]
-    return found, left
+            unknown += [t.name for t in tensors]
+    return found, unknown
 
 
 def _tensor(name: str, data: Any) -> Tensor:
-    """A dataset that lies in this file. Raises Refused for one that does not."""
+    """A dataset that is stored in this file. Raises Refused for one that is not."""
     if not isinstance(data, h5py.Dataset):
-        raise Damaged(f"{name} is no array")
+        raise Damaged(f"{name} is not an array")
     plan = data.id.get_create_plist()
     if data.is_virtual or data.external:
         raise Refused(f"{name} keeps its numbers in other files, which are not opened")
@@ -185,7 +191,7 @@ def _tensor(name: str, data: Any) -> Tensor:
 
 
 def _follow(group: Any, path: str) -> Any:
-    """What lies at a path below a group. Raises Refused for a link that may lead elsewhere."""
+    """The object at a path below a group. Raises Refused for a link that may lead elsewhere."""
     for part in path.strip("/").split("/"):
         if not isinstance(group, h5py.Group):
             raise Damaged(f"{path} is not there")
@@ -210,8 +216,8 @@ def _datasets(group: Any, path: str = "", depth: int = 0) -> Iterator[tuple[str,
             yield where, here
 
 
-def _require_known(config: dict[str, Any]) -> None:
-    """Raises Refused for a layer that the networks here do not have: what it does is not in the numbers."""
+def _check_layers(config: dict[str, Any]) -> None:
+    """Raises Refused for a layer that the models here do not have: what it does is not in the numbers."""
     for layer in _layers(config):
         kind, own = layer.get("class_name"), layer.get("config", {})
         name = own.get("name", "")
@@ -233,13 +239,13 @@ def _layers(config: dict[str, Any]) -> list[dict[str, Any]]:
         raise Refused("its config lists no layers: only functional and sequential models are read") from error
 
 
-def _side(config: dict[str, Any] | None) -> int:
-    """The side of square pictures that a config's input layer names, or 0."""
+def _image_size(config: dict[str, Any] | None) -> tuple[int, int] | None:
+    """The (height, width) that a config's input layer names."""
     for layer in _layers(config) if config else ():
         shape = layer.get("config", {}).get("batch_shape") or layer.get("config", {}).get("batch_input_shape")
-        if isinstance(shape, list) and len(shape) == 4 and shape[1] in range(1, 10_000) and shape[1] == shape[2]:
-            return shape[1]
-    return 0
+        if isinstance(shape, list) and len(shape) == 4 and all(size in range(1, 10_000) for size in shape[1:3]):
+            return shape[1], shape[2]
+    return None
 
 
 def _json(text: Any) -> dict[str, Any]:
@@ -248,7 +254,7 @@ def _json(text: Any) -> dict[str, Any]:
     except (ValueError, TypeError, RecursionError) as error:
         raise Damaged("its config is not JSON") from error
     if not isinstance(value, dict):
-        raise Damaged("its config is not one")
+        raise Damaged("its config is not a JSON object")
     return value
 
 

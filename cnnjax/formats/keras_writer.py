@@ -1,4 +1,4 @@
-"""Our networks as Keras 3 reads them: `.weights.h5`."""
+"""Networks as Keras 3 reads them: `.weights.h5`."""
 
 from pathlib import Path
 
@@ -6,32 +6,47 @@ import h5py
 import numpy as np
 
 from cnnjax.errors import UserError
-from cnnjax.formats import atomic_write, description
-from cnnjax.formats.network import Network
+from cnnjax.files import atomic_write
+from cnnjax.formats import description
+from cnnjax.formats.torch_writer import known_architecture
+from cnnjax.network import Network
 
 
 def save_keras(path: str | Path, network: Network) -> None:
     """Write `NAME.weights.h5` for `load_weights` of keras.applications' VGG, or of a model with SmallCNN's layers.
 
-    Keras finds a layer by its kind and place: `layers/conv2d_1/vars/0` is the second convolution's kernel. The file
-    keeps our description too, but Keras does not do what it says about the preprocessing: its user must.
-    Raises UserError for another file name, zca whitening, or where it can't be written.
+    Keras finds a layer by its kind and place: `layers/conv2d_1/vars/0` is the kernel of the second convolution. The
+    file also holds this package's description, but Keras does not do the preprocessing that it names: its user must.
+    Raises UserError for another file name, a model that Keras does not have, zca whitening, or if the file cannot be
+    written.
     """
     path = Path(path)
     if not path.name.endswith(".weights.h5"):
-        raise UserError(f"Keras only reads weights from a file named so: call it {path.name.split('.')[0]}.weights.h5")
-    text = description.text(path, network)
+        raise UserError(
+            f"Keras only reads weights from a file whose name ends in .weights.h5: call it "
+            f"{path.name.split('.')[0]}.weights.h5"
+        )
+    architecture = known_architecture(network, "save_keras")
+    if architecture.keras_normalizer is None:
+        raise UserError(
+            f"save_keras writes SmallCNN and VGG without batch normalization, not {architecture.name}: use "
+            "save_torchvision, or save_stablehlo"
+        )
+    text = description.write_complete(path, network)
 
-    def write(partial: Path) -> None:
-        with h5py.File(partial, "w") as file:
+    def write(temporary: Path) -> None:
+        with h5py.File(temporary, "w") as file:
             file.attrs[description.KEY] = text
             counts = {"conv2d": 0, "dense": 0}
-            for name, layer in network.params.items():
-                kind = "conv2d" if layer["kernel"].ndim == 4 else "dense"
+            for layer in architecture.layers:
+                arrays = network.params.get(layer.path)
+                if arrays is None:  # without its dense layers
+                    continue
+                kind = "conv2d" if layer.kind == "conv" else "dense"
                 place = f"{kind}_{counts[kind]}" if counts[kind] else kind
                 counts[kind] += 1
                 group = file.create_group(f"layers/{place}/vars")
-                group.attrs["name"] = name
-                group["0"], group["1"] = np.asarray(layer["kernel"]), np.asarray(layer["bias"])
+                group.attrs["name"] = layer.path
+                group["0"], group["1"] = np.asarray(arrays["kernel"]), np.asarray(arrays["bias"])
 
-    atomic_write.whole(path, write)
+    atomic_write(path, write)

@@ -6,19 +6,17 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, BinaryIO, Literal, NamedTuple
 
-import ml_dtypes
 import numpy as np
 
-from cnnjax.data.normalize import Cleaning
+from cnnjax.data.normalize import Normalizer
 
 BLOCK = 1 << 21
-"""Bytes that are read at a time where an array is turned around."""
+"""Bytes that are read at a time."""
 LINE = 16
-"""Numbers in a line of a processor's cache: so many rows are turned around together."""
-FLOATS = {np.dtype(kind) for kind in (np.float32, np.float16, ml_dtypes.bfloat16)}
-"""Types that become float32 without loss."""
+"""Numbers in a cache line: as many rows are transposed together."""
+Layout = Literal["ours", "oihw", "oi", "ochw"]
 
 
 class Damaged(Exception):
@@ -26,45 +24,57 @@ class Damaged(Exception):
 
 
 class Refused(Exception):
-    """A file is whole, but not to be read; `formats.load` names the file."""
+    """A file is intact, but is not to be read; `formats.load` names the file."""
 
 
 class Tensor(NamedTuple):
     """One array of a file.
 
-    name: the file's; rows(first, last): that part of the first axis; layout: "ours", or torch's: "oihw" a convolution's
-    kernel, "oi" a dense layer's (in timm with two axes of one more), "ochw" that of the first dense layer, whose inputs
-    are in the order channel, row, column, of so many `channels`.
+    name: the file's. rows: called as rows(first, last), reads that part of the first axis. layout: "ours", or one of
+    PyTorch's: "oihw" of a convolution, "oi" of a dense layer (timm adds two axes of size one), "ochw" of the first dense
+    layer, whose inputs are ordered by channel, row and column.
     """
 
     name: str
     shape: tuple[int, ...]
     dtype: np.dtype
     rows: Callable[[int, int], np.ndarray]
-    layout: str = "ours"
-    channels: int = 0
+    layout: Layout = "ours"
+
+    @property
+    def nbytes(self) -> int:
+        return math.prod(self.shape) * self.dtype.itemsize
+
+    @property
+    def shape_here(self) -> tuple[int, ...]:
+        """The shape in this package's layout."""
+        if self.layout == "oihw" and len(self.shape) == 4:
+            return (*self.shape[2:], *self.shape[1::-1])
+        if self.layout in ("oi", "ochw") and len(self.shape) in (2, 4):
+            return math.prod(self.shape[1:]), self.shape[0]
+        return self.shape
 
 
 class Contents(NamedTuple):
-    """What a reader found.
+    """What a reader found in a file.
 
-    format: in words, for sentences and `made`; tensors: by our names; left: names of arrays that are none of ours;
-    cleaning: that of the published weights in this format; about: our own description, where we wrote the file; side:
-    of the pictures, where the file tells it.
+    format: in words. tensors: by this package's names. unknown: names of arrays that belong to no layer. normalizer:
+    that of the weights which are published in this format. description: this package's own, where it wrote the file.
+    image_size: (height, width), where the file has it.
     """
 
     format: str
     tensors: dict[str, Tensor]
-    left: list[str]
-    cleaning: Cleaning
-    about: dict[str, Any] | None = None
-    side: int = 0
+    unknown: list[str]
+    normalizer: Normalizer
+    description: dict[str, Any] | None = None
+    image_size: tuple[int, int] | None = None
 
 
 def spans(tensor: Tensor) -> Iterator[tuple[int, int]]:
-    """All of a tensor's rows, so many at a time that they are about `BLOCK` bytes."""
-    length, size = (tensor.shape or (1,))[0], math.prod(tensor.shape) * tensor.dtype.itemsize
-    step = max(LINE, BLOCK * length // max(1, size) // LINE * LINE)
+    """Ranges that cover a tensor's rows, each of about `BLOCK` bytes."""
+    length = (tensor.shape or (1,))[0]
+    step = max(LINE, BLOCK * length // max(1, tensor.nbytes) // LINE * LINE)
     for first in range(0, length, step):
         yield first, min(first + step, length)
 
@@ -74,8 +84,8 @@ def blocks(tensor: Tensor) -> Iterator[np.ndarray]:
     return (tensor.rows(first, last) for first, last in spans(tensor))
 
 
-def whole(tensor: Tensor) -> np.ndarray:
-    """All of a small tensor."""
+def read_all(tensor: Tensor) -> np.ndarray:
+    """A whole tensor, which should be small."""
     out = np.empty(tensor.shape, tensor.dtype)
     for first, last in spans(tensor):
         (out if tensor.shape else out.reshape(1))[first:last] = tensor.rows(first, last)
@@ -89,14 +99,14 @@ def listed(names: list[str], most: int = 6) -> str:
 
 
 class Bytes:
-    """A file open for reading at any place, by several threads; a read past its end raises Damaged."""
+    """A file that several threads can read at any offset; a read past its end raises Damaged."""
 
     def __init__(self, file: BinaryIO):
         self._file, self._lock = file, threading.Lock()
         self.size = os.fstat(file.fileno()).st_size
 
     def read(self, offset: int, size: int) -> bytes:
-        """Exactly so many bytes."""
+        """Exactly `size` bytes."""
         if offset + size > self.size:
             raise Damaged("it ends too early")
         buffer = bytearray(size)
@@ -109,7 +119,7 @@ class Bytes:
         with self._lock:
             self._file.seek(offset)
             while len(view):
-                # The system may give less than was asked for, above 2 GiB always.
+                # The system may return less than was asked for; above 2 GiB it always does.
                 count = self._file.readinto(view)
                 if not count:
                     raise Damaged("it ends too early")
@@ -123,10 +133,8 @@ def opened(path: Path) -> Iterator[Bytes]:
         yield Bytes(file)
 
 
-def dense(
-    bytes_: Bytes, name: str, shape: tuple[int, ...], dtype: np.dtype, offset: int, layout: str = "ours"
-) -> Tensor:
-    """A tensor that lies in the file row by row, from `offset` on."""
+def stored(bytes_: Bytes, name: str, shape: tuple[int, ...], dtype: np.dtype, offset: int) -> Tensor:
+    """A tensor that is stored row by row from `offset` on."""
     width = math.prod(shape[1:]) * dtype.itemsize
 
     def rows(first: int, last: int) -> np.ndarray:
@@ -135,4 +143,4 @@ def dense(
             bytes_.into(block.view(np.uint8).reshape(-1), offset + first * width)
         return block
 
-    return Tensor(name, shape, dtype, rows, layout)
+    return Tensor(name, shape, dtype, rows)

@@ -1,32 +1,46 @@
-"""Our own files: safetensors with all that is needed to use a network, and a checksum over it."""
+"""This package's own files: safetensors with everything that a network needs, and a checksum over it."""
 
 import hashlib
 import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array
 
-from cnnjax.data.normalize import Cleaning, of_colours
-from cnnjax.formats import atomic_write, description
+from cnnjax import models
+from cnnjax.data.normalize import Normalizer, identity
+from cnnjax.formats import description, safetensors_io, torch_names
 from cnnjax.formats.description import KEY
-from cnnjax.formats.lazy_tensors import Contents, Damaged, Tensor, blocks, whole
-from cnnjax.formats.network import Network, digest, flat
+from cnnjax.formats.lazy_tensors import Contents, Damaged, Tensor, blocks, read_all
+from cnnjax.network import Network, digest, to_numpy
 
-CLEANING = ("mean", "components", "scales")
+PARTS = ("mean", "components", "scales")
+"""Of a normalizer."""
 
 
 def save(path: str | Path, network: Network) -> None:
-    """Write a network; an interruption leaves the old file. Raises UserError where it can't be written."""
+    """Write a network as safetensors: parameters, model state, normalizer, and a description as JSON.
+
+    The file holds any model. One that is not of this package is noted by the name of its class, and `formats.load`
+    then needs the model itself. Tensors are named "params/…", "model_state/…" and "normalizer/…"; the description is
+    under "cnnjax" in the metadata, and under "sha256" a checksum over all of it. An interruption leaves the previous
+    file. Raises UserError if the file cannot be written.
+    """
     tensors = arrays(network)
-    text = json.dumps(description.write(network) | {"cleaning": network.cleaning.kind}, sort_keys=True)
-    atomic_write.safetensors(path, tensors, {KEY: text, "sha256": checksum(text, tensors)})
+    text = json.dumps(description.write(network), sort_keys=True)
+    safetensors_io.write(path, tensors, {KEY: text, "sha256": checksum(text, tensors)})
 
 
 def arrays(network: Network) -> dict[str, np.ndarray]:
-    """All numbers of a network, by the names they have in its file."""
-    cleaning = {f"cleaning/{name}": np.asarray(getattr(network.cleaning, name)) for name in CLEANING}
-    return {f"params/{name}": array for name, array in flat(network.params).items()} | cleaning
+    """All arrays of a network, by their names in its file."""
+    params = {f"params/{name}": to_numpy(array) for name, array in models.flatten(network.params).items()}
+    state = {f"model_state/{name}": to_numpy(array) for name, array in models.flatten(network.model_state).items()}
+    normalizer = {f"normalizer/{name}": np.asarray(getattr(network.normalizer, name)) for name in PARTS}
+    return params | state | normalizer
 
 
 def checksum(text: str, tensors: dict[str, np.ndarray]) -> str:
@@ -34,25 +48,62 @@ def checksum(text: str, tensors: dict[str, np.ndarray]) -> str:
     return hashlib.sha256((text + digest(tensors)).encode()).hexdigest()
 
 
-def contents(tensors: dict[str, Tensor], metadata: dict[str, str]) -> Contents:
-    """What `save` wrote, verified to the last bit. Raises Damaged when it is not."""
+def with_arrays(network: Network, tensors: Mapping[str, Array]) -> Network:
+    """The network with these arrays, named as in its file, in place of its own."""
+    params = nested(network.params, tensors, "params/")
+    state = nested(network.model_state, tensors, "model_state/")
+    normalizer = Normalizer(network.normalizer.kind, *(tensors[f"normalizer/{part}"] for part in PARTS))
+    return network.replace(params=params, model_state=state, normalizer=normalizer)
+
+
+def nested(like: Mapping[Any, Any], arrays: Mapping[str, Any], prefix: str = "") -> dict[Any, Any]:
+    """The arrays in the nesting of `like`, by the names that lead to them, joined by "/"."""
+    return {
+        key: nested(value, arrays, f"{prefix}{key}/") if isinstance(value, dict) else arrays[f"{prefix}{key}"]
+        for key, value in like.items()
+    }
+
+
+@contextmanager
+def read(path: Path) -> Iterator[Contents]:
+    """A safetensors file of this package, or with PyTorch's names. Raises Damaged or Refused."""
+    with safetensors_io.tensors(path) as (tensors, metadata):
+        if any(name.startswith(("params/", "normalizer/", "cleaning/")) for name in tensors):
+            yield _contents(tensors, metadata)
+            return
+        try:
+            fields = json.loads(metadata[KEY]) if KEY in metadata else None
+        except (ValueError, RecursionError) as error:
+            raise Damaged("its description is not JSON") from error
+        if fields is not None and not isinstance(fields, dict):
+            raise Damaged("its description is not a JSON object")
+        yield torch_names.contents("safetensors with PyTorch's names", tensors, fields)
+
+
+def _contents(tensors: dict[str, Tensor], metadata: dict[str, str]) -> Contents:
+    """What `save` wrote, in this edition or the first, verified to the last bit."""
     text = metadata.get(KEY, "")
     if metadata.get("sha256") != hashlib.sha256((text + _digest(tensors)).encode()).hexdigest():
         raise Damaged("its checksum does not hold")
     try:
-        about = json.loads(text)
-        if "cleaning" in about:
-            parts = [jnp.asarray(whole(tensors.pop(f"cleaning/{name}"))) for name in CLEANING]
-            about["cleaning"] = Cleaning(about["cleaning"], *parts)
-    except (ValueError, TypeError, KeyError) as error:
+        fields = json.loads(text)
+        name = description.field("normalizer", fields)
+        if name in fields:
+            parts = [jnp.asarray(read_all(tensors.pop(f"{name}/{part}"))) for part in PARTS]
+            fields[name] = Normalizer(fields[name], *parts)
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise Damaged(f"its description lacks {error}") from error
-    names = {name: name.removeprefix("params/") for name in tensors}
-    params = {ours: tensors[name]._replace(name=ours) for name, ours in names.items()}
-    return Contents("a file of cnnjax", params, [], of_colours("none"), about)
+    named: dict[str, Tensor] = {}
+    for name, tensor in tensors.items():
+        ours = name.removeprefix("params/").removeprefix("model_state/")
+        if ours in named:
+            raise Damaged(f"{ours} occurs twice")
+        named[ours] = tensor._replace(name=ours)
+    return Contents("a file of cnnjax", named, [], identity(), fields)
 
 
 def _digest(tensors: dict[str, Tensor]) -> str:
-    """`digest` of arrays in a file."""
+    """`network.digest` of arrays in a file."""
     total = hashlib.sha256()
     for name in sorted(tensors):
         total.update(f"{name}:{tensors[name].dtype.str}:{tensors[name].shape};".encode())

@@ -1,8 +1,8 @@
-"""PyTorch's .pth files, the zip archives of today and the plain ones from before 1.6, without PyTorch.
+"""PyTorch's .pth files, today's zip archives and the plain files from before 1.6, without PyTorch.
 
-Both keep a pickle, which tells how the tensors lie in the numbers that follow. It is read by an interpreter that knows
-the few instructions and names a state dict needs, each name standing for something of ours that does nothing but take
-notes; at any other it stops before anything has happened.
+Both hold a pickle, which says where the tensors are in the numbers that follow. It is read by an interpreter that knows
+only the few instructions and names that a state dict needs. Each name stands for something here that only records its
+arguments; at any other name or instruction the interpreter stops before anything has happened.
 """
 
 import io
@@ -18,7 +18,7 @@ import numpy as np
 
 from cnnjax.formats import torch_names
 from cnnjax.formats.archive import members
-from cnnjax.formats.lazy_tensors import Bytes, Contents, Damaged, Refused, Tensor, dense, opened
+from cnnjax.formats.lazy_tensors import Bytes, Contents, Damaged, Refused, Tensor, opened, stored
 
 MAGIC = 0x1950A86A20F9469CFC6C
 PROTOCOL = 1001
@@ -62,22 +62,22 @@ class Strided(NamedTuple):
 
 
 class State(dict):
-    """Stands for OrderedDict; its attributes (`_metadata`) are of no use here."""
+    """Stands for OrderedDict; its attributes (`_metadata`) are not used."""
 
     def __setstate__(self, state: Any) -> None:
         pass
 
 
-class Held:
-    """Stands for a Parameter, and for a tensor that is made first and told afterwards what it is (before 0.1.10)."""
+class Holder:
+    """Stands for a Parameter, and for a tensor that is created first and filled afterwards (before 0.1.10)."""
 
     def __init__(self, data: Any = None, *_: Any):
         self.data = data
 
-    def tell(self, state: Any) -> None:
+    def set_state(self, state: Any) -> None:
         """Source: torch.Tensor.__setstate__: four parts are a tensor's, the first of five is one, three are flags."""
         if not isinstance(state, tuple) or len(state) not in (3, 4, 5):
-            raise Damaged("a tensor is not one")
+            raise Damaged("malformed tensor record")
         if len(state) > 3:
             self.data = _tensor(*state) if len(state) == 4 else state[0]
 
@@ -85,7 +85,7 @@ class Held:
 def _tensor(storage: Any, offset: Any, shape: Any, strides: Any, *_: Any) -> Strided:
     numbers = (offset, *shape, *strides)
     if not isinstance(storage, Storage) or len(shape) != len(strides):
-        raise Damaged("a tensor is not one")
+        raise Damaged("malformed tensor record")
     if not all(type(number) is int and number >= 0 for number in numbers):
         raise Damaged("a tensor has a negative shape")
     return Strided(storage, offset, tuple(shape), tuple(strides))
@@ -100,14 +100,14 @@ NAMES: dict[tuple[str, str], Any] = {
     ("torch._utils", "_rebuild_tensor"): _tensor,
     ("torch._utils", "_rebuild_tensor_v2"): _tensor,
     ("torch._utils", "_rebuild_parameter"): _parameter,
-    ("torch.nn.parameter", "Parameter"): Held,
-    ("torch", "FloatTensor"): Held,
+    ("torch.nn.parameter", "Parameter"): Holder,
+    ("torch", "FloatTensor"): Holder,
     **{("torch", name): Kind(np.dtype(kind)) for name, kind in TYPES.items()},
 }
 
 
 class Notes(pickle._Unpickler):
-    """Reads a state dict's pickle and runs nothing. In Python, because there its instructions can be chosen."""
+    """Reads a state dict's pickle and runs nothing. Python's own class, because its instructions can be chosen."""
 
     dispatch = {getattr(pickle, name)[0]: pickle._Unpickler.dispatch[getattr(pickle, name)[0]] for name in INSTRUCTIONS}
 
@@ -125,21 +125,21 @@ class Notes(pickle._Unpickler):
         key, start, count = (key, 0, count) if view is None else (key, view[1], view[2])
         proper = all(type(number) is int and number >= 0 for number in (start, count))
         if tag != "storage" or not isinstance(kind, Kind) or not isinstance(key, str) or not proper:
-            raise Damaged("a storage is not one")
+            raise Damaged("malformed storage record")
         return Storage(kind.dtype, key, start, count)
 
     def load_build(self) -> None:
         state = self.stack.pop()
-        if isinstance(self.stack[-1], Held):
-            self.stack[-1].tell(state)
+        if isinstance(self.stack[-1], Holder):
+            self.stack[-1].set_state(state)
         elif not isinstance(self.stack[-1], State):
             raise Damaged("its pickle changes what is neither a tensor nor a dict")
 
     def load_newobj(self) -> None:
         arguments = self.stack.pop()
-        if self.stack.pop() is not Held:
+        if self.stack.pop() is not Holder:
             raise Damaged("its pickle makes what is no tensor")
-        self.append(Held(*arguments))
+        self.append(Holder(*arguments))
 
     dispatch[pickle.BUILD[0]] = load_build
     dispatch[pickle.NEWOBJ[0]] = load_newobj
@@ -212,7 +212,7 @@ def read_legacy(path: Path) -> Iterator[Contents]:
 def _tensors(state: Any) -> dict[str, Strided]:
     if not isinstance(state, dict) or not all(isinstance(name, str) for name in state):
         raise Refused("it holds no state dict: save model.state_dict()")
-    state = {name: value.data if isinstance(value, Held) else value for name, value in state.items()}
+    state = {name: value.data if isinstance(value, Holder) else value for name, value in state.items()}
     if other := [name for name, value in state.items() if not isinstance(value, Strided)]:
         raise Refused(f"it holds {other[0]!r}, which is no tensor: save model.state_dict() alone")
     return state
@@ -236,7 +236,7 @@ def _located(bytes_: Bytes, name: str, tensor: Strided, places: dict[str, tuple[
     offset += (storage.start + tensor.offset) * width
     plain = all(s == math.prod(shape[i + 1 :]) for i, s in enumerate(strides) if shape[i] > 1)
     if plain:
-        return dense(bytes_, name, shape, storage.dtype, offset)
+        return stored(bytes_, name, shape, storage.dtype, offset)
 
     def rows(first: int, last: int) -> np.ndarray:
         part = (last - first, *shape[1:])

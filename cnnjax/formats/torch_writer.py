@@ -1,34 +1,51 @@
-"""Our networks as PyTorch reads them: a state dict with torchvision's names, in safetensors."""
+"""Networks as PyTorch reads them: a state dict with torchvision's names, in safetensors."""
 
-import math
 from pathlib import Path
 
 import numpy as np
 
-from cnnjax.formats import atomic_write, description, torch_names
-from cnnjax.formats.network import Network
+from cnnjax import models
+from cnnjax.errors import UserError
+from cnnjax.formats import description, safetensors_io
+from cnnjax.formats.architectures import ARCHITECTURES, Architecture
+from cnnjax.formats.torch_names import torch_name
+from cnnjax.network import Network
 
 
 def save_torchvision(path: str | Path, network: Network) -> None:
     """Write a state dict for `load_state_dict(safetensors.torch.load_file(path))`.
 
-    A VGG's names are torchvision's. SmallCNN's follow the same rule: `features.0`, `.3`, `.6`, `.9` for convolutions,
-    each with relu and pooling after it, and `classifier.1`, `.3`, `.5` for dense layers after a dropout. The metadata
-    keep our description; the user of the file must do the preprocessing that it names.
-    Raises UserError for zca whitening, or where it can't be written.
+    The names are torchvision's; those of SmallCNN follow the same rule: `features.0`, `.3`, `.6`, `.9` for the
+    convolutions, each of which has relu and pooling after it, and `classifier.1`, `.3`, `.5` for the dense layers after
+    dropout. `num_batches_tracked` is 0. The metadata hold this package's description; whoever uses the file must do the
+    preprocessing that it names.
+    Raises UserError for a model that is not of this package, for zca whitening, or if the file cannot be written.
     """
     path = Path(path)
-    text = description.text(path, network)
-    names, tensors, shapes = torch_names.modules(network.model), {}, {}
-    channels, flat = 0, True
-    for layer, arrays in network.params.items():
-        kernel, name = np.asarray(arrays["kernel"]), f"{names[layer]}.weight"
-        if kernel.ndim == 4:
-            tensors[name], channels = kernel.transpose(3, 2, 0, 1), kernel.shape[-1]
-        elif flat:
-            side, shapes[name], flat = math.isqrt(len(kernel) // channels), kernel.shape[::-1], False
-            tensors[name] = kernel.reshape(side, side, channels, -1).transpose(3, 2, 0, 1)
-        else:
-            tensors[name] = kernel.T
-        tensors[f"{names[layer]}.bias"] = np.asarray(arrays["bias"])
-    atomic_write.safetensors(path, tensors, {"format": "pt", description.KEY: text}, shapes)
+    architecture = known_architecture(network, "save_torchvision")
+    text = description.write_complete(path, network)
+    layers = {layer.path: layer for layer in architecture.layers}
+    tensors: dict[str, np.ndarray] = {}
+    for name, array in (models.flatten(network.params) | models.flatten(network.model_state)).items():
+        layer_path, _, kind = name.rpartition("/")
+        layer, array = layers[layer_path], np.asarray(array)
+        if kind == "kernel" and layer.kind == "flat":
+            height, width = (size >> architecture.halvings for size in network.image_size)
+            array = array.reshape(height, width, -1, array.shape[1]).transpose(3, 2, 0, 1).reshape(array.shape[::-1])
+        elif kind == "kernel":
+            array = array.transpose(3, 2, 0, 1) if array.ndim == 4 else array.T
+        tensors[torch_name(layer, kind)] = array
+        if kind == "mean":
+            tensors[f"{layer.torch[0]}.num_batches_tracked"] = np.zeros((), np.int64)
+    safetensors_io.write(path, tensors, {"format": "pt", description.KEY: text})
+
+
+def known_architecture(network: Network, function: str) -> Architecture:
+    """The table's entry for a network. Raises UserError if its model is of another package."""
+    config = network.config
+    if config is None or config["name"] not in ARCHITECTURES:
+        raise UserError(
+            f"{function} needs to know the names of the layers, and {network!r} is no model of this package: use "
+            "save, or save_stablehlo"
+        )
+    return ARCHITECTURES[config["name"]]

@@ -13,6 +13,7 @@ from flax import nnx
 from cnnjax.errors import UserError, unknown
 from cnnjax.models.batch_norm import BatchNorm
 from cnnjax.models.functional import ModelState, Output, Params, apply, flatten, layer_shapes, split, with_remat
+from cnnjax.models.resnet import ResNet, ResNet18, ResNet34, ResNet50
 from cnnjax.models.small_cnn import SmallCNN
 from cnnjax.models.vgg import VGG, VGG11, VGG13, VGG16, VGG19
 
@@ -27,6 +28,10 @@ __all__ = [
     "ModelState",
     "Output",
     "Params",
+    "ResNet",
+    "ResNet18",
+    "ResNet34",
+    "ResNet50",
     "SmallCNN",
     "apply",
     "create",
@@ -46,6 +51,9 @@ MODELS: dict[str, Callable[..., nnx.Module]] = {
     "vgg13-bn": partial(VGG13, batch_norm=True),
     "vgg16-bn": partial(VGG16, batch_norm=True),
     "vgg19-bn": partial(VGG19, batch_norm=True),
+    "resnet18": ResNet18,
+    "resnet34": ResNet34,
+    "resnet50": ResNet50,
 }
 """Every model by its name in configurations and on the command line."""
 

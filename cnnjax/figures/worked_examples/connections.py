@@ -8,8 +8,8 @@ from matplotlib.collections import LineCollection
 from matplotlib.colors import to_rgb
 
 from cnnjax.article.worked_examples import Dropout, ReceptiveField
-from cnnjax.figures.canvas import BLUE, GREEN, HEAD, MUTED, PAPER, RED, RULE, SMALL, TINTS, WIDTH
 from cnnjax.figures.canvas import arrow, cell, outline, save, sheet, text
+from cnnjax.figures.style import BLUE, GREEN, HEAD, MUTED, PAPER, RED, RULE, SMALL, TINTS, WIDTH
 
 
 def dropout(example: Dropout, path: Path) -> Path:
@@ -49,7 +49,7 @@ def dropout(example: Dropout, path: Path) -> Path:
 
 
 def receptive_fields(fields: Sequence[ReceptiveField], path: Path) -> Path:
-    """For each stack, draw which values of every earlier map reach the center of the last one, and by how many paths."""
+    """For each stack, draw which values of each earlier map reach the center of the last one, by how many paths."""
     side = 18
     size = fields[0].paths[0].shape[0]
     height = size * side + 64
@@ -74,11 +74,11 @@ def receptive_fields(fields: Sequence[ReceptiveField], path: Path) -> Path:
             if column:
                 y = top + size * side / 2
                 arrow(board, (left - gap + 4, y), (left - 4, y))
-        text(
-            board, 4, top + size * side + 15, f"{field.depth} stacked 3×3 convolutions see {field.size}×{field.size}"
-            f": {9 * field.depth} weights per pair of channels instead of {field.size**2}",
-            SMALL, MUTED, ha="left",
-        )  # fmt: skip
+        caption = (
+            f"{field.depth} stacked 3×3 convolutions have a receptive field of {field.size}×{field.size}, "
+            f"with {9 * field.depth} weights per pair of channels instead of {field.size**2}"
+        )
+        text(board, 4, top + size * side + 15, caption, SMALL, MUTED, ha="left")
     return save(figure, path)
 
 

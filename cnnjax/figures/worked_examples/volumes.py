@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 
 from cnnjax.article.worked_examples import Volume
-from cnnjax.figures.canvas import BLUE, BODY, GOLD, GREEN, HEAD, MUTED, PAPER, RED, SMALL, WIDTH
 from cnnjax.figures.canvas import arrow, box, cell, image, outline, save, sheet, text
+from cnnjax.figures.style import BLUE, BODY, GOLD, GREEN, HEAD, MUTED, PAPER, RED, SMALL, WIDTH
 
 
 def _size(array: np.ndarray) -> str:
@@ -47,7 +47,7 @@ def maps(example: Volume, path: Path) -> Path:
         kernel = example.kernels[..., index]
         shown = 0.5 + kernel / (2 * np.abs(kernel).max())
         image(figure, shown, x, y, 44)
-        text(board, x + 50, y + 22, example.names[index].replace(", ", ",\n"), 7.2, MUTED, ha="left")
+        text(board, x + 50, y + 22, example.names[index].replace(" ", "\n", 1), 7.2, MUTED, ha="left")
         map_ = example.maps[..., index]
         # Padding causes strong edges at the border; the gray levels are chosen for the values inside.
         low, high = np.percentile(map_[2:-2, 2:-2], (1, 99))

@@ -1,0 +1,81 @@
+"""Which format a file has, detected from its contents, never from its name."""
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+from flax import nnx
+
+from cnnjax.data.normalize import Normalizer
+from cnnjax.errors import UserError
+from cnnjax.formats import keras_reader, native, run_folder, torch_reader
+from cnnjax.formats.build import Options, build
+from cnnjax.formats.lazy_tensors import Contents, Damaged, Refused
+from cnnjax.network import Network
+
+READABLE = (
+    "Keras' .h5, .weights.h5 and .keras, PyTorch's .pth, .safetensors with torchvision's, timm's or this package's "
+    "names, and the folder of a run can be read"
+)
+
+
+def load(
+    path: str | Path,
+    *,
+    include_top: bool = True,
+    image_size: int | tuple[int, int] | None = None,
+    class_names: Sequence[str] = (),
+    new_head: Sequence[str] = (),
+    normalizer: Normalizer | None = None,
+    model: nnx.Module | None = None,
+    seed: int = 0,
+) -> Network:
+    """Read a network from a file or folder. The format is detected from the contents; nothing in them is executed.
+
+    include_top: False leaves out a VGG's dense layers, and must be passed for a file that has none: the network then
+    ends at block5_pool and has no class names. image_size: an int, or (height, width), of the images; by default that
+    of the file, or the smallest that its dense layers allow, or 224. class_names: of the file's logits. new_head: names
+    of other classes, for which the last layer is created anew (from `seed`). normalizer: replaces the file's own.
+    model: for a file that was saved with a model of another package, an instance of its class with the same layers. Its
+    arrays are not used, so `nnx.eval_shape(lambda: MyModel(...))` suffices.
+
+    Every array is checked: its name, shape and type, and that it is finite. float16 and bfloat16 become float32.
+    Raises UserError, which names what is missing or left over, for a file that does not exist, is damaged or of another
+    kind, or does not fit a network.
+    """
+    path = Path(path)
+    size = (image_size, image_size) if isinstance(image_size, int) else image_size
+    options = Options(include_top, size, tuple(class_names), tuple(new_head), normalizer, model, seed)
+    try:
+        with _reader(path)(path) as contents:
+            return build(path, contents, options)
+    except Damaged as error:
+        raise UserError(f"{path} is damaged or incomplete ({error}): train or fetch it again") from error
+    except Refused as error:
+        raise UserError(f"{path} is not read: {error}") from error
+    except OSError as error:
+        raise UserError(f"cannot read the weights file {path}: {error.strerror or error}") from error
+
+
+def _reader(path: Path) -> Callable[[Path], AbstractContextManager[Contents]]:
+    if path.is_dir():
+        return run_folder.read
+    try:
+        with path.open("rb") as file:
+            start = file.read(16)
+    except FileNotFoundError:
+        raise UserError(f"there is no weights file {path}: train one, or give the path of another") from None
+    except OSError as error:
+        raise UserError(f"cannot read the weights file {path}: {error.strerror}") from error
+    if len(start) < 9:
+        raise UserError(f"{path} is damaged or incomplete: train or fetch it again")
+    # A safetensors file starts with the length of its header, which is followed by "{".
+    if start[8:9] == b"{":
+        return native.read
+    if start.startswith(b"\x89HDF\r\n\x1a\n"):
+        return keras_reader.read
+    if start.startswith(b"PK\x03\x04"):
+        return keras_reader.read_archive if keras_reader.is_archive(path) else torch_reader.read_archive
+    if start.startswith(b"\x80"):
+        return torch_reader.read_legacy
+    raise UserError(f"{path} is not a file of weights: {READABLE}")
