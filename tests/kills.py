@@ -99,7 +99,7 @@ def _draw(folder: Path) -> None:
 
 
 def _train(run: Path, way: str, moment: float | None = None, started: bool = False) -> bool:
-    """Whether the run finished before the moment, counted from the process' start or, if `started`, from the training's."""
+    """Whether the run finished before the moment, counted from its start or, if `started`, from its training's."""
     command = [sys.executable, ROOT / TRAIN[0], *TRAIN[1:], *LOADING[way], "--run", run.name]
     command += ["--resume"] if run.exists() else []
     environment = os.environ | {"CNNJAX_CACHE": str(run.parent / "cache"), "JAX_PLATFORMS": "cpu"}
@@ -132,7 +132,7 @@ def _latest(run: Path) -> int:
 
 
 def _end(run: Path) -> dict[str, Any]:
-    """Everything that a run leaves except times, bit for bit: rows, test, best parameters, checksums of the last state."""
+    """Everything that a run leaves except times: rows, test, best parameters, checksums of the last state."""
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     weights = safetensors.load_file(run / "weights.safetensors")
     manifest = (run / "checkpoints" / str(_latest(run)) / "manifest.json").read_bytes().partition(b"\n")[2]
