@@ -26,7 +26,8 @@ from cnnjax.errors import UserError
 ROOT = Path(__file__).parent.parent
 TRAIN = [sys.executable, str(ROOT / "experiments" / "train.py"), "debug", "--data.source", "folder:pictures",
          "--data.image-size", "32", "--model.width-multiplier", "0.25", "--train.epochs", "2",
-         "--train.steps-per-epoch", "10", "--train.dispatches-per-epoch", "10", "--train.checkpoint-every-steps", "1"]  # fmt: skip
+         "--train.steps-per-epoch", "10", "--train.dispatches-per-epoch", "10", "--train.checkpoint-every-steps",
+         "1"]  # fmt: skip
 
 
 @pytest.fixture(scope="module")

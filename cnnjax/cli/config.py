@@ -266,10 +266,9 @@ def from_dict(kind: type[T], values: Mapping[str, Any]) -> T:
     """
     hints = typing.get_type_hints(kind)
     arguments: dict[str, Any] = {}
-    for old, value in values.items():
-        name = renamed.FIELDS.get(kind.__name__, {}).get(old, old)
+    for name, value in renamed.upgrade(kind.__name__, values).items():
         if name not in hints:
-            raise unknown(f"field of {kind.__name__}", old, hints)
+            raise unknown(f"field of {kind.__name__}", name, hints)
         arguments[name] = _value(f"{kind.__name__}.{name}", hints[name], value)
     return kind(**arguments)
 
