@@ -12,7 +12,6 @@ from cnnjax.figures.benchmarks import memory as memory
 from cnnjax.figures.benchmarks import shares as shares
 from cnnjax.figures.canvas import save as save
 from cnnjax.figures.canvas import sheet as sheet
-from cnnjax.figures.curves import best_epoch as best_epoch
 from cnnjax.figures.curves import curves as curves
 from cnnjax.figures.curves import losses as losses
 from cnnjax.figures.grids import augmented_samples as augmented_samples
