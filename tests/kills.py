@@ -27,13 +27,13 @@ from cnnjax.cli import command_line
 from cnnjax.errors import UserError
 
 ROOT = Path(__file__).parent.parent
-TRAIN = ["experiments/train.py", "debug", "--data.source", "folder:pictures", "--data.side", "32",
-         "--model.width", "0.25", "--train.epochs", "5", "--train.parallel", "jit",
-         "--train.calls-per-epoch", "5", "--train.checkpoint-steps", "2"]  # fmt: skip
+TRAIN = ["experiments/train.py", "debug", "--data.source", "folder:pictures", "--data.image-size", "32",
+         "--model.width-multiplier", "0.25", "--train.epochs", "5", "--train.strategy", "jit",
+         "--train.dispatches-per-epoch", "5", "--train.checkpoint-every-steps", "2"]  # fmt: skip
 FEEDS = {
-    "resident": ["--data.feed", "resident"],
-    "stream": ["--data.feed", "stream"],
-    "processes": ["--data.feed", "stream", "--data.workers", "2"],
+    "resident": ["--data.loading", "resident"],
+    "stream": ["--data.loading", "stream"],
+    "processes": ["--data.loading", "stream", "--data.workers", "2"],
 }
 CLOCKS = ("seconds", "images_per_second")
 
