@@ -20,6 +20,3 @@ from cnnjax.figures.grids import image_grid as image_grid
 from cnnjax.figures.grids import maps_in_a_row as maps_in_a_row
 from cnnjax.figures.predictions import predictions as predictions
 from cnnjax.figures.predictions import probabilities as probabilities
-
-answers = predictions  # The first edition's names.
-picture_grid = image_grid
