@@ -4,9 +4,11 @@ A metric is a function `(logits, labels) -> values (n,)`, one value per example,
 reported. Labels are integers (n,) or distributions (n, classes).
 """
 
+import atexit
 import json
 import math
 import statistics
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -179,14 +181,21 @@ def tensorboard(folder: Path, first_step: int) -> Callable[[EpochMetrics], None]
     Raises UserError when tensorboardX is not installed.
     """
     try:
-        from tensorboardX import SummaryWriter
+        from tensorboardX.event_file_writer import EventsWriter
+        from tensorboardX.proto.event_pb2 import Event, SessionLog  # pyright: ignore[reportAttributeAccessIssue]
+        from tensorboardX.summary import scalar
     except ImportError as error:
         raise UserError("tensorboard=True needs tensorboardX: pip install 'cnnjax[tensorboard]'") from error
-    writer = SummaryWriter(str(folder), purge_step=first_step)
+    folder.mkdir(parents=True, exist_ok=True)
+    # Not SummaryWriter: its flush() does not wait for the thread that writes, so a killed run would lose epochs.
+    writer = EventsWriter(str(folder / "events"))
+    atexit.register(writer.close)
+    start = SessionLog(status=SessionLog.START)
+    writer.write_event(Event(wall_time=time.time(), step=first_step, session_log=start))
 
     def write(row: EpochMetrics) -> None:
         for name in row.keys() - {"epoch", "step"}:
-            writer.add_scalar(name, row[name], int(row["step"]))
+            writer.write_event(Event(wall_time=time.time(), step=int(row["step"]), summary=scalar(name, row[name])))
         writer.flush()
 
     return write
