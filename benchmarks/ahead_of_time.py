@@ -6,7 +6,7 @@
 Needs the extras `tpu` and `cuda` (either alone will do: the other platform is left out, and said so); no accelerator
 and no driver. A TPU compilation of VGG16 takes two minutes or more of a core. Rows that are in the results' file
 already stay there, and are not compiled again without --again; each is written as soon as it is there.
-Writes benchmarks/results/ahead_of_time.json and, when there are TPUs' rows, the plot beside it. README.md says what the
+Writes benchmarks/results/ahead_of_time.json and, when there are TPUs' rows, a plot next to it. README.md says what the
 columns are and how the compiler's estimates were corrected.
 """
 
@@ -65,7 +65,7 @@ def row(name: str, program: str, found: dict[str, Any]) -> Row:
     machine, model = MACHINES[name], program.split()[0]
     ascent = program.endswith("ascent")
     images, chips = (compiled.FILTERS, 1) if ascent else (compiled.EACH, 8)
-    work = {"model": model, "side": compiled.MODELS[model], "batch": images, "layer": compiled.LAYER}
+    work = {"model": model, "image_size": compiled.MODELS[model], "batch_size": images, "layer": compiled.LAYER}
     count = flops.count(work | {"task": "input-gradient" if ascent else "train"})
     more = dict.fromkeys(("step", "of_step", "images_per_second", "share", "roofline_share"))
     if machine.platform == "tpu":
@@ -153,7 +153,7 @@ def ahead_of_time(
         only: Which of them.
         programs: What to compile; "mesh" is jit over a mesh.
         again: Compile also what the results' file has already.
-        out: Where the results go.
+        out: The file for the results.
     """
     for name in only:
         if name not in MACHINES:

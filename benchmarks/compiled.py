@@ -94,7 +94,7 @@ def measured(lowered: Any) -> Found:
 
 
 def training(model: str, way: str, chips: list[Any], each: int = EACH, plain: bool = False) -> Any:
-    """A step of training in bfloat16, `each` pictures a chip, lowered; with ordinary Flax layers if `plain`."""
+    """A step of training in bfloat16, `each` images per chip, lowered; with ordinary Flax layers if `plain`."""
     import jax
     from flax import nnx
 
@@ -103,19 +103,19 @@ def training(model: str, way: str, chips: list[Any], each: int = EACH, plain: bo
     from cnnjax.train import optimizers, strategy
     from cnnjax.train.step import Task, create_state
 
-    side, classes = MODELS[model], 2 if model == "small-cnn" else 1000
+    image_size, classes = MODELS[model], 2 if model == "small-cnn" else 1000
 
     def make() -> nnx.Module:
         if plain:
-            return _plain(model, side)
-        return models.create(ModelConfig(name=model), side=side, num_classes=classes, seed=0)
+            return _plain(model, image_size)
+        return models.create(ModelConfig(name=model), image_size=image_size, num_classes=classes, seed=0)
 
     graph, params = models.split(nnx.eval_shape(make))
     rule = OptimizerConfig() if model == "small-cnn" else OptimizerConfig(name="sgd", learning_rate=1e-2)
     task = Task(graph, optimizers.create(rule, 1000), AugmentConfig(), precision="bfloat16")
     state = jax.eval_shape(lambda params: create_state(params, task.optimizer), params)
     where = strategy.choose(way, each * len(chips), chips)
-    return strategy.lowered(where, task, state, _no_cleaning(), (side, side, 3), each * len(chips))
+    return strategy.lowered(where, task, state, _no_cleaning(), (image_size, image_size, 3), each * len(chips))
 
 
 def _no_cleaning() -> Any:
@@ -127,7 +127,7 @@ def _no_cleaning() -> Any:
     return Cleaning("none", *jax.eval_shape(lambda: (jnp.zeros(0), jnp.zeros((0, 0)), jnp.zeros(0))))
 
 
-def _plain(model: str, side: int) -> Any:
+def _plain(model: str, image_size: int) -> Any:
     """The contender's network behind this package's interface, without dropout, computing in bfloat16."""
     import jax.numpy as jnp
     from flax import nnx
@@ -150,7 +150,7 @@ def _plain(model: str, side: int) -> Any:
                 x = nnx.relu(layer(x))
             return self.last(x), {}
 
-    return Plain(plain_flax.build(model, side, nnx.Rngs(0)))
+    return Plain(plain_flax.build(model, image_size, nnx.Rngs(0)))
 
 
 def drawing(chip: Any) -> Any:
@@ -163,7 +163,7 @@ def drawing(chip: Any) -> Any:
     from cnnjax.visualize import render
 
     config = ModelConfig(name="vgg16")
-    made = nnx.eval_shape(lambda: models.create(config, side=224, num_classes=1000, seed=0))
+    made = nnx.eval_shape(lambda: models.create(config, image_size=224, num_classes=1000, seed=0))
     names = tuple(map(str, range(1000)))
     network = Network(*models.split(made), config, 224, names, _no_cleaning(), "", {})
     return render.lowered(network, LAYER, FILTERS, chip)

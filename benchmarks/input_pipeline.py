@@ -1,11 +1,11 @@
-"""Pictures a second from JPEG files to augmented batches on the device, without training; and what augmentation costs.
+"""Images per second from JPEG files to augmented batches on the device, without training; and what augmentation costs.
 
     python benchmarks/input_pipeline.py
 
 cnnjax takes part three times: decoding the files (its first epoch), reading its cache of decoded pictures (a second
 run's first epoch), and with pictures resident on the device (every later epoch). All augment as the article does. Then
 cnnjax's training step with and without augmentation inside its program, taking turns.
-Needs the extra `peers`. Writes benchmarks/results/input_pipeline.json and the plot beside it.
+Needs the extra `peers`. Writes benchmarks/results/input_pipeline.json and a plot next to it.
 """
 
 import tempfile
@@ -46,7 +46,7 @@ def input_pipeline(
     *,
     who: tuple[str, ...] = tuple(WHO),
     per_class: int = 1000,
-    side: int = 150,
+    image_size: int = 150,
     batch: int = 32,
     rounds: int = 5,
     calls: int = 3,
@@ -56,28 +56,28 @@ def input_pipeline(
 
     Args:
         who: Which pipelines; cnnjax, which decodes, is the one that ratios refer to.
-        per_class: Files a class.
-        side: Pixels a side after resizing.
-        batch: Pictures a batch.
+        per_class: Files per class.
+        image_size: Height and width in pixels after resizing.
+        batch: Images per batch.
         rounds: Epochs of each pipeline, and turns of each training step.
         calls: Training steps a turn.
-        out: Where the results go.
+        out: The file for the results.
     """
     contenders = compare.chosen(who, WHO)
     steps = 2 * per_class // batch
     if not steps:
-        raise UserError(f"--batch {batch} is larger than the {2 * per_class} pictures: give more --per-class")
+        raise UserError(f"--batch-size {batch} is larger than the {2 * per_class} pictures: give more --per-class")
     limit = peak.measure()
     folder = jpegs.files(per_class)
     name = f"an epoch of {steps * batch} pictures"
-    work = {"name": name, "folder": str(folder), "side": side, "size": batch, "batch": steps * batch}
+    work = {"name": name, "folder": str(folder), "image_size": image_size, "batch_size": batch, "images": steps * batch}
     work["workers"] = runtime.cores()  # for who has processes of its own
     with tempfile.TemporaryDirectory() as cache:
         own = (("CNNJAX_CACHE", cache),)  # a hundred megabytes that the user's cache need not keep
         taking_part = [replace(c, environment=own) if c.who == CACHED else c for c in contenders]
         pipelines = compare.compare(work, taking_part, rounds=rounds, calls=1)
     print(compare.table(pipelines), flush=True)
-    work = SMALL | {"task": "train", "batch": batch, "side": side, "name": "a training step"}
+    work = SMALL | {"task": "train", "images": batch, "image_size": image_size, "name": "a training step"}
     work["flops"] = flops.count(work)
     both = (compare.OURS, AUGMENTING)
     trained = compare.compare(work, both, rounds=rounds, calls=calls, peak=limit.flops_per_second)

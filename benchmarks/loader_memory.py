@@ -20,19 +20,19 @@ def peak() -> int:
     return 1024 * int(re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())[1])
 
 
-def loader_memory(*, folder: Path, side: int = 64, batch: int = 32, pictures: int = 1024) -> None:
+def loader_memory(*, folder: Path, image_size: int = 64, batch: int = 32, pictures: int = 1024) -> None:
     """Index, survey and stream, then print the peak and what there was before, as a line of JSON.
 
     Args:
         folder: A folder per class.
-        side: Pixels a side after resizing.
-        batch: Pictures a batch.
+        image_size: Height and width in pixels after resizing.
+        batch: Images per batch.
         pictures: How many to stream.
     """
     jax.config.update("jax_enable_compilation_cache", False)  # or the second run would not compile what the first did
     sampling.order(sampling.words(jax.random.key(0)), 0, 1, 2)
     before = peak()
-    config = DataConfig(f"folder:{folder}", side=side, per_class=0, eval_per_class=1, feed="stream", cache=False)
+    config = DataConfig(f"folder:{folder}", image_size=image_size, per_class=0, eval_per_class=1, feed="stream", cache=False)
     split = data.load(config).train
     rows = prefetch.Order(sampling.words(jax.random.key(0)), len(split.labels), batch)
     with prefetch.ahead(split, rows, 0, 1, lambda chunk: chunk) as chunks:

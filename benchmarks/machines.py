@@ -1,7 +1,7 @@
 """Accelerators that are not here: what a compiler has to know of them, and what their makers say.
 
 Peaks (dense, bfloat16), memory and its bandwidth are the makers' data sheets' (cloud.google.com/tpu/docs/system-
-architecture-tpu-vm; NVIDIA's A100 and H100 data sheets). `links`: bytes a second that a chip sends to its slice of
+architecture-tpu-vm; NVIDIA's A100 and H100 data sheets). `links`: bytes per second that a chip sends to its slice of
 eight, over half of a TPU's links, as in `prediction.py`, or over NVLink.
 """
 
@@ -16,7 +16,7 @@ GIB = 2**30
 
 @dataclass(frozen=True)
 class Machine:
-    """One kind of chip, in eights. `memory`: bytes a chip, `bandwidth`: of it, bytes a second; `peak`: FLOP/s a chip.
+    """One kind of chip, in eights. `memory`: bytes a chip, `bandwidth`: of it, bytes per second; `peak`: FLOP/s per chip.
 
     `platform`: as JAX names it; `topology`: as the platform's plug-in names eight chips; `options`: more for it.
     `macs`: multiply-adds that a TPU's matrix units begin in a cycle, which with the peak gives the clock.

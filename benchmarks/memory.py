@@ -82,19 +82,19 @@ def recomputed(work: dict[str, Any]) -> float:
     """FLOPs with rematerialisation over those without, by arithmetic: the blocks' convolutions once more."""
     rows = flops.network(work).rows
     again = sum(row.flops for row in rows if row.flops and "conv" in row.layer)
-    return 1 + again * work["batch"] / flops.count(work)
+    return 1 + again * work["batch_size"] / flops.count(work)
 
 
 def compiled(work: dict[str, Any], changes: dict[str, Any], place: Any) -> Any:
-    """The training step of `work` ("model", "batch", "side"), compiled for a device."""
-    batch, side, classes = work["batch"], work["side"], 2 if work["model"] == "small-cnn" else 1000
+    """The training step of `work` ("model", "batch_size", "image_size"), compiled for a device."""
+    batch, image_size, classes = work["batch_size"], work["image_size"], 2 if work["model"] == "small-cnn" else 1000
     config = ModelConfig(name=work["model"])
-    made = nnx.eval_shape(lambda: models.create(config, side=side, num_classes=classes, seed=0))
+    made = nnx.eval_shape(lambda: models.create(config, image_size=image_size, num_classes=classes, seed=0))
     graph, params = models.split(made)
     rule = optimizers.create(OptimizerConfig(name="sgd"), 1000)
     task = Task(graph, rule, AugmentConfig(), **changes)
     state = jax.eval_shape(lambda params: create_state(params, rule), params)
-    images = jax.ShapeDtypeStruct((batch, side, side, 3), jnp.uint8)
+    images = jax.ShapeDtypeStruct((batch, image_size, image_size, 3), jnp.uint8)
     numbers = jax.ShapeDtypeStruct((batch,), jnp.int32)
 
     def step(state: Any, batch: Batch) -> Any:
@@ -109,7 +109,7 @@ def memory(
     *,
     model: Literal["small-cnn", "vgg11", "vgg13", "vgg16", "vgg19"] = "vgg16",
     batch: int = 32,
-    side: int = 224,
+    image_size: int = 224,
     precisions: tuple[Literal["float32", "bfloat16"], ...] = ("float32", "bfloat16"),
     microbatches: tuple[int, ...] = (1, 4),
     compiler: Literal["cpu", "h100"] = "cpu",
@@ -119,18 +119,18 @@ def memory(
 
     Args:
         model: Whose training step.
-        batch: Pictures a step.
-        side: Pixels a side.
+        batch: Images per step.
+        image_size: Height and width in pixels.
         precisions: What layers compute in.
         microbatches: Numbers of parts to cut the batch into.
         compiler: For what device.
-        out: Where the results go.
+        out: The file for the results.
     """
     if not precisions or not microbatches:
         raise UserError("there is nothing to compile: give --precisions and --microbatches")
     if uneven := [count for count in microbatches if count < 1 or batch % count]:
         raise UserError(f"--microbatches {uneven[0]} does not divide the batch of {batch}")
-    work = {"model": model, "batch": batch, "side": side, "task": "train"}
+    work = {"model": model, "batch_size": batch, "image_size": image_size, "task": "train"}
     place, rows, again = device(compiler), [], recomputed(work)
     ways = list(itertools.product(precisions, microbatches, (False, True)))
     for precision, count, remat in tqdm(ways, unit=" programs", dynamic_ncols=True):
@@ -144,7 +144,7 @@ def memory(
     print(table(rows))
     about = {"compiler": compiler, **work}
     compare.write(out, rows, place.device_kind, about)
-    title = f"{model}, a training step of {batch} pictures of {side}², compiled for {place.device_kind}"
+    title = f"{model}, a training step of {batch} pictures of {image_size}², compiled for {place.device_kind}"
     plot = figures.memory(title, rows, out.with_suffix(".png"))
     print(f"wrote {out} and {plot}")
 

@@ -77,10 +77,10 @@ def matmuls(dtype: str) -> Peak:
 
     device = jax.devices()[0]
     best = 0.0
-    for side in SIDES.get(device.platform, LARGE):
-        a = jax.random.normal(jax.random.key(0), (side, side), dtype)
+    for image_size in SIDES.get(device.platform, LARGE):
+        a = jax.random.normal(jax.random.key(0), (image_size, image_size), dtype)
         multiply = jax.jit(lambda a: a @ a)
-        best = max(best, max(_rate(multiply, a, 2 * side**3) for _ in range(1 + ROUNDS)))
+        best = max(best, max(_rate(multiply, a, 2 * image_size**3) for _ in range(1 + ROUNDS)))
     return Peak(device.device_kind, dtype, best, published(device.device_kind, dtype))
 
 

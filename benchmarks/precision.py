@@ -5,7 +5,7 @@
 Initial parameters, order, augmentation and dropout are the same, so all that differs is rounding, and what becomes of
 it. Beside them, for scale: the same training with other dropout and augmentation. Where training is unstable, as at
 the presets' rates without their warm-up, fifty steps make as much of rounding as of that noise.
-Writes benchmarks/results/precision.json and the plot beside it.
+Writes benchmarks/results/precision.json and a plot next to it.
 """
 
 from collections.abc import Iterator
@@ -61,7 +61,7 @@ def losses(
     augmentation."""
     batch, rule = chosen.train.batch_size, optimizers.create(chosen.optimizer, chosen.train.steps_per_epoch)
     way = strategy.choose("jit", batch, microbatches=changes.get("microbatches", 1))
-    made = models.create(chosen.model, side=chosen.data.side, num_classes=classes, seed=seed)
+    made = models.create(chosen.model, image_size=chosen.data.image_size, num_classes=classes, seed=seed)
     graph, params = models.split(made)
     key, cleaning = jax.random.key(noise), normalize.fit(chosen.data.cleaning, split.images)
     task, state = Task(graph, rule, chosen.augment, **changes), create_state(params, rule)
@@ -87,7 +87,7 @@ def deviation(preset: str, who: str, curves: np.ndarray, reference: np.ndarray) 
 def precision(
     *,
     presets: tuple[str, ...] = ("cnn", "vgg16-mini"),
-    side: int = 64,
+    image_size: int = 64,
     per_class: int = 200,
     batch: int = 32,
     steps: int = 50,
@@ -100,14 +100,14 @@ def precision(
 
     Args:
         presets: Whose network, optimizer and augmentation.
-        side: Pixels a side.
+        image_size: Height and width in pixels.
         per_class: Training pictures a class.
-        batch: Pictures a step.
+        batch: Images per step.
         steps: How many.
         learning_rate: Constant.
         microbatches: Parts of a batch.
         seeds: Of the initial parameters, the order and what is random in a step.
-        out: Where the results go.
+        out: The file for the results.
     """
     if not presets or not seeds:
         raise UserError("there is nothing to compare: give --presets and --seeds")
@@ -116,7 +116,7 @@ def precision(
     with tqdm(total=len(presets) * len(every) * len(seeds) * steps, unit=" steps", dynamic_ncols=True) as bar:
         for preset in presets:
             chosen = config.preset(preset)
-            chosen = replace(chosen, data=replace(chosen.data, side=side, per_class=per_class, eval_per_class=1),
+            chosen = replace(chosen, data=replace(chosen.data, image_size=image_size, per_class=per_class, eval_per_class=1),
                              train=replace(chosen.train, batch_size=batch, steps_per_epoch=steps))  # fmt: skip
             # Of so few steps a preset's warm-up would be all that is seen, and without it its rate is too high.
             rule = replace(chosen.optimizer, schedule="constant", learning_rate=learning_rate)
@@ -142,9 +142,9 @@ def precision(
     print(compare.aligned(head, [(r.preset, r.who, *some) for r, some in zip(rows, shares, strict=True)]))
     told = {name: {who: some.tolist() for who, some in ways_.items()} for name, ways_ in curves.items()}
     about = {
-        "side": side,
+        "image_size": image_size,
         "per_class": per_class,
-        "batch": batch,
+        "batch_size": batch,
         "learning_rate": learning_rate,
         "seeds": seeds,
         "losses": told,

@@ -1,7 +1,7 @@
 """What a training step would take on many chips, from FLOPs, gradient bytes and link bandwidths: a written model.
 
     python benchmarks/prediction.py
-    python benchmarks/prediction.py --model small-cnn --batch 32
+    python benchmarks/prediction.py --model small-cnn --batch-size 32
 
 compute   = FLOPs of a chip's part of the batch / (the chip's peak × the share of it that is reached)
 reduction = sum over levels of 2 (n - 1) / n × bytes / bandwidth, where a level joins n chips or groups of them
@@ -28,7 +28,7 @@ CHIPS = (8, 64, 512)
 
 @dataclass(frozen=True)
 class Level:
-    """`size` chips, or groups of them, joined by links that each chip sends over at `bandwidth` bytes a second."""
+    """`size` chips, or groups of them, joined by links that each chip sends over at `bandwidth` bytes per second."""
 
     size: int
     bandwidth: float
@@ -71,13 +71,13 @@ def prediction(
 
     Args:
         model: Whose training step.
-        batch: Pictures a chip.
+        batch: Images per chip.
         share: Of a chip's peak, that a step reaches; 0 takes each machine's own.
         bytes_each: Of a parameter's gradient: 4 in float32.
     """
     if batch < 1 or not 0 <= share <= 1:
-        raise UserError(f"--batch {batch} must be 1 or more, and --share {share} from 0 to 1")
-    work = (SMALL if model == "small-cnn" else VGG) | {"task": "train", "batch": batch}
+        raise UserError(f"--batch-size {batch} must be 1 or more, and --share {share} from 0 to 1")
+    work = (SMALL if model == "small-cnn" else VGG) | {"task": "train", "batch_size": batch}
     gradients = bytes_each * flops.network(work).parameters
     lines = []
     for name, machine in MACHINES.items():
@@ -92,7 +92,7 @@ def prediction(
                 f"{chips * batch / longest:,.0f}–{chips * batch / shortest:,.0f}",
                 f"{compute / longest:.0%}–{compute / shortest:.0%}",
             ))  # fmt: skip
-    print(f"{model}, {batch} pictures a chip, {flops.count(work) / 1e12:.2f} TFLOP, gradients {gradients / 1e6:.1f} MB")
+    print(f"{model}, {batch} images per chip, {flops.count(work) / 1e12:.2f} TFLOP, gradients {gradients / 1e6:.1f} MB")
     head = ("machine", "chips", "compute, ms", "reduction, ms", "step, ms", "images/s", "efficiency")
     print(compare.aligned(head, lines))
 

@@ -188,7 +188,7 @@ def rows(work: dict[str, Any], rounds: Sequence[dict[str, list[Look]]], first: d
             )
         seconds = {who: [result[who].seconds for result in results] for who in first}
         pace = {who: statistics.median(step_seconds(looks[who]) for looks in rounds) for who in first}
-        for row in compare.rows({"name": f"{work['layer']}, {target}", "batch": count}, seconds, first):
+        for row in compare.rows({"name": f"{work['layer']}, {target}", "batch_size": count}, seconds, first):
             last = results[-1][row.who]
             found.append(
                 Row(

@@ -113,7 +113,7 @@ def reading(
         formats: Which.
         rounds: Turns of each reader.
         folder: Where the files are made, 600 MB at a time; by default the system's folder for such files.
-        out: Where the results go.
+        out: The file for the results.
     """
     for format in formats:
         if format not in FORMATS:

@@ -106,7 +106,7 @@ def write(*, format: str, path: Path) -> None:
         from cnnjax.data import normalize
 
         model = config.ModelConfig(name="vgg16")
-        graph, params = models.split(models.create(model, side=224, num_classes=1000, seed=0))
+        graph, params = models.split(models.create(model, image_size=224, num_classes=1000, seed=0))
         names = tuple(map(str, range(1000)))
         formats.save(path, formats.network(graph, params, model, 224, names, normalize.caffe()))
     elif format == "keras-h5":

@@ -1,7 +1,7 @@
-"""How fast the embedded data set is drawn: seconds to the first picture, cold, and pictures a second after that.
+"""How fast the embedded data set is drawn: seconds to the first picture, cold, and images per second after that.
 
     python benchmarks/rendering.py                 # every class at 150², into benchmarks/results/rendering.json
-    python benchmarks/rendering.py --classes cat dog --side 64
+    python benchmarks/rendering.py --classes cat dog --image_size 64
 
 The compilation cache is off, so "first" is tracing, compiling and drawing one batch, as on a new machine.
 """
@@ -24,7 +24,7 @@ from cnnjax.cli import command_line
 def rendering(
     *,
     classes: tuple[str, ...] = procedural.CLASSES,
-    side: int = 150,
+    image_size: int = 150,
     batch: int = 200,
     rounds: int = 5,
     out: Path = Path("benchmarks/results/rendering.json"),
@@ -33,22 +33,22 @@ def rendering(
 
     Args:
         classes: Which of the fourteen.
-        side: Pixels a side.
-        batch: Pictures a call.
+        image_size: Height and width in pixels.
+        batch: Images per call.
         rounds: Timed calls of each class, the classes taking turns.
-        out: Where the results go.
+        out: The file for the results.
     """
     keys = jax.random.split(jax.random.key(0), batch)
     start = time.perf_counter()
     first, seconds = {}, {name: [] for name in classes}
     for name in classes:
         begun = time.perf_counter()
-        jax.block_until_ready(procedural.render(name, keys, side))
+        jax.block_until_ready(procedural.render(name, keys, image_size))
         first[name] = time.perf_counter() - begun
     for _ in range(rounds):
         for name in classes:
             begun = time.perf_counter()
-            jax.block_until_ready(procedural.render(name, keys, side))
+            jax.block_until_ready(procedural.render(name, keys, image_size))
             seconds[name].append(time.perf_counter() - begun)
     rows = [
         {
@@ -68,7 +68,7 @@ def rendering(
         )
     device = f"{jax.devices()[0].device_kind}, {os.cpu_count()} cores, {platform.machine()}"
     out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(json.dumps({"side": side, "device": device, "jax": jax.__version__, "rows": rows}, indent=1) + "\n")
+    out.write_text(json.dumps({"image_size": image_size, "device": device, "jax": jax.__version__, "rows": rows}, indent=1) + "\n")
     print(f"{time.perf_counter() - start:.0f} s; wrote {out}")
 
 

@@ -6,7 +6,7 @@
 Weak: every device has as many pictures. Strong: they share a batch out. On a CPU as many devices are made of its cores,
 which they share, so there only what gets lost can be seen. The cost of a step is that of a network so small that little
 else is left, in a call of its own and as one of a hundred in a call. `prediction.py` is about larger machines.
-Writes benchmarks/results/scaling.json and the plot beside it.
+Writes benchmarks/results/scaling.json and a plot next to it.
 """
 
 from collections.abc import Sequence
@@ -24,12 +24,12 @@ from cnnjax.cli import command_line
 from cnnjax.errors import UserError
 
 MANY = 100
-TINY = {"model": "small-cnn", "side": 16, "width": 1 / 32, "task": "train"}
+TINY = {"model": "small-cnn", "image_size": 16, "width": 1 / 32, "task": "train"}
 
 
 @dataclass(frozen=True)
 class Point:
-    """One mode at one number of devices (`value`), which have `batch` pictures together; images a second.
+    """One mode at one number of devices (`value`), which have `batch` pictures together; images per second.
 
     `efficiency`: the rate, over one device's through jit times the number of devices (on a CPU, whose devices are the
     same cores, times one).
@@ -97,7 +97,7 @@ def scaling(
     devices: tuple[int, ...] = (1, 2, 4, 8),
     batch: int = 32,
     each: int = 8,
-    side: int = 0,
+    image_size: int = 0,
     rounds: int = 5,
     calls: int = 2,
     out: Path = Path("benchmarks/results/scaling.json"),
@@ -108,19 +108,19 @@ def scaling(
         model: Whose training step.
         axes: Which kinds of scaling.
         devices: How many; 1 among them, which efficiency refers to.
-        batch: Pictures a step that devices share out (strong).
-        each: Pictures a step that each device has (weak).
-        side: Pixels a side; 0 takes the article's.
+        batch: Images per step that devices share out (strong).
+        each: Images per step that each device has (weak).
+        image_size: Height and width in pixels; 0 takes the article's.
         rounds: Turns of each.
-        calls: Steps a turn.
-        out: Where the results go.
+        calls: Steps per turn.
+        out: The file for the results.
     """
     if 1 not in devices or min(devices) < 1:
         raise UserError(f"--devices {' '.join(map(str, devices))}: 1 must be among them, for efficiency refers to it")
     if uneven := [n for n in devices if batch % n]:
-        raise UserError(f"a batch of {batch} cannot be shared out to {uneven[0]} devices: give another --batch")
+        raise UserError(f"a batch of {batch} cannot be shared out to {uneven[0]} devices: give another --batch-size")
     base = (SMALL if model == "small-cnn" else VGG) | {"task": "train"}
-    base |= {"side": side} if side else {}
+    base |= {"image_size": image_size} if image_size else {}
     turns = {"rounds": rounds, "calls": calls}
     batches = {"weak": {n: each * n for n in devices}, "strong": dict.fromkeys(devices, batch)}
     rows = {axis: measured(base | {"name": f"{model}, {axis}"}, batches[axis], turns) for axis in axes}
@@ -128,13 +128,13 @@ def scaling(
     device = jax.devices()[0]  # not before: it would be taken from the contenders
     found = {axis: points(axis, batches[axis], rows[axis], device.platform == "cpu") for axis in axes}
     for axis, some in found.items():
-        print(compare.aligned((axis, "devices", "batch", "images/s", "slowest", "fastest", "efficiency"), [
+        print(compare.aligned((axis, "devices", "batch_size", "images/s", "slowest", "fastest", "efficiency"), [
             (p.who, str(p.value), str(p.batch), *(f"{rate:.1f}" for rate in (p.median, p.slowest, p.fastest)),
              f"{p.efficiency:.0%}") for p in some
         ]))  # fmt: skip
     lines = [(c.who, str(c.devices), f"{1e6 * c.alone:.0f}", f"{1e6 * c.among_many:.0f}") for c in spent]
     print(compare.aligned(("a tiny network's step", "devices", "µs alone", f"µs among {MANY}"), lines))
-    more = {"model": model, "side": base["side"], **turns, "costs": [asdict(cost) for cost in spent]}
+    more = {"model": model, "image_size": base["image_size"], **turns, "costs": [asdict(cost) for cost in spent]}
     compare.write(out, [point for some in found.values() for point in some], device.device_kind, more)
     labels = {"weak": f"devices, each with {each} pictures", "strong": f"devices sharing {batch} pictures"}
     plot = figures.growth({labels[axis]: some for axis, some in found.items()}, out.with_suffix(".png"))

@@ -1,11 +1,11 @@
-"""Pictures a second and core from JPEG files to uint8 batches, decoded anew every time; and the memory that takes.
+"""Images per second and core from JPEG files to uint8 batches, decoded anew every time; and the memory that takes.
 
     python benchmarks/streaming.py
 
 All read the same files in an order drawn anew for every pass, decode them, resize them (bilinear, antialiased) and give
 batches of uint8. "small" are tiny files, where what happens around decoding counts, "photographs" such as Kaggle's cats
 and dogs. Then the loader's peak memory with few and with many files: only its index may grow.
-Needs the extra `peers`. Writes benchmarks/results/streaming.json and the plot beside it.
+Needs the extra `peers`. Writes benchmarks/results/streaming.json and a plot next to it.
 """
 
 import json
@@ -64,10 +64,10 @@ def streaming(
         photographs: Large files that a turn decodes.
         few: Tiny files, for the memory they take.
         many: Tiny files, for the memory they take.
-        batch: Pictures a batch.
+        batch: Images per batch.
         cores: Use only so many; 0 uses all.
         rounds: Turns of each stream.
-        out: Where the results go.
+        out: The file for the results.
     """
     contenders = compare.chosen(who, WHO)
     for name in workloads:
@@ -85,8 +85,8 @@ def streaming(
         per_class = sizes[name] // 2
         folder = jpegs.tiny(per_class) if name == "small" else jpegs.files(per_class)
         steps = 2 * per_class // batch
-        work = {"name": f"{steps * batch} {name}", "folder": str(folder), "side": WORKLOADS[name], "size": batch}
-        work |= {"batch": steps * batch, "workers": cores}
+        work = {"name": f"{steps * batch} {name}", "folder": str(folder), "image_size": WORKLOADS[name], "batch_size": batch}
+        work |= {"images": steps * batch, "workers": cores}
         found[work["name"]] = compare.compare(work, contenders, rounds=rounds, calls=1)
         print(compare.table(found[work["name"]]), flush=True)
     rows = [row for some in found.values() for row in some]

@@ -1,7 +1,7 @@
 """The article's 40 filters of VGG16: time until the activation that keras-vis' recipe reaches.
 
     python benchmarks/visualization.py                                        # hours on a few cores
-    python benchmarks/visualization.py --layers block3_conv3 --filters 2 --side 112 --steps 60 40
+    python benchmarks/visualization.py --layers block3_conv3 --filters 2 --image_size 112 --steps 60 40
 
 A port of keras-vis 0.4.1 to today's Keras and TensorFlow draws the article's filters one by one; what it reaches is the
 target (two of them, see `race.py`). This package draws a layer's filters as one batch until each has reached its own.
@@ -9,7 +9,7 @@ The activation is the mean of the filter's map for the uint8 picture, without ji
 and all pictures have one contrast, where the floats before could gain by mere size.
 
 Without --weights, the network is VGG16 with random kernels. Needs the extra `peers`; tf-keras-vis takes part where
-it is installed. Writes benchmarks/results/visualization.json and the plot beside it.
+it is installed. Writes benchmarks/results/visualization.json and a plot next to it.
 """
 
 import os
@@ -43,7 +43,7 @@ def random_vgg16(seed: int = 0) -> formats.Network:
     fire, and there would be nothing to climb.
     """
     model = ModelConfig(name="vgg16", dense=1)
-    graph, params = models.split(models.create(model, side=32, num_classes=2, seed=seed))
+    graph, params = models.split(models.create(model, image_size=32, num_classes=2, seed=seed))
     params["block1_conv1"]["kernel"] *= 255
     x = (127.5 + 12.75 * jax.random.normal(jax.random.key(seed), (16, 32, 32, 3))) / 255
     names = sorted(name for name in params if "_conv" in name)
@@ -92,7 +92,7 @@ def visualization(
     *,
     layers: tuple[str, ...] = tuple(FILTERS),
     filters: int = 8,
-    side: int = 224,
+    image_size: int = 224,
     steps: tuple[int, int] = (300, 200),
     who: tuple[str, ...] = tuple(race.WHO),
     rounds: int = 1,
@@ -105,13 +105,13 @@ def visualization(
     Args:
         layers: Which layers.
         filters: The first so many of the article's eight filters of each layer.
-        side: Pixels a side.
+        image_size: Height and width in pixels.
         steps: Steps of the recipe's two passes. Ours may take twice their sum.
         who: Which contenders; cnnjax and the keras-vis port always take part.
         rounds: Turns of each contender, with the same draws.
         weights: A VGG's weights file that cnnjax wrote; else VGG16 with random kernels.
         seed: Of the noise, the jitter and the random kernels.
-        out: Where the results go.
+        out: The file for the results.
     """
     for name in who:
         if name not in race.WHO:
@@ -125,16 +125,16 @@ def visualization(
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         formats.save(folder / "weights.safetensors", network)
-        np.save(folder / "picture.npy", np.random.default_rng(seed).integers(0, 256, (side, side, 3), np.uint8))
+        np.save(folder / "picture.npy", np.random.default_rng(seed).integers(0, 256, (image_size, image_size, 3), np.uint8))
         files = {"weights": "weights.safetensors", "picture": "picture.npy", "targets": "targets.json"}
-        work = {key: str(folder / file) for key, file in files.items()} | {"side": side, "steps": steps, "seed": seed}
+        work = {key: str(folder / file) for key, file in files.items()} | {"image_size": image_size, "steps": steps, "seed": seed}
         for layer in tqdm(layers, desc="layers", unit=" layer"):
             own = work | {"layer": layer, "channels": channels[layer]}
             new = race.rows(own, *race.race(contenders, own, rounds, folder))
             tqdm.write(table(new))
             found += new
             # After each layer, since one may take an hour.
-            more = {"side": side, "steps": steps, "rounds": rounds, "channels": channels, "seed": seed}
+            more = {"image_size": image_size, "steps": steps, "rounds": rounds, "channels": channels, "seed": seed}
             more["weights"] = network.made | {"sha256": network.digest}
             compare.write(out, found, jax.devices()[0].device_kind, more)
     panels = {row.workload: [r for r in found if r.workload == row.workload] for row in found}

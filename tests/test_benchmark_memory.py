@@ -23,9 +23,9 @@ def test_memory_as_a_user_runs_it(tmp_path):
     flags = [
         "--model",
         "small-cnn",
-        "--side",
+        "--image_size",
         "16",
-        "--batch",
+        "--batch-size",
         "8",
         "--precisions",
         "bfloat16",
@@ -51,7 +51,7 @@ def test_memory_as_a_user_runs_it(tmp_path):
 
 def test_what_is_computed_again_is_less_than_a_forward_pass():
     """Of VGG16 a third, but for the dense layers and the first layer's input gradient, which is never computed."""
-    work = {"model": "vgg16", "side": 224, "batch": 4, "task": "train"}
+    work = {"model": "vgg16", "image_size": 224, "batch_size": 4, "task": "train"}
     assert memory.recomputed(work) == pytest.approx(4 / 3, abs=0.005)
 
 
@@ -66,7 +66,7 @@ def test_losses_and_how_far_they_are_apart(tmp_path):
     rng = np.random.default_rng(0)
     split = Split(rng.integers(0, 256, (8, 16, 16, 3)).astype(np.uint8), np.arange(8, dtype=np.int32) % 2)
     config = Config(
-        data=DataConfig(side=16),
+        data=DataConfig(image_size=16),
         model=ModelConfig(width=0.1),
         optimizer=OptimizerConfig(),
         train=TrainConfig(batch_size=4, steps_per_epoch=3),

@@ -18,7 +18,7 @@ SCRIPT = Path(__file__).parents[1] / "benchmarks" / "streaming.py"
 def test_streaming_as_a_user_runs_it(tmp_path):
     out = tmp_path / "streaming.json"
     who = ["cnnjax", "cnnjax, processes", "PyTorch DataLoader"]
-    flags = ["--workloads", "small", "--small", "32", "--few", "8", "--many", "16", "--batch", "4", "--cores", "1"]
+    flags = ["--workloads", "small", "--small", "32", "--few", "8", "--many", "16", "--batch-size", "4", "--cores", "1"]
     command = [sys.executable, str(SCRIPT), "--who", *who, *flags, "--rounds", "2", "--out", str(out)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr

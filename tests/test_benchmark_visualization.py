@@ -123,7 +123,7 @@ def test_the_port_is_keras_vis():
 @needs_keras
 def test_visualization_as_a_user_runs_it(tmp_path):
     out = tmp_path / "results" / "visualization.json"
-    command = [ROOT / "benchmarks" / "visualization.py", "--layers", "block1_conv2", "--filters", "1", "--side", "32"]
+    command = [ROOT / "benchmarks" / "visualization.py", "--layers", "block1_conv2", "--filters", "1", "--image_size", "32"]
     done = run(*command, "--steps", "3", "2", "--who", "cnnjax", "keras-vis port", "--out", out, timeout=300)
     assert done.returncode == 0, done.stderr
     assert f"wrote {out}" in done.stdout
@@ -133,7 +133,7 @@ def test_visualization_as_a_user_runs_it(tmp_path):
         (f"block1_conv2, {target}", who, 1, 0) for target in race.TARGETS for who in ("cnnjax", "keras-vis port")
     }
     assert all(np.isfinite(row["median"]) and row["step_seconds"] > 0 for row in results["rows"])
-    assert results["steps"] == [3, 2] and results["channels"] == {"block1_conv2": [0]} and results["side"] == 32
+    assert results["steps"] == [3, 2] and results["channels"] == {"block1_conv2": [0]} and results["image_size"] == 32
     assert out.with_suffix(".png").stat().st_size > 5000
 
 

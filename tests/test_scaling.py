@@ -16,13 +16,13 @@ BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
 def test_scaling_as_a_user_runs_it(tmp_path):
     out = tmp_path / "scaling.json"
-    flags = ["--axes", "strong", "--devices", "1", "2", "--batch", "4", "--side", "16", "--rounds", "1", "--calls", "1"]
+    flags = ["--axes", "strong", "--devices", "1", "2", "--batch-size", "4", "--image_size", "16", "--rounds", "1", "--calls", "1"]
     command = [sys.executable, str(BENCHMARKS / "scaling.py"), *flags, "--out", str(out)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     assert out.with_suffix(".png").stat().st_size > 5000
     results = json.loads(out.read_text())
-    places = [(p["axis"], p["value"], p["who"], p["batch"]) for p in results["rows"]]
+    places = [(p["axis"], p["value"], p["who"], p["batch_size"]) for p in results["rows"]]
     assert places == [
         ("strong", 1, "mesh", 4), ("strong", 1, "pmap", 4), ("strong", 2, "mesh", 4), ("strong", 2, "pmap", 4),
     ]  # fmt: skip
@@ -47,7 +47,7 @@ def test_efficiency_counts_devices_that_are_machines_of_their_own():
 def test_scaling_refuses_what_cannot_be_measured():
     with pytest.raises(UserError, match="--devices 2 4: 1 must be among them"):
         scaling.scaling(devices=(2, 4))
-    with pytest.raises(UserError, match="a batch of 6 cannot be shared out to 4 devices: give another --batch"):
+    with pytest.raises(UserError, match="a batch of 6 cannot be shared out to 4 devices: give another --batch-size"):
         scaling.scaling(devices=(1, 4), batch=6)
 
 

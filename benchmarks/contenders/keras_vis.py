@@ -23,11 +23,11 @@ from safetensors.numpy import load_file
 EPSILON, DECAY, LP_WEIGHT, JITTER = 1e-7, 0.95, 10.0, 0.05
 
 
-def build(path: str, layer: str, side: int) -> keras.Model:
+def build(path: str, layer: str, image_size: int) -> keras.Model:
     """A VGG of a weights file of cnnjax's up to a layer: pictures in 0 to 255 → that layer's maps after relu."""
     tensors = load_file(path)
     mean, scales = tensors["cleaning/mean"], tensors["cleaning/scales"]
-    x = inputs = keras.Input((side, side, 3))
+    x = inputs = keras.Input((image_size, image_size, 3))
     if mean.size:
         x = x - 255 * mean
     names = sorted(name.split("/")[1] for name in tensors if "_conv" in name and name.endswith("kernel"))
@@ -92,9 +92,9 @@ def minimize(
     return best_image.numpy()[0]
 
 
-def seed_image(generator: np.random.Generator, side: int) -> np.ndarray:
-    """Uniform noise of mean 127.5 and deviation 12.75, (side, side, 3)."""
-    noise = generator.random((side, side, 3))
+def seed_image(generator: np.random.Generator, image_size: int) -> np.ndarray:
+    """Uniform noise of mean 127.5 and deviation 12.75, (image_size, image_size, 3)."""
+    noise = generator.random((image_size, image_size, 3))
     return ((noise - noise.mean()) / (noise.std() + EPSILON) * 12.75 + 127.5).astype(np.float32)
 
 
@@ -105,13 +105,13 @@ def deprocess(image: np.ndarray) -> np.ndarray:
 
 
 def visualize_activation(
-    step: Callable[..., tuple[tf.Tensor, ...]], channel: int, side: int, steps: tuple[int, int], seed: int
+    step: Callable[..., tuple[tf.Tensor, ...]], channel: int, image_size: int, steps: tuple[int, int], seed: int
 ) -> Iterator[np.ndarray]:
     """The article's pictures of a filter: of a pass without total variation, then of one with it, from the first's."""
     generator = np.random.default_rng((seed, channel))
-    image = seed_image(generator, side)
+    image = seed_image(generator, image_size)
     for count, tv in zip(steps, (0.0, 10.0), strict=True):
-        picture = deprocess(minimize(step, image, channel, count, tv, int(JITTER * side), generator))
+        picture = deprocess(minimize(step, image, channel, count, tv, int(JITTER * image_size), generator))
         yield picture
         image = picture.astype(np.float32)
 
@@ -142,9 +142,9 @@ def take_turns(
 
 def prepare(work: dict[str, Any]) -> Callable[[], None]:
     """A call that draws the next pass."""
-    model = build(work["weights"], work["layer"], work["side"])
+    model = build(work["weights"], work["layer"], work["image_size"])
     step = stepper(lambda x: model(x, training=False), work["jit_compile"])
     turns = take_turns(
-        work, model, lambda channel, steps: visualize_activation(step, channel, work["side"], steps, work["seed"])
+        work, model, lambda channel, steps: visualize_activation(step, channel, work["image_size"], steps, work["seed"])
     )
     return lambda: next(turns)

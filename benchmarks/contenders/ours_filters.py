@@ -47,8 +47,8 @@ def climb(
     arrays, rest = layers.pack(network)
     channels = jnp.asarray(channels, jnp.int32)
     keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed), channels)
-    state = render.start(parameterizations.seeds(keys, network.side))
-    settings = jnp.float32(CLIMB.lp), jnp.int32(transforms.pixels(CLIMB.jitter, network.side))
+    state = render.start(parameterizations.seeds(keys, network.image_size))
+    settings = jnp.float32(CLIMB.lp), jnp.int32(transforms.pixels(CLIMB.jitter, network.image_size))
     highest, taken = np.full(len(channels), -np.inf), 0
     while taken < most and not (highest >= targets).all():
         last = min(taken + CHUNK, most)
@@ -59,7 +59,7 @@ def climb(
 
 def turns(work: dict[str, Any]) -> Iterator[None]:
     """For each `next`, one chunk; the first one only compiles. Tells work["answer"] about it, see `race.py`."""
-    network = layers.at_side(formats.load(work["weights"]), work["side"])
+    network = layers.at_side(formats.load(work["weights"]), work["image_size"])
     layer, channels, most = work["layer"], work["channels"], 2 * sum(work["steps"])
     picture = np.load(work["picture"]).astype(np.float32)[None] / 255
     maps = jax.jit(lambda params, images: network.forward(params, images)[1][layer])(network.params, picture)

@@ -11,7 +11,7 @@ from tf_keras_vis.utils.scores import CategoricalScore
 
 def prepare(work: dict[str, Any]) -> Callable[[], None]:
     """A call that draws the next filter's picture."""
-    model = build(work["weights"], work["layer"], work["side"])
+    model = build(work["weights"], work["layer"], work["image_size"])
     maximization = ActivationMaximization(model, clone=False)
 
     def draw(channel: int, steps: tuple[int, ...]) -> Iterator[np.ndarray]:
