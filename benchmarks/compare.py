@@ -26,7 +26,7 @@ from cnnjax.errors import UserError
 
 # The contenders are alive at the same time: none may take all memory of an accelerator.
 os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
-# `runtime.configure`, called by the scripts, adds a flag of this package to XLA_FLAGS, which the others must not inherit.
+# `runtime.configure`, which the scripts call, adds a flag to XLA_FLAGS; the contenders must not inherit it.
 XLA_FLAGS = os.environ.get("XLA_FLAGS", "")
 
 WORKER = Path(__file__).with_name("contender.py")

@@ -1,4 +1,4 @@
-"""One contender's process: `contender.py FILE WORK` prepares; then it does the work as often as each line of its input says.
+"""The process of one contender: `contender.py FILE WORK` prepares, then does the work as often as stdin says.
 
 Answers are lines of JSON on stdout; everything that libraries print goes to stderr.
 """

@@ -120,7 +120,8 @@ def growth(
     for count in devices:
         if scaling == "strong" and base["batch_size"] % count:
             raise UserError(
-                f"a batch of {base['batch_size']} cannot be divided evenly among {count} devices: give another --batch-size"
+                f"a batch of {base['batch_size']} cannot be divided evenly among {count} devices: "
+                "give another --batch-size"
             )
     limit = peak.measure()
     turns = {"rounds": rounds, "calls": calls}

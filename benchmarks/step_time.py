@@ -3,8 +3,8 @@
     python benchmarks/step_time.py
     python benchmarks/step_time.py --workloads small-train --who cnnjax "PyTorch eager" --rounds 15
 
-Needs the extra `peers`. The device's peak FLOP/s are measured first. Writes benchmarks/results/step_time.json and a plot
-next to it.
+Needs the extra `peers`. The device's peak FLOP/s are measured first. Writes benchmarks/results/step_time.json and a
+plot next to it.
 """
 
 from dataclasses import asdict
@@ -18,7 +18,10 @@ from cnnjax import figures
 from cnnjax.cli import command_line
 from cnnjax.errors import unknown
 
-SMALL, VGG = {"model": "small-cnn", "batch_size": 32, "image_size": 150}, {"model": "vgg16", "batch_size": 8, "image_size": 224}
+SMALL, VGG = (
+    {"model": "small-cnn", "batch_size": 32, "image_size": 150},
+    {"model": "vgg16", "batch_size": 8, "image_size": 224},
+)
 WORKLOADS = {
     "small-train": SMALL | {"task": "train"},
     "small-forward": SMALL | {"task": "forward"},

@@ -48,18 +48,29 @@ def random_split(model: str, size: int, image_size: int) -> ArraySplit:
     return ArraySplit(images, np.arange(size, dtype=np.int32) % num_classes(model))
 
 
+def step_config(network: nnx.Module, model: str, *, remat: bool = False, **changes: Any) -> StepConfig:
+    """What `train.fit` makes of its arguments: Adam or gradient descent, no augmentation, cross-entropy and accuracy.
+
+    network: may be abstract. changes: fields of the `StepConfig`.
+    """
+    graphdef, params, model_state = models.split(network)
+    if remat:
+        graphdef = models.with_remat(graphdef, params, model_state, True)
+    return StepConfig(graphdef, optimizer(model), num_classes=num_classes(model), **changes)
+
+
 def training(
     network: nnx.Module, work: Mapping[str, Any], where: Strategy | None = None, steps: int = 1, **changes: Any
 ) -> Callable[[], float]:
     """A call that trains `steps` steps, each on the same batch of noise, and returns the mean loss.
 
-    `where`: the devices; by default the first one. `changes`: of the `StepConfig`.
+    where: the devices; by default the first one. changes: see `step_config`.
     """
     batch_size = work["batch_size"]
     where = where or strategy.make_strategy("jit", batch_size)
     where = strategy.looped(where) if steps > 1 else where
-    graphdef, params, model_state = models.split(network)
-    config = StepConfig(graphdef, optimizer(work["model"]), num_classes=num_classes(work["model"]), **changes)
+    config = step_config(network, work["model"], **changes)
+    _, params, model_state = models.split(network)
     split = random_split(work["model"], batch_size, work["image_size"])
     state = create_state(params, model_state, config.tx)
     fixed = (jax.random.key(0), normalize.identity(), split)

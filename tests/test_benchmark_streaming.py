@@ -1,4 +1,4 @@
-"""The benchmark of streams, tiny: as a user runs it, and what it refuses."""
+"""The benchmark of streaming with a tiny workload, and its error messages."""
 
 import json
 import subprocess
@@ -37,12 +37,12 @@ def test_tiny_files_are_made_once_and_shared(tmp_path, monkeypatch):
     assert len(list(folder.glob("*/*.jpg"))) == 1004 and jpegs.tiny(502) == folder
     contents = [(folder / "cat" / f"{number}.jpg").read_bytes() for number in (0, 1, 500, 501)]
     assert contents[:2] == contents[2:] and contents[0] != contents[1]
-    with Image.open(folder / "dog" / "501.jpg") as picture:
-        assert (picture.format, picture.size) == ("JPEG", (64, 48))
+    with Image.open(folder / "dog" / "501.jpg") as image:
+        assert (image.format, image.size) == ("JPEG", (64, 48))
 
 
-def test_what_cannot_be_measured_is_one_sentence():
-    with pytest.raises(UserError, match="there is no workload 'large': choose among small, photographs"):
+def test_errors_are_one_sentence():
+    with pytest.raises(UserError, match="unknown workload 'large': choose one of small, photographs"):
         streaming.streaming(workloads=("large",))
     with pytest.raises(UserError, match="--small 10 is too few for batches of 32: give 32 or more"):
         streaming.streaming(small=10)

@@ -50,7 +50,9 @@ def test_flops_are_those_of_the_traced_step(model, image_size, task, monkeypatch
     import plain_flax
 
     work = {"model": model, "image_size": image_size, "task": task, "batch_size": 2, "layer": "block4_conv2"}
-    graph, params, rest = nnx.split(nnx.eval_shape(lambda: plain_flax.build(model, image_size, nnx.Rngs(0))), nnx.Param, ...)
+    graph, params, rest = nnx.split(
+        nnx.eval_shape(lambda: plain_flax.build(model, image_size, nnx.Rngs(0))), nnx.Param, ...
+    )
 
     def value(params, rest, images):
         network = nnx.merge(graph, params, rest)
@@ -59,7 +61,9 @@ def test_flops_are_those_of_the_traced_step(model, image_size, task, monkeypatch
 
     step = {"train": jax.grad(value), "forward": value, "input-gradient": jax.grad(value, argnums=2)}[task]
     with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
-        traced = jax.make_jaxpr(step)(params, rest, jax.ShapeDtypeStruct((2, image_size, image_size, 3), jnp.float32)).jaxpr
+        traced = jax.make_jaxpr(step)(
+            params, rest, jax.ShapeDtypeStruct((2, image_size, image_size, 3), jnp.float32)
+        ).jaxpr
     walk = Walk()
     walk.run(traced, [Value() for _ in traced.invars])
     assert flops.count(work) == sum(walk.flops.values())
@@ -94,7 +98,7 @@ def test_a_contender_that_cannot_take_part_is_left_out(capfd):
 def test_step_time_as_a_user_runs_it(tmp_path):
     out = tmp_path / "results" / "step.json"
     command = [sys.executable, str(ROOT / "benchmarks" / "step_time.py"), "--workloads", "small-train"]
-    command += ["--who", "cnnjax", "PyTorch eager", "--image_size", "16", "--batch-size", "2", "--rounds", "2"]
+    command += ["--who", "cnnjax", "PyTorch eager", "--image-size", "16", "--batch-size", "2", "--rounds", "2"]
     done = subprocess.run([*command, "--out", str(out)], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     assert f"wrote {out}" in done.stdout

@@ -26,7 +26,7 @@ def generator(work: dict):
 def dataset(work: dict):
     """Today's pipeline: decoding in parallel, random layers as part of the data, prefetching."""
     image_size = (work["image_size"], work["image_size"])
-    pictures = keras.utils.image_dataset_from_directory(
+    images = keras.utils.image_dataset_from_directory(
         work["folder"], label_mode="binary", image_size=image_size, batch_size=work["batch_size"], verbose=False
     )
     change = keras.Sequential(
@@ -39,7 +39,7 @@ def dataset(work: dict):
             layers.RandomShear(0.0035, 0.0, fill_mode="nearest"),
         ]
     )
-    mapped = pictures.map(lambda x, y: (change(x, training=True), y), num_parallel_calls=tf.data.AUTOTUNE)
+    mapped = images.map(lambda x, y: (change(x, training=True), y), num_parallel_calls=tf.data.AUTOTUNE)
     return mapped.prefetch(tf.data.AUTOTUNE)
 
 

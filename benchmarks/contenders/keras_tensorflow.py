@@ -38,7 +38,12 @@ def build(name: str, image_size: int, top: bool = True) -> keras.Model:
 
 def prepare(work: dict) -> Callable[[], None]:
     """A call that does the work once; see `step_time.py` for what `work` holds."""
-    small, batch, image_size, xla = work["model"] == "small-cnn", work["batch_size"], work["image_size"], work["jit_compile"]
+    small, batch, image_size, xla = (
+        work["model"] == "small-cnn",
+        work["batch_size"],
+        work["image_size"],
+        work["jit_compile"],
+    )
     images = tf.constant(np.random.default_rng(0).random((batch, image_size, image_size, 3), np.float32))
     if work["task"] == "input-gradient":
         network = build(work["model"], image_size, top=False)

@@ -22,7 +22,5 @@ def prepare(work: dict) -> Callable[[], object]:
         found = "1 device" if len(devices) == 1 else f"{len(devices)} devices"
         raise UserError(f"this machine has {found}, not {work['devices']}: give lower --devices")
     where = strategy.make_strategy(work["mode"], work["batch_size"], devices)
-    network = workloads.create(
-        work["model"], work["image_size"], width_multiplier=work.get("width_multiplier", 1.0)
-    )
+    network = workloads.create(work["model"], work["image_size"], width_multiplier=work.get("width_multiplier", 1.0))
     return workloads.training(network, work, where, work.get("steps", 1))

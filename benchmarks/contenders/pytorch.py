@@ -41,7 +41,9 @@ def prepare(work: dict) -> Callable[[], None]:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.set_num_threads(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count())
     small, batch, image_size = work["model"] == "small-cnn", work["batch_size"], work["image_size"]
-    images = torch.tensor(np.random.default_rng(0).random((batch, 3, image_size, image_size), np.float32), device=device)
+    images = torch.tensor(
+        np.random.default_rng(0).random((batch, 3, image_size, image_size), np.float32), device=device
+    )
     images = images.to(memory_format=torch.channels_last)
     wait = torch.cuda.synchronize if device.type == "cuda" else lambda: None
 

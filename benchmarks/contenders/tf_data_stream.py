@@ -11,7 +11,7 @@ import tensorflow as tf
 
 
 def prepare(work: dict) -> Callable[[], None]:
-    """A call that takes work["images"] pictures, in batches."""
+    """A call that takes work["images"] images, in batches."""
     files = sorted(Path(work["folder"]).glob("*/*.jpg"))
     classes = sorted({file.parent.name for file in files})
     labels = [classes.index(file.parent.name) for file in files]

@@ -8,8 +8,8 @@ import torch
 from PIL import Image
 
 
-class Pictures(torch.utils.data.Dataset):
-    """What torchvision's ImageFolder, Resize and PILToTensor do, with nothing around it."""
+class ImageFolder(torch.utils.data.Dataset):
+    """What torchvision's ImageFolder, Resize and PILToTensor do, without their overhead."""
 
     def __init__(self, folder: str, image_size: int) -> None:
         self.files = sorted(Path(folder).glob("*/*.jpg"))
@@ -21,15 +21,15 @@ class Pictures(torch.utils.data.Dataset):
         return len(self.files)
 
     def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
-        with Image.open(self.files[index]) as picture:
-            small = picture.convert("RGB").resize((self.image_size, self.image_size), Image.Resampling.BILINEAR)
+        with Image.open(self.files[index]) as image:
+            small = image.convert("RGB").resize((self.image_size, self.image_size), Image.Resampling.BILINEAR)
         return torch.from_numpy(np.array(small)), self.labels[index]
 
 
 def prepare(work: dict) -> Callable[[], None]:
-    """A call that takes work["images"] pictures, in batches, decoded by work["workers"] processes."""
+    """A call that takes work["images"] images, in batches, decoded by work["workers"] processes."""
     batches = torch.utils.data.DataLoader(
-        Pictures(work["folder"], work["image_size"]),
+        ImageFolder(work["folder"], work["image_size"]),
         batch_size=work["batch_size"],
         shuffle=True,
         drop_last=True,
