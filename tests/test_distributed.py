@@ -1,4 +1,6 @@
-"""Two processes of two CPU devices train as one of four and as one device; they stop, die and go on together."""
+"""Two processes with two CPU devices each train like one with four devices and like one device; they stop together, a
+dead one ends the other, and the run is resumed.
+"""
 
 import inspect
 import json
@@ -23,13 +25,14 @@ from cnnjax.errors import UserError
 
 ROOT = Path(__file__).parent.parent
 TRAIN = [sys.executable, str(ROOT / "experiments" / "train.py"), "debug", "--data.source", "folder:pictures",
-         "--data.image-size", "32", "--model.width-multiplier", "0.25", "--train.epochs", "2", "--train.steps-per-epoch", "10",
-         "--train.dispatches-per-epoch", "10", "--train.checkpoint-every-steps", "1"]  # fmt: skip
+         "--data.image-size", "32", "--model.width-multiplier", "0.25", "--train.epochs", "2",
+         "--train.steps-per-epoch", "10", "--train.dispatches-per-epoch", "10", "--train.checkpoint-every-steps",
+         "1"]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
-    """Where the runs go, with a folder set of noise, one class a little redder."""
+    """The folder of the runs, with a data set of noise images, one class slightly redder."""
     root, noise = tmp_path_factory.mktemp("hosts"), np.random.default_rng(0)
     for name in ("cat", "dog"):
         (root / "pictures" / name).mkdir(parents=True)
@@ -69,7 +72,7 @@ def steps_kept(place: Path, run: str) -> int:
 
 
 def child(process: subprocess.Popen) -> int:
-    """The process that a supervising one started."""
+    """The process that a supervising process started."""
     return int(Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()[0])
 
 
@@ -84,7 +87,7 @@ def distance(a: dict[str, np.ndarray], b: dict[str, np.ndarray]) -> float:
 
 @pytest.fixture(scope="module")
 def together(place):
-    """What two undisturbed hosts said, and what they ended with."""
+    """What two undisturbed hosts printed, and their final weights."""
     said, codes = ends(start_both(place, "together"))
     assert codes == [0, 0], said
     return said, weights(place, "together")
@@ -103,9 +106,9 @@ def test_two_hosts_train_as_one_process_and_as_one_device(place, together):
 
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="finding a child process needs Linux' /proc")
 def test_hosts_stop_together_and_a_dead_one_ends_the_other_and_all_go_on(place, together):
-    """SIGTERM to one, then SIGKILL of one, streamed; in the end the undisturbed run's parameters, bit for bit.
+    """SIGTERM to one host, then SIGKILL of one, streamed; the final parameters are the undisturbed run's, bit for bit.
 
-    On one device the run goes on as well.
+    The run can be continued on one device, too.
     """
 
     def wait_for(step: int, processes: list[subprocess.Popen]) -> None:
@@ -139,7 +142,7 @@ def test_hosts_stop_together_and_a_dead_one_ends_the_other_and_all_go_on(place, 
 
 
 def test_hosts_with_other_pictures_or_none_are_told(place):
-    """What one host lacks ends all with one sentence."""
+    """What one host lacks ends all of them with one sentence."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         named = ["--distributed.coordinator", f"127.0.0.1:{free.getsockname()[1]}", "--distributed.count", "2"]
@@ -191,7 +194,9 @@ def test_schedulers_are_found_by_what_they_set(monkeypatch, environment, found):
 def test_one_host_alone_returns_at_once_and_hears_itself():
     distributed.initialize(count=1)
     assert distributed.is_primary() and not distributed.is_multi_process()
-    assert distributed.allgather_str("ä") == ["ä"] and distributed.any_process(True) and not distributed.any_process(False)
+    assert (
+        distributed.allgather_str("ä") == ["ä"] and distributed.any_process(True) and not distributed.any_process(False)
+    )
     assert distributed.run_all_or_raise(max, 1, 2) == 2 and distributed.run_on_primary(str, 3) == "3"
     distributed.assert_equal("weather", "fine")
 
@@ -236,7 +241,7 @@ def test_devices_that_hosts_cannot_share_are_one_sentence():
     choose = inspect.unwrap(strategy.make_strategy)
     with pytest.raises(UserError, match="different numbers of devices"):
         choose("mesh", 3, [device(0, 0), device(1, 1), device(1, 2)])
-    with pytest.raises(UserError, match="there are 2 hosts: use mesh"):
+    with pytest.raises(UserError, match="there are 2 hosts: use 'mesh'"):
         choose("jit", 2, [device(0, 0), device(1, 1)])
 
 

@@ -16,6 +16,8 @@ from cnnjax.errors import UserError
 from cnnjax.network import Network
 from cnnjax.train import loop, metrics, optimizers, schedules
 
+WARMUP_STEPS = 500
+ADAMW_WEIGHT_DECAY = 1e-4
 _MODEL_FLAGS = {"name": "--model.name", "width_multiplier": "--model.width-multiplier"}
 
 
@@ -63,19 +65,18 @@ def network(config: Config, dataset: data.Dataset) -> Network:
 def optimizer(config: Config, total_steps: int) -> optax.GradientTransformation:
     """The optimizer with its schedule over `total_steps`. Raises UserError for a schedule that does not fit them."""
     chosen = config.optimizer
-    schedule = schedules.create(
-        chosen.schedule,
-        chosen.learning_rate,
-        total_steps=total_steps,
-        warmup_steps=chosen.warmup_steps,
-        restarts=chosen.restarts,
-    )
+    warmup_steps, weight_decay = chosen.warmup_steps, chosen.weight_decay
+    if warmup_steps is None:
+        warmup_steps = WARMUP_STEPS if chosen.schedule in schedules.WITH_WARMUP else 0
+    if weight_decay is None:
+        weight_decay = ADAMW_WEIGHT_DECAY if chosen.name == "adamw" else 0.0
+    schedule = schedules.create(chosen.schedule, chosen.learning_rate, total_steps, warmup_steps, cycles=chosen.cycles)
     return optimizers.create(
         chosen.name,
         schedule,
         momentum=chosen.momentum,
         nesterov=chosen.nesterov,
-        weight_decay=chosen.weight_decay,
+        weight_decay=weight_decay,
         clip_norm=chosen.clip_norm or None,
     )
 

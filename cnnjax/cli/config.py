@@ -122,32 +122,35 @@ class ModelConfig:
 class OptimizerConfig:
     """Optimizer and learning-rate schedule. The default is Keras' Adam, as in the article."""
 
-    name: Literal["adam", "adamw", "nadam", "lion", "muon", "sgd", "rmsprop"] = "adam"
-    """The optimizer. muon orthogonalizes the updates of matrices and convolutions, and uses adamw for all else."""
+    name: Literal["adam", "adamw", "nadam", "sgd", "rmsprop", "lion", "muon"] = "adam"
+    """The optimizer. muon orthogonalizes the updates of convolution kernels and uses adamw for everything else."""
     learning_rate: float = 1e-3
     """The highest learning rate of the schedule."""
     momentum: float = 0.9
-    """Momentum of sgd and muon."""
+    """Momentum of sgd."""
     nesterov: bool = False
-    """Use Nesterov's momentum in sgd."""
-    weight_decay: float = 1e-4
-    """Decoupled weight decay of adamw, lion and muon. Biases and the parameters of norms are not decayed."""
+    """Use Nesterov momentum in adam, adamw or sgd."""
+    weight_decay: float | None = None
+    """Weight decay of adamw, sgd, lion or muon. Biases and the parameters of normalization layers do not decay. By
+    default 0.0001 for adamw and 0 for the others."""
     clip_norm: float = 0.0
     """Scale gradients down to this global norm when they exceed it. 0 is off."""
     schedule: Literal["constant", "warmup", "cosine", "warmup-cosine", "cosine-restarts", "one-cycle"] = "constant"
     """The learning rate over the run: constant; warmup, which rises from 0 and stays; cosine, which falls to 0;
-    warmup-cosine, both; cosine-restarts, several cosines; one-cycle, which rises for 30% of the run and then falls."""
-    warmup_steps: int = 500
-    """Steps over which the learning rate rises from 0 in warmup and warmup-cosine."""
-    restarts: int = 3
+    warmup-cosine, which does both; cosine-restarts, which is several cosines; one-cycle, which rises for 30% of the run
+    and then falls."""
+    warmup_steps: int | None = None
+    """Steps over which the learning rate rises from 0 in warmup and warmup-cosine. By default 500."""
+    cycles: int = 3
     """How many cosines cosine-restarts has."""
 
     def __post_init__(self) -> None:
         _require(self.learning_rate > 0, f"--optimizer.learning-rate {self.learning_rate} must be greater than 0")
         for name in ("weight_decay", "clip_norm", "warmup_steps"):
-            _require(getattr(self, name) >= 0, f"--optimizer.{_kebab(name)} {getattr(self, name)} must not be negative")
+            value = getattr(self, name)
+            _require(value is None or value >= 0, f"--optimizer.{_kebab(name)} {value} must not be negative")
         _require(0 <= self.momentum < 1, f"--optimizer.momentum {self.momentum} must be at least 0 and less than 1")
-        _require(self.restarts >= 1, f"--optimizer.restarts {self.restarts} must be at least 1")
+        _require(self.cycles >= 1, f"--optimizer.cycles {self.cycles} must be at least 1")
 
 
 @dataclass(frozen=True)
@@ -263,10 +266,9 @@ def from_dict(kind: type[T], values: Mapping[str, Any]) -> T:
     """
     hints = typing.get_type_hints(kind)
     arguments: dict[str, Any] = {}
-    for old, value in values.items():
-        name = renamed.FIELDS.get(kind.__name__, {}).get(old, old)
+    for name, value in renamed.upgrade(kind.__name__, values).items():
         if name not in hints:
-            raise unknown(f"field of {kind.__name__}", old, hints)
+            raise unknown(f"field of {kind.__name__}", name, hints)
         arguments[name] = _value(f"{kind.__name__}.{name}", hints[name], value)
     return kind(**arguments)
 
@@ -294,6 +296,8 @@ def _fits(hint: Any, value: Any) -> bool:
             return False
         kinds = (parts[0],) * len(value) if parts[1:] == (...,) else parts
         return len(kinds) == len(value) and all(map(_fits, kinds, value))
+    if hint is types.NoneType:
+        return value is None
     if hint is float:
         return isinstance(value, int | float) and not isinstance(value, bool)
     return isinstance(value, hint) and (hint is bool or not isinstance(value, bool))

@@ -1,6 +1,7 @@
 """Names of the first edition and what they are called now, for flags on the command line and for `config.json`."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
+from typing import Any
 
 FIELDS: dict[str, dict[str, str]] = {
     "DataConfig": {"side": "image_size", "feed": "loading", "cleaning": "normalization"},
@@ -36,6 +37,21 @@ FLAGS: dict[str, str] = {
     for old, new in names.items()
 } | _OPTIONS
 """The first edition's flag -> the flag."""
+
+
+def upgrade(config: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of a config (or of a part of one) as the first edition wrote them, with today's names.
+
+    It wrote options that the chosen optimizer or schedule did not use; these are left out.
+    """
+    names = FIELDS.get(config, {})
+    new = {names.get(name, name): value for name, value in values.items()}
+    if config == "OptimizerConfig" and "warmup" in values:
+        if new.get("name") != "adamw":
+            new.pop("weight_decay", None)
+        if "warmup" not in str(new.get("schedule")):
+            new.pop("warmup_steps")
+    return new
 
 
 def new_name(flag: str, flags: Collection[str]) -> str | None:

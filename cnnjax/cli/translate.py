@@ -16,8 +16,6 @@ ALIASES: dict[str, tuple[str, ...]] = {
     "normalizer": ("--data.normalization",),
     "profile_steps": ("--train.profile",),
     "label_smoothing": ("--loss.label-smoothing",),
-    "total_steps": ("--train.epochs",),
-    "name": ("--model.name",),
     "class_names": ("--data.classes", "--names"),
 }
 """Arguments that have a flag of another name: argument -> candidates, of which the first that a command has is used."""
