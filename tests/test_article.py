@@ -50,8 +50,9 @@ def run(*arguments: str) -> subprocess.CompletedProcess:
 def small(weights, tmp_path_factory) -> list[str]:
     out = tmp_path_factory.mktemp("runs") / "article"
     return [
-        "--out", str(out), "--weights", str(weights), "--image-size", "32", "--per-class", "12", "--eval-per-class", "6",
-        "--plain-epochs", "3", "--augmented-epochs", "3", "--filters-recipe", "quick", "--filters-image-size", "48",
+        "--out", str(out), "--weights", str(weights), "--image-size", "32", "--per-class", "12",
+        "--eval-per-class", "6", "--plain-epochs", "3", "--augmented-epochs", "3",
+        "--filters-recipe", "quick", "--filters-image-size", "48",
         "--classes-recipe", "quick",
     ]  # fmt: skip
 

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import jax
+import numpy as np
 import optax
 from jaxtyping import PyTree
 
@@ -93,7 +94,7 @@ def decay_mask(params: optax.Params) -> PyTree[bool]:
     classification with convolutional neural networks", section 3.1).
     """
 
-    def is_kernel(path: tuple, leaf: jax.Array) -> bool:
+    def is_kernel(path: tuple, leaf: jax.Array | np.ndarray | jax.ShapeDtypeStruct) -> bool:
         name = jax.tree_util.keystr(path[-1:], simple=True)
         return leaf.ndim >= 2 and name not in ("bias", "scale")
 
