@@ -1,21 +1,21 @@
-"""The exceptions a user may see: a single sentence that names the thing and the remedy."""
+"""The exceptions that a user may see: one sentence that names the problem and the remedy."""
 
 import difflib
 from collections.abc import Iterable
 
-_NAMED = 40  # of ImageNet's thousand classes nobody reads all
+_NAMED = 40  # nobody reads all of ImageNet's thousand classes
 
 
 class UserError(ValueError):
-    """Bad input. Scripts print the sentence and exit with code 2; nothing already computed is lost."""
+    """Bad input. Commands print the sentence and exit with code 2; nothing already computed is lost."""
 
 
 class Preempted(Exception):
-    """SIGTERM came and all is saved. Scripts print the sentence, which tells how to go on, and exit with code 0."""
+    """SIGTERM was received and everything is saved. Commands print the sentence and exit with code 0."""
 
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> UserError:
-    """The error for a name that is not there, with the nearest names that are.
+    """The error for a name that does not exist, with the nearest names that do.
 
     `unknown("layer", "block1_conv9", layers)` → "unknown layer 'block1_conv9': did you mean block1_conv1, …?"
     """

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 import jax
-import jax.numpy as jnp
+import numpy as np
 import optax
 from jaxtyping import Array, Float, Int, PyTree
 
@@ -44,15 +44,15 @@ class Loss:
         self, logits: PyTree[Array], labels: PyTree[Array], activations: Mapping[str, Array]
     ) -> Float[Array, " n"]:
         """The values that training minimizes, one per example. Raises UserError when a term has another shape."""
-        total = _scaled(self.weight, self.function(logits, labels, activations))
+        total = self.function(logits, labels, activations)
+        if total.ndim != 1:
+            raise UserError(
+                f"the loss {Loss(self.function)!r} returned an array of shape {total.shape}: a loss must return one "
+                "value per example, shape (n,)"
+            )
+        total = total if self.weight == 1 else self.weight * total
         for term in self.auxiliary:
-            value = term(logits, labels, activations)
-            if value.shape != total.shape:
-                raise UserError(
-                    f"the auxiliary loss {term!r} returned values of shape {value.shape}: a loss must return one value "
-                    f"per example, shape {total.shape}"
-                )
-            total = total + value
+            total = total + term(logits, labels, activations)
         return total
 
     @property
@@ -119,7 +119,7 @@ class _CrossEntropy:
     ) -> Float[Array, " n"]:
         del activations
         outputs = logits.shape[1]
-        logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
+        logits = logits.astype(np.promote_types(logits.dtype, np.float32))
         sigmoid = self.kind == "sigmoid" or (self.kind == "auto" and outputs == 1)
         if sigmoid and outputs != 1:
             raise UserError(f"sigmoid_cross_entropy takes one logit per example, not {outputs}: use cross_entropy()")
@@ -156,10 +156,6 @@ def _sigmoid(logits: Array, labels: Array, smoothing: float) -> Array:
     if smoothing:
         targets = (1 - smoothing) * targets + smoothing / 2
     return optax.sigmoid_binary_cross_entropy(logits[:, 0], targets)
-
-
-def _scaled(weight: float, values: Array) -> Array:
-    return values if weight == 1 else weight * values
 
 
 def _as_loss(loss: LossFunction) -> Loss:

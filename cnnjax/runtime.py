@@ -124,6 +124,17 @@ def free_memory() -> int:
     return min(bounds, default=2**32)
 
 
+def compiler_options(platform: str) -> dict[str, str] | None:
+    """What `jax.jit(compiler_options=...)` takes for fast programs on a platform; None for nothing.
+
+    A program is then as fast without `configure()`. Unlike a flag it concerns nobody else's programs. pmap takes none.
+    """
+    if platform != "cpu" or os.environ.get("CNNJAX_RUNTIME") == "off" or _CPU_FLAG in os.environ.get("XLA_FLAGS", ""):
+        return None
+    return {_CPU_FLAG: ""} if jaxlib_knows(_CPU_FLAG) else None
+
+
+@functools.cache
 def jaxlib_knows(flag: str) -> bool:
     """Whether the installed jaxlib has this XLA flag. XLA aborts the process on a flag that it does not know."""
     spec = find_spec("jaxlib")

@@ -1,11 +1,11 @@
-"""Kill a training run at random moments, resume it each time, and compare its end with an undisturbed run's.
+"""Kill a training run at random moments, resume it each time, and compare its result with an undisturbed run's.
 
     python tests/kills.py --kills 20
-    python tests/kills.py --kills 20 --feeds stream processes
+    python tests/kills.py --kills 20 --loading stream processes
 
-Each process draws its feed from those named: the resident one, streamed by threads, streamed by processes. Every other
-moment is drawn from the whole life of a process, its start included, the rest from what comes after the start. When a
-run gets to its end before its moment, it is compared and another one begins.
+Each process draws its way of loading images from those named: resident, streamed by threads, streamed by processes.
+Every other moment is drawn from the whole life of a process, its start included, the others from the time after the
+start. A run that finishes before its moment is compared, and another one begins.
 """
 
 import json
@@ -27,13 +27,13 @@ from cnnjax.cli import command_line
 from cnnjax.errors import UserError
 
 ROOT = Path(__file__).parent.parent
-TRAIN = ["experiments/train.py", "debug", "--data.source", "folder:pictures", "--data.side", "32",
-         "--model.width", "0.25", "--train.epochs", "5", "--train.parallel", "jit",
-         "--train.calls-per-epoch", "5", "--train.checkpoint-steps", "2"]  # fmt: skip
-FEEDS = {
-    "resident": ["--data.feed", "resident"],
-    "stream": ["--data.feed", "stream"],
-    "processes": ["--data.feed", "stream", "--data.workers", "2"],
+TRAIN = ["experiments/train.py", "debug", "--data.source", "folder:images", "--data.image-size", "32",
+         "--model.width-multiplier", "0.25", "--train.epochs", "5", "--train.strategy", "jit",
+         "--train.dispatches-per-epoch", "5", "--train.checkpoint-every-steps", "2"]  # fmt: skip
+LOADING = {
+    "resident": ["--data.loading", "resident"],
+    "stream": ["--data.loading", "stream"],
+    "processes": ["--data.loading", "stream", "--data.workers", "2"],
 }
 CLOCKS = ("seconds", "images_per_second")
 
@@ -41,56 +41,56 @@ CLOCKS = ("seconds", "images_per_second")
 def kills(
     *,
     kills: int = 20,
-    feeds: tuple[Literal["resident", "stream", "processes"], ...] = ("resident",),
+    loading: tuple[Literal["resident", "stream", "processes"], ...] = ("resident",),
     seed: int = 0,
     folder: str = "",
 ) -> None:
-    """Kill a run so many times.
+    """Kill a run repeatedly at random moments, and resume it.
 
     Args:
         kills: How often.
-        feeds: Which feeds take part.
-        seed: For the moments and the feeds.
-        folder: Where the runs go; empty makes a temporary one.
+        loading: Which ways of loading images take part.
+        seed: Of the moments and of the choice among them.
+        folder: Where the runs go. Empty makes a temporary folder.
     """
-    for line in torment(Path(folder or tempfile.mkdtemp(prefix="cnnjax-kills-")), kills, feeds, seed):
+    for line in kill_repeatedly(Path(folder or tempfile.mkdtemp(prefix="cnnjax-kills-")), kills, loading, seed):
         print(line, flush=True)
 
 
-def torment(folder: Path, kills: int, feeds: Sequence[str], seed: int) -> Iterator[str]:
-    """Kill a run so many times. Gives what happens, a line each; UserError where a run ends another way."""
+def kill_repeatedly(folder: Path, kills: int, loading: Sequence[str], seed: int) -> Iterator[str]:
+    """Kill a run `kills` times. Yields a line for each event; raises UserError where a run ends differently."""
     moments = random.Random(seed)
-    _draw(folder / "pictures")
-    for feed in feeds:
-        _train(folder / f"first-{feed}", feed)  # fills the caches
+    _draw(folder / "images")
+    for way in loading:
+        _train(folder / f"first-{way}", way)  # fills the caches
     clock = time.time()
-    _train(folder / "whole", feeds[0])
+    _train(folder / "whole", loading[0])
     life, training = (time.time() - since for since in (clock, (folder / "whole" / "config.json").stat().st_mtime))
     expected = _end(folder / "whole")
-    for feed in feeds:
-        if _end(folder / f"first-{feed}") != expected:
+    for way in loading:
+        if _end(folder / f"first-{way}") != expected:
             raise UserError("two undisturbed runs differ: there is nothing to compare with")
     number, step, done, killed = 0, 0, 0, False
     while done < kills or killed:
-        run, feed = folder / f"run-{number}", moments.choice(feeds)
+        run, way = folder / f"run-{number}", moments.choice(loading)
         started = done % 2 == 0
         moment = moments.uniform(0, training if started else life) if done < kills else None
-        killed = not _train(run, feed, moment, started)
+        killed = not _train(run, way, moment, started)
         if killed:
             before, step, done = step, _latest(run), done + 1
             since = "beginning to train" if started else "start"
-            yield f"kill {done} ({feed}), {moment:.2f} s after its {since}: {run.name} has {step} steps"
+            yield f"kill {done} ({way}), {moment:.2f} s after its {since}: {run.name} has {step} steps"
             if step < before:
                 raise UserError(f"{run} had {before} steps and was set back")
         elif _end(run) != expected:
-            raise UserError(f"{run} ended otherwise than the undisturbed {folder / 'whole'}")
+            raise UserError(f"{run} ended differently from the undisturbed {folder / 'whole'}")
         else:
-            yield f"{run.name} ended as the undisturbed run, bit for bit"
+            yield f"{run.name} ended like the undisturbed run, bit for bit"
             number, step = number + 1, 0
 
 
 def _draw(folder: Path) -> None:
-    """A folder set of noise: as many pictures as the preset takes."""
+    """A data set of noise in folders, with as many images as the preset uses."""
     noise = np.random.default_rng(0)
     for name in ("cat", "dog"):
         (folder / name).mkdir(parents=True, exist_ok=True)
@@ -98,9 +98,9 @@ def _draw(folder: Path) -> None:
             Image.fromarray(noise.integers(0, 256, (32, 32, 3), np.uint8)).save(folder / name / f"{i}.png")
 
 
-def _train(run: Path, feed: str, moment: float | None = None, started: bool = False) -> bool:
-    """Whether the run came to its end before the moment, counted from its start or when it has `started` to train."""
-    command = [sys.executable, ROOT / TRAIN[0], *TRAIN[1:], *FEEDS[feed], "--run", run.name]
+def _train(run: Path, way: str, moment: float | None = None, started: bool = False) -> bool:
+    """Whether the run finished before the moment, counted from its start or, if `started`, from its training's."""
+    command = [sys.executable, ROOT / TRAIN[0], *TRAIN[1:], *LOADING[way], "--run", run.name]
     command += ["--resume"] if run.exists() else []
     environment = os.environ | {"CNNJAX_CACHE": str(run.parent / "cache"), "JAX_PLATFORMS": "cpu"}
     with tempfile.TemporaryFile("w+") as said:
@@ -122,7 +122,7 @@ def _train(run: Path, feed: str, moment: float | None = None, started: bool = Fa
 
 
 def _written(run: Path) -> int:
-    """When the history was written last, which a run does as it starts to train; 0 for never."""
+    """When the history was last written, which a run does when it starts to train; 0 for never."""
     path = run / "metrics.jsonl"
     return path.stat().st_mtime_ns if path.exists() else 0
 
@@ -132,7 +132,7 @@ def _latest(run: Path) -> int:
 
 
 def _end(run: Path) -> dict[str, Any]:
-    """All that a run ends with but the times, bit for bit: rows, test, best parameters, checksums of the last state."""
+    """Everything that a run leaves except times: rows, test, best parameters, checksums of the last state."""
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     weights = safetensors.load_file(run / "weights.safetensors")
     manifest = (run / "checkpoints" / str(_latest(run)) / "manifest.json").read_bytes().partition(b"\n")[2]

@@ -1,4 +1,4 @@
-"""The main job on tiny numbers, as a user runs it: interrupted, gone on with, found finished, and its bad input."""
+"""The main job on tiny numbers, as a user runs it: interrupted, continued, found finished, and with bad input."""
 
 import json
 import os
@@ -7,19 +7,17 @@ import subprocess
 import sys
 from pathlib import Path
 
-import jax
 import numpy as np
 import pytest
 
-from cnnjax import formats, models
-from cnnjax.cli.config import ModelConfig
+from cnnjax import Network, formats, models
 from cnnjax.data import normalize
 from cnnjax.visualize import recipes
 
 ROOT = Path(__file__).parents[1]
 STAGES = 7
-# A shell that starts tests in the background has them ignore Ctrl-C, and so every process below them.
-HEED_INTERRUPT = (
+# A shell that starts the tests in the background lets them, and all their child processes, ignore Ctrl-C.
+WITH_INTERRUPT = (
     "import runpy, signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "
     "sys.argv = sys.argv[1:]; runpy.run_path(sys.argv[0], run_name='__main__')"
 )
@@ -28,12 +26,11 @@ HEED_INTERRUPT = (
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory) -> Path:
     """A narrow VGG16 with random weights and the class names that the article draws."""
-    config = ModelConfig(name="vgg16", width=0.0625, dense=16)
     names = ("cat", *recipes.CLASSES)
-    graph, params = models.split(models.create(config, side=32, num_classes=len(names), seed=0))
-    cleaning = normalize.fit("mean", np.full((2, 32, 32, 3), 128, np.uint8))
+    model = models.create("vgg16", num_classes=len(names), image_size=32, width_multiplier=0.0625, dense_units=16)
+    normalizer = normalize.fit_normalizer("mean", np.full((2, 32, 32, 3), 128, np.uint8))
     path = tmp_path_factory.mktemp("weights") / "vgg.safetensors"
-    formats.save(path, formats.network(graph, jax.device_get(params), config, 32, names, cleaning))
+    formats.save(path, Network.create(model, normalizer=normalizer, class_names=names))
     return path
 
 
@@ -53,8 +50,9 @@ def run(*arguments: str) -> subprocess.CompletedProcess:
 def small(weights, tmp_path_factory) -> list[str]:
     out = tmp_path_factory.mktemp("runs") / "article"
     return [
-        "--out", str(out), "--weights", str(weights), "--side", "32", "--per-class", "12", "--eval-per-class", "6",
-        "--plain-epochs", "3", "--augmented-epochs", "3", "--filters-recipe", "quick", "--filters-side", "48",
+        "--out", str(out), "--weights", str(weights), "--image-size", "32", "--per-class", "12",
+        "--eval-per-class", "6", "--plain-epochs", "3", "--augmented-epochs", "3",
+        "--filters-recipe", "quick", "--filters-image-size", "48",
         "--classes-recipe", "quick",
     ]  # fmt: skip
 
@@ -62,7 +60,7 @@ def small(weights, tmp_path_factory) -> list[str]:
 def test_interrupted_resumed_and_found_finished(small):
     out = Path(small[1])
     job = subprocess.Popen(
-        [sys.executable, "-c", HEED_INTERRUPT, *command(*small)[1:]],
+        [sys.executable, "-c", WITH_INTERRUPT, *command(*small)[1:]],
         env=environment(),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -75,38 +73,38 @@ def test_interrupted_resumed_and_found_finished(small):
         if "Train with augmentation" in line:
             job.send_signal(signal.SIGINT)
             break
-    said = job.communicate(timeout=300)[1]
-    assert job.returncode == 130, said
-    assert "Traceback" not in said and "run the same command again" in said
+    printed = job.communicate(timeout=300)[1]
+    assert job.returncode == 130, printed
+    assert "Traceback" not in printed and "run the same command again" in printed
     assert (out / "plain" / "stage.json").exists() and not (out / "augmented" / "stage.json").exists()
 
     again = run(*small)
     assert again.returncode == 0, again.stderr
-    assert again.stdout.count("done before") == 2
-    assert "left in all" in again.stdout
+    assert again.stdout.count("already done") == 2
+    assert "left for all stages" in again.stdout
     assert again.stdout.strip().endswith(str(out / "index.html"))
 
     finished = run(*small)
-    assert finished.returncode == 0 and finished.stdout.count("done before") == STAGES
+    assert finished.returncode == 0 and finished.stdout.count("already done") == STAGES
 
     page = (out / "index.html").read_text()
     history = json.loads((out / "augmented" / "stage.json").read_text())["result"]["history"]
     assert [row["epoch"] for row in history] == [1, 2, 3]
     for words in ("73", "81", "138,357,544", "5,681,345", "block5_conv3", "tennis ball"):
         assert words in page
-    drawn = list((out / "filters" / "pictures").glob("*.png"))
-    shapes = [4, 8, 8, 8, 8]  # block1 has but four channels at this width
-    assert len(drawn) == sum(shapes) and len(list((out / "classes" / "pictures").glob("*.png"))) == len(recipes.CLASSES)
+    drawn = list((out / "filters" / "images").glob("*.png"))
+    shapes = [4, 8, 8, 8, 8]  # block1 has only four channels at this width
+    assert len(drawn) == sum(shapes) and len(list((out / "classes" / "images").glob("*.png"))) == len(recipes.CLASSES)
 
 
 @pytest.mark.parametrize(
     ("flags", "sentence"),
     [
         (["--weights", "nowhere.safetensors"], "nowhere.safetensors"),
-        (["--image", "nowhere.jpg"], "there is no picture nowhere.jpg"),
+        (["--image", "nowhere.jpg"], "there is no image nowhere.jpg"),
         (["--filters-recipe", "articel-filters"], "did you mean article-filters"),
         (["--out", "/proc/nowhere"], "cannot write to /proc/nowhere"),
-        (["--sdie", "64"], "did you mean --side"),
+        (["--image-siz", "64"], "did you mean --image-size"),
     ],
 )
 def test_bad_input(flags, sentence, small, weights):

@@ -1,7 +1,6 @@
 """Checkpoints: what is kept, that it comes back bit for bit, and that damage is noticed."""
 
 import gc
-import json
 import re
 import resource
 import shutil
@@ -12,11 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cnnjax.cli.config import OptimizerConfig
 from cnnjax.errors import UserError
 from cnnjax.train import metrics, optimizers
 from cnnjax.train.checkpoint import Checkpoints
-from cnnjax.train.step import TrainState, create_state
+from cnnjax.train.state import TrainState, create_state
 
 # Orbax leaves unretrieved tasks behind when it meets a missing file; Python reports them when it collects garbage.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
@@ -31,18 +29,21 @@ def collected():
 def state(step: int, name: str = "adam", shape: tuple[int, ...] = (64, 64)) -> TrainState:
     rng = np.random.default_rng(step)
     params = {"dense": {"kernel": jnp.asarray(rng.normal(size=shape), jnp.float32), "bias": jnp.zeros(3)}}
-    made = create_state(params, optimizers.create(OptimizerConfig(name=name), 10))
+    made = create_state(params, {"norm": {"mean": jnp.ones(3)}}, optimizers.create(name, 1e-3), ema=True)
     return made._replace(step=jnp.asarray(step, jnp.int32))
 
 
-def row(epoch: int, accuracy: float, loss: float) -> metrics.Row:
+ZEROS = metrics.zeros(("loss",))
+
+
+def row(epoch: int, accuracy: float, loss: float) -> metrics.EpochMetrics:
     return {"epoch": epoch, "step": 10 * epoch, "train_loss": 0.1 + 0.2, "valid_accuracy": accuracy, "valid_loss": loss}
 
 
-def save(folder: Path, rows: list[metrics.Row]) -> None:
+def save(folder: Path, rows: list[metrics.EpochMetrics]) -> None:
     with Checkpoints(folder) as checkpoints:
         for n in range(1, len(rows) + 1):
-            checkpoints.save(state(10 * n), metrics.zeros(), rows[:n])
+            checkpoints.save(state(10 * n), ZEROS, rows[:n])
 
 
 def same(a: TrainState, b: TrainState) -> bool:
@@ -69,31 +70,31 @@ def test_the_two_latest_and_the_best_are_kept_and_come_back_bit_for_bit(saved):
     assert names(saved) == ["30", "40", "50"]
     with Checkpoints(saved) as checkpoints:
         assert checkpoints.latest == "50" and checkpoints.step == 50
-        latest, sums, history = checkpoints.load(state(0))
+        latest, sums, history = checkpoints.load(state(0), ZEROS)
         assert same(latest, state(50)) and history == ROWS and sums["count"] == 0
         best, of = checkpoints.load_best(state(0), history)
         assert same(best, state(30)) and of == ROWS[2]
 
 
 def test_a_checkpoint_within_an_epoch_holds_its_sums(saved):
-    sums = metrics.zeros() | {"loss": jnp.asarray(0.1, jnp.float32), "finite": jnp.asarray(4, jnp.int32)}
+    sums = ZEROS | {"loss": jnp.asarray([0.1, 0.0], jnp.float32), "finite": jnp.asarray(4, jnp.int32)}
     with Checkpoints(saved) as checkpoints:
         checkpoints.save(state(54), sums, ROWS)
     assert names(saved) == ["30", "50", "54-partial"]
     with Checkpoints(saved) as checkpoints:
-        found, found_sums, history = checkpoints.load(state(0))
+        found, found_sums, history = checkpoints.load(state(0), ZEROS)
         assert same(found, state(54)) and history == ROWS and checkpoints.step == 54
-        assert found_sums["loss"] == sums["loss"] and found_sums["finite"] == 4
+        assert np.array_equal(found_sums["loss"], sums["loss"]) and found_sums["finite"] == 4
         # The end of the epoch comes after all of its steps.
         checkpoints.save(state(60), sums, ROWS)
-        checkpoints.save(state(60), metrics.zeros(), [*ROWS, row(6, 0.5, 0.9)])
+        checkpoints.save(state(60), ZEROS, [*ROWS, row(6, 0.5, 0.9)])
         checkpoints.wait()
         assert checkpoints.latest == "60" and names(saved) == ["30", "60", "60-partial"]
 
 
 def test_a_loss_that_is_not_a_number_is_never_better():
     rows = [row(1, 0.5, 1.0), row(2, 0.5, float("nan")), row(3, 0.5, float("inf"))]
-    assert metrics.best(rows)["epoch"] == 1 and metrics.epochs_without_gain(rows) == 2
+    assert metrics.best(rows)["epoch"] == 1 and metrics.epochs_without_improvement(rows) == 2
 
 
 def test_saving_goes_on_while_the_state_is_donated(tmp_path):
@@ -103,10 +104,10 @@ def test_saving_goes_on_while_the_state_is_donated(tmp_path):
         for epoch in range(1, 4):
             now = now._replace(step=jnp.asarray(10 * epoch, jnp.int32))
             rows, expected = [*rows, row(epoch, epoch / 10, 1.0)], [*expected, jax.tree.map(np.array, now)]
-            checkpoints.save(now, metrics.zeros(), rows)
+            checkpoints.save(now, ZEROS, rows)
             now = advance(now)
         for name, one in zip(("20", "30"), expected[1:], strict=True):
-            assert same(checkpoints.load(state(0), name)[0], one)
+            assert same(checkpoints.load(state(0), ZEROS, name)[0], one)
 
 
 def damages(data: bytes) -> dict[str, bytes | None]:
@@ -133,10 +134,10 @@ def test_every_damage_to_every_file_is_noticed_and_the_one_before_takes_its_plac
             caplog.clear()
             with Checkpoints(saved) as checkpoints:
                 assert checkpoints.latest == "40", f"{path}: {what}"
-                found, _, history = checkpoints.load(state(0))
+                found, _, history = checkpoints.load(state(0), ZEROS)
             assert same(found, state(40)) and history == ROWS[:4]
             [said] = [record.getMessage() for record in caplog.records if record.name.startswith("cnnjax")]
-            assert re.fullmatch(rf"the checkpoint {saved / '50'} is damaged \(.*\): passed over", said)
+            assert re.fullmatch(rf"the checkpoint {saved / '50'} is damaged \(.*\): it is skipped", said)
             assert path.name in said
             path.write_bytes(sound)
     with Checkpoints(saved) as checkpoints:
@@ -148,22 +149,22 @@ def test_a_damaged_best_leaves_the_next_best(saved):
     with Checkpoints(saved) as checkpoints:
         found, of = checkpoints.load_best(state(0), ROWS)
         assert same(found, state(40)) and of == ROWS[3]
-        checkpoints.save(state(60), metrics.zeros(), [*ROWS, row(6, 0.5, 0.9)])
+        checkpoints.save(state(60), ZEROS, [*ROWS, row(6, 0.5, 0.9)])
     assert names(saved) == ["40", "50", "60"]
 
 
 def test_a_damaged_one_is_written_anew(saved):
     (saved / "50" / "manifest.json").write_text("")
     with Checkpoints(saved) as checkpoints:
-        checkpoints.save(state(50), metrics.zeros(), ROWS)
+        checkpoints.save(state(50), ZEROS, ROWS)
     with Checkpoints(saved) as checkpoints:
-        assert checkpoints.latest == "50" and same(checkpoints.load(state(0))[0], state(50))
+        assert checkpoints.latest == "50" and same(checkpoints.load(state(0), ZEROS)[0], state(50))
 
 
 def test_when_none_is_left_it_says_so(saved):
     for path in saved.rglob("manifest.json"):
         path.write_bytes(path.read_bytes()[:-1])
-    with pytest.raises(UserError, match=f"no checkpoint in {saved} is whole: start over with --fresh"):
+    with pytest.raises(UserError, match=f"every checkpoint in {saved} is damaged: start over in an empty run_dir"):
         Checkpoints(saved)
 
 
@@ -173,8 +174,8 @@ def test_damage_after_opening_is_noticed(saved):
             data = bytearray(path.read_bytes())
             data[len(data) // 2] ^= 1
             path.write_bytes(data)
-        with pytest.raises(UserError, match=f"{saved / '50'} (is damaged|cannot be read) .*--resume"):
-            checkpoints.load(state(0))
+        with pytest.raises(UserError, match=f"{saved / '50'} (is damaged|cannot be read) .*resume the run again"):
+            checkpoints.load(state(0), ZEROS)
 
 
 @pytest.mark.parametrize(
@@ -182,14 +183,14 @@ def test_damage_after_opening_is_noticed(saved):
 )
 def test_a_checkpoint_of_something_else_is_one_sentence(saved, like, odd):
     with Checkpoints(saved) as checkpoints, pytest.raises(UserError, match=f"another network or optimizer .*{odd}"):
-        checkpoints.load(like)
+        checkpoints.load(like, ZEROS)
 
 
 def test_a_foreign_folder_is_one_sentence(tmp_path):
     from orbax.checkpoint import v1 as ocp
 
     ocp.save(tmp_path / "other" / "7", {"x": jnp.zeros(3)})
-    with pytest.raises(UserError, match="no checkpoint in .* is whole"):
+    with pytest.raises(UserError, match="every checkpoint in .* is damaged"):
         Checkpoints(tmp_path / "other")
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match=r"cannot hold checkpoints \(file: File exists\)"):
@@ -210,36 +211,24 @@ def test_a_full_disk_keeps_the_last_good_one_and_says_so(saved):
     resource.setrlimit(resource.RLIMIT_FSIZE, (8192, before[1]))
     sentence = (
         rf"{saved / '60'} could not be saved \(File too large\): the last good checkpoint is {saved / '50'}; "
-        "mend that and go on with --resume"
+        "fix the cause, then resume the run"
     )
     rows = [*ROWS, row(6, 0.5, 0.9)]
     try:
         with pytest.raises(UserError, match=sentence), Checkpoints(saved) as checkpoints:
-            checkpoints.save(state(60), metrics.zeros(), rows)
+            checkpoints.save(state(60), ZEROS, rows)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     with Checkpoints(saved) as checkpoints:
-        assert names(saved) == ["30", "40", "50"] and same(checkpoints.load(state(0))[0], state(50))
-        checkpoints.save(state(60), metrics.zeros(), rows)
+        assert names(saved) == ["30", "40", "50"] and same(checkpoints.load(state(0), ZEROS)[0], state(50))
+        checkpoints.save(state(60), ZEROS, rows)
     assert names(saved) == ["30", "50", "60"]
 
 
 def test_parameters_that_are_not_finite_are_not_kept(saved):
     bad = state(60)
     bad.params["dense"]["bias"] = bad.params["dense"]["bias"].at[1].set(jnp.nan)
-    sentence = "60 could not be saved .* not finite: lower --optimizers.learning-rate"
+    sentence = "60 could not be saved .* not finite: lower the learning rate"
     with pytest.raises(UserError, match=sentence), Checkpoints(saved) as checkpoints:
-        checkpoints.save(bad, metrics.zeros(), [*ROWS, row(6, 0.5, float("nan"))])
+        checkpoints.save(bad, ZEROS, [*ROWS, row(6, 0.5, float("nan"))])
     assert names(saved) == ["30", "40", "50"]
-
-
-def test_metrics_file_holds_the_history(tmp_path):
-    path = tmp_path / "metrics.jsonl"
-    for one in ROWS:
-        metrics.append(path, one)
-    assert metrics.read(path) == ROWS
-    metrics.rewrite(path, ROWS[:2])
-    assert [json.loads(line)["epoch"] for line in path.read_text().splitlines()] == [1, 2]
-    path.write_text("{not json\n")
-    with pytest.raises(UserError, match="cannot be read as a run's metrics"):
-        metrics.read(path)

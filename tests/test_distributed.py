@@ -1,4 +1,6 @@
-"""Two processes of two CPU devices train as one of four and as one device; they stop, die and go on together."""
+"""Two processes with two CPU devices each train like one with four devices and like one device; they stop together, a
+dead one ends the other, and the run is resumed.
+"""
 
 import inspect
 import json
@@ -19,19 +21,18 @@ from PIL import Image
 from safetensors.numpy import load_file
 
 from cnnjax import distributed
-from cnnjax.cli.config import HostsConfig
 from cnnjax.errors import UserError
-from cnnjax.train import strategy
 
 ROOT = Path(__file__).parent.parent
 TRAIN = [sys.executable, str(ROOT / "experiments" / "train.py"), "debug", "--data.source", "folder:pictures",
-         "--data.side", "32", "--model.width", "0.25", "--train.epochs", "2", "--train.steps-per-epoch", "10",
-         "--train.calls-per-epoch", "10", "--train.checkpoint-steps", "1"]  # fmt: skip
+         "--data.image-size", "32", "--model.width-multiplier", "0.25", "--train.epochs", "2",
+         "--train.steps-per-epoch", "10", "--train.dispatches-per-epoch", "10", "--train.checkpoint-every-steps",
+         "1"]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
-    """Where the runs go, with a folder set of noise, one class a little redder."""
+    """The folder of the runs, with a data set of noise images, one class slightly redder."""
     root, noise = tmp_path_factory.mktemp("hosts"), np.random.default_rng(0)
     for name in ("cat", "dog"):
         (root / "pictures" / name).mkdir(parents=True)
@@ -71,7 +72,7 @@ def steps_kept(place: Path, run: str) -> int:
 
 
 def child(process: subprocess.Popen) -> int:
-    """The process that a supervising one started."""
+    """The process that a supervising process started."""
     return int(Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()[0])
 
 
@@ -86,7 +87,7 @@ def distance(a: dict[str, np.ndarray], b: dict[str, np.ndarray]) -> float:
 
 @pytest.fixture(scope="module")
 def together(place):
-    """What two undisturbed hosts said, and what they ended with."""
+    """What two undisturbed hosts printed, and their final weights."""
     said, codes = ends(start_both(place, "together"))
     assert codes == [0, 0], said
     return said, weights(place, "together")
@@ -105,9 +106,9 @@ def test_two_hosts_train_as_one_process_and_as_one_device(place, together):
 
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="finding a child process needs Linux' /proc")
 def test_hosts_stop_together_and_a_dead_one_ends_the_other_and_all_go_on(place, together):
-    """SIGTERM to one, then SIGKILL of one, streamed; in the end the undisturbed run's parameters, bit for bit.
+    """SIGTERM to one host, then SIGKILL of one, streamed; the final parameters are the undisturbed run's, bit for bit.
 
-    On one device the run goes on as well.
+    The run can be continued on one device, too.
     """
 
     def wait_for(step: int, processes: list[subprocess.Popen]) -> None:
@@ -123,14 +124,14 @@ def test_hosts_stop_together_and_a_dead_one_ends_the_other_and_all_go_on(place, 
     assert 2 <= stopped < 20
     shutil.copytree(place / "troubled", place / "moved")
 
-    processes = start_both(place, "troubled", "--data.feed", "stream")
+    processes = start_both(place, "troubled", "--data.loading", "stream")
     wait_for(stopped + 2, processes)
     os.kill(child(processes[1]), signal.SIGKILL)
     killed = time.monotonic()
     said, codes = ends(processes, 30)
     assert time.monotonic() - killed < 30
     assert codes == [distributed.EXIT_HOST_LOST] * 2, said
-    assert "another host died or cannot be reached: start every host again with --resume" in said[0]
+    assert "another host died or cannot be reached: start all hosts again and resume" in said[0]
     assert "(SIGKILL): it was killed" in said[1]
     assert stopped + 2 <= steps_kept(place, "troubled") < 20
 
@@ -141,7 +142,7 @@ def test_hosts_stop_together_and_a_dead_one_ends_the_other_and_all_go_on(place, 
 
 
 def test_hosts_with_other_pictures_or_none_are_told(place):
-    """What one host lacks ends all with one sentence."""
+    """What one host lacks ends all of them with one sentence."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         named = ["--distributed.coordinator", f"127.0.0.1:{free.getsockname()[1]}", "--distributed.count", "2"]
@@ -155,18 +156,18 @@ def test_hosts_with_other_pictures_or_none_are_told(place):
 @pytest.mark.parametrize(
     ("values", "sentence"),
     [
-        ({"count": 2}, "need --distributed.coordinator"),
-        ({"index": 0}, "need --distributed.coordinator"),
-        ({"coordinator": "10.0.0.1"}, "must be ADDRESS:PORT"),
-        ({"coordinator": "a:1"}, "needs --distributed.count"),
+        ({"count": 2}, "need `coordinator`"),
+        ({"index": 0}, "need `coordinator`"),
+        ({"coordinator": "10.0.0.1"}, "coordinator='10.0.0.1' must be ADDRESS:PORT"),
+        ({"coordinator": "a:1"}, "needs `count`"),
         ({"coordinator": "a:1", "count": 2}, "from 0 to 1, not -1"),
         ({"coordinator": "a:1", "count": 2, "index": 2}, "from 0 to 1, not 2"),
-        ({"patience": 0}, "at least 1 second"),
+        ({"connect_timeout": 0}, "connect_timeout=0 must be at least 1 second"),
     ],
 )
-def test_flags_that_do_not_fit_are_one_sentence(values, sentence):
+def test_arguments_that_do_not_fit_are_one_sentence(values, sentence):
     with pytest.raises(UserError, match=sentence):
-        HostsConfig(**values)
+        distributed.initialize(**values)
 
 
 SLURM = {"SLURM_JOB_ID": "7", "SLURM_STEP_NODELIST": "n[1-2]", "SLURM_PROCID": "1", "SLURM_LOCALID": "0"}
@@ -191,9 +192,11 @@ def test_schedulers_are_found_by_what_they_set(monkeypatch, environment, found):
 
 
 def test_one_host_alone_returns_at_once_and_hears_itself():
-    distributed.initialize(HostsConfig(count=1))
+    distributed.initialize(count=1)
     assert distributed.is_primary() and not distributed.is_multi_process()
-    assert distributed.allgather_str("ä") == ["ä"] and distributed.any_process(True) and not distributed.any_process(False)
+    assert (
+        distributed.allgather_str("ä") == ["ä"] and distributed.any_process(True) and not distributed.any_process(False)
+    )
     assert distributed.run_all_or_raise(max, 1, 2) == 2 and distributed.run_on_primary(str, 3) == "3"
     distributed.assert_equal("weather", "fine")
 
@@ -207,10 +210,10 @@ def test_one_host_alone_returns_at_once_and_hears_itself():
         ("signal.SIGKILL", distributed.EXIT_HOST_LOST, "it was killed"),
         ("signal.SIGTERM", 143, ""),
         ("1", distributed.EXIT_HOST_LOST, "it failed"),
-        ("'alone'", distributed.EXIT_HOST_LOST, "not all hosts came within 300 s"),
+        ("'alone'", distributed.EXIT_HOST_LOST, "not all hosts connected within 300 seconds"),
     ],
 )
-def test_what_a_childs_end_is_called(monkeypatch, capfd, code, exits, sentence):
+def test_what_the_end_of_a_child_is_called(monkeypatch, capfd, code, exits, sentence):
     script = (
         "import os, signal, socket\n"
         f"code = {code}\n"
@@ -221,7 +224,7 @@ def test_what_a_childs_end_is_called(monkeypatch, capfd, code, exits, sentence):
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         with pytest.raises(SystemExit) as stop:
-            distributed.initialize(HostsConfig(coordinator="a:1", count=2, index=0))
+            distributed.initialize(coordinator="a:1", count=2, index=0)
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
@@ -230,35 +233,37 @@ def test_what_a_childs_end_is_called(monkeypatch, capfd, code, exits, sentence):
 
 
 def test_devices_that_hosts_cannot_share_are_one_sentence():
+    from cnnjax.train import strategy
+
     def device(process: int, number: int) -> SimpleNamespace:
         return SimpleNamespace(process_index=process, id=number)
 
-    choose = inspect.unwrap(strategy.choose)
+    choose = inspect.unwrap(strategy.make_strategy)
     with pytest.raises(UserError, match="different numbers of devices"):
         choose("mesh", 3, [device(0, 0), device(1, 1), device(1, 2)])
-    with pytest.raises(UserError, match="there are 2 hosts: use mesh"):
+    with pytest.raises(UserError, match="there are 2 hosts: use 'mesh'"):
         choose("jit", 2, [device(0, 0), device(1, 1)])
 
 
 @pytest.mark.parametrize(("found", "alone"), [(distributed.TPU, True), ("SLURM", False)])
-def test_a_tpu_without_a_slice_works_alone_and_other_surroundings_must_be_understood(monkeypatch, found, alone):
+def test_a_tpu_without_a_slice_works_alone_and_other_environments_must_be_understood(monkeypatch, found, alone):
     def fail(*_, **__) -> None:
         raise ValueError("coordinator_address should be defined.")
 
     (ours, theirs), kept = socket.socketpair(), []
     monkeypatch.setenv("CNNJAX_SUPERVISOR", str(theirs.detach()))
     monkeypatch.setattr(distributed, "_end_with_parent", kept.append)
-    monkeypatch.setattr(distributed, "_surroundings", lambda: found)
+    monkeypatch.setattr(distributed, "_environment", lambda: found)
     monkeypatch.setattr(jax.distributed, "initialize", fail)
     service = jax.config.jax_enable_preemption_service
     try:
         with ours:
             if alone:
-                distributed.initialize(HostsConfig())
+                distributed.initialize()
                 assert ours.recv(6) == b"joined"
             else:
-                with pytest.raises(UserError, match="could not be joined .*should be defined.*--distributed.count 1"):
-                    distributed.initialize(HostsConfig())
+                with pytest.raises(UserError, match="could not be connected .*should be defined.*count=1"):
+                    distributed.initialize()
     finally:
         jax.config.update("jax_enable_preemption_service", service)
         while not kept:

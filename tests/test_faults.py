@@ -1,4 +1,4 @@
-"""A run that is killed again and again ends as an undisturbed one; CNNJAX_KILLS=20 kills it so often."""
+"""A run that is killed repeatedly ends like an undisturbed one; CNNJAX_KILLS=20 kills it 20 times."""
 
 import os
 
@@ -7,6 +7,6 @@ import kills
 
 def test_killed_at_random_moments_a_run_ends_the_same_bit_for_bit(tmp_path):
     number = int(os.environ.get("CNNJAX_KILLS", "5"))
-    lines = list(kills.torment(tmp_path, number, ("resident", "stream"), seed=0))
+    lines = list(kills.kill_repeatedly(tmp_path, number, ("resident", "stream"), seed=0))
     assert sum(line.startswith("kill ") for line in lines) == number
-    assert lines[-1].endswith("ended as the undisturbed run, bit for bit")
+    assert lines[-1].endswith("ended like the undisturbed run, bit for bit")

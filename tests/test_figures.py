@@ -97,10 +97,6 @@ def test_curves_without_accuracy_and_with_missing_values(tmp_path):
     check(figures.curves(rows, tmp_path / "curves.png"))
 
 
-def test_best_epoch_is_that_of_lowest_validation_loss():
-    assert figures.best_epoch(epochs(6, 0.1))["epoch"] == 2
-
-
 def test_images_keep_their_order_and_dead_ones_are_hatched(tmp_path):
     red, blue = np.zeros((2, 8, 8, 3), np.uint8)
     red[..., 0] = blue[..., 2] = 255

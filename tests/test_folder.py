@@ -84,6 +84,35 @@ def test_a_seed_gives_the_same_splits_in_any_order_of_files(tmp_path):
     assert colours(load(one, seed=1).valid) != colours(first.valid)
 
 
+@pytest.mark.parametrize(
+    ("seed", "train", "valid", "test"),
+    [
+        (0, [11, 0, 8, 2, 5, 3, 9, 0, 4, 2], [9, 1, 4, 6, 10, 5], [3, 10, 6, 7, 8, 1]),
+        (5, [6, 10, 9, 4, 0, 1, 8, 11, 3, 10], [2, 7, 1, 2, 5, 0], [11, 8, 3, 4, 6, 9]),
+    ],
+)
+def test_the_draw_is_the_first_editions(tmp_path, seed, train, valid, test):
+    """Recorded with the first edition: green is the file's number."""
+    for name, red in (("cat", 200), ("dog", 40)):
+        (tmp_path / name).mkdir()
+        for number in range(12):
+            Image.new("RGB", (20, 16), (red, number, 7)).save(tmp_path / name / f"{number}.png")
+    dataset = load(tmp_path, per_class=5, held_out=3, seed=seed)
+    for split, numbers in ((dataset.train, train), (dataset.valid, valid), (dataset.test, test)):
+        assert split.images[:, 0, 0, 1].tolist() == numbers
+
+
+def test_fractions_and_images_that_are_not_square(tmp_path):
+    fill(tmp_path, 20)
+    dataset = from_folder(tmp_path, image_size=(6, 10), valid=0.25, test=3)
+    assert [len(split) for split in (dataset.train, dataset.valid, dataset.test)] == [24, 10, 6]
+    assert dataset.train.images.shape == (24, 6, 10, 3)
+    assert dataset.provenance["source"] == f"folder:{tmp_path}" and dataset.provenance["valid"] == 0.25
+    assert f"folder:{tmp_path}" in repr(dataset)
+    streamed = from_folder(tmp_path, image_size=(6, 10), valid=0.25, test=3, loading="stream")
+    np.testing.assert_array_equal(streamed.train.images[np.arange(24)], dataset.train.images)
+
+
 @pytest.mark.parametrize("valid", ["valid", "validation", "val"])
 def test_split_folders(tmp_path, valid):
     fill(tmp_path / "train", 6)
@@ -310,6 +339,28 @@ def test_exif_rotation_is_applied(orientation, kind):
     assert image[1, 1, 0] > 200 > 60 > image[1, 1, 1]
     assert image[1, 6, 1] > 200 > 60 > image[1, 6, 0]
     assert image[6, 1].min() > 200
+
+
+@pytest.mark.parametrize("orientation", [1, 3, 6])
+@pytest.mark.parametrize("crop", [0.0, 0.8])
+def test_the_size_is_that_of_the_upright_image(orientation, crop):
+    """Left red, right blue when upright; cropped or not."""
+    upright = np.zeros((40, 60, 3), np.uint8)
+    upright[:, :30, 0] = upright[:, 30:, 2] = 255
+    stored = {1: upright, 3: upright[::-1, ::-1], 6: np.rot90(upright, 1)}[orientation]
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    content = encoded(Image.fromarray(np.ascontiguousarray(stored)), "PNG", exif=exif)
+    image = decode(content, (8, 20), crop)
+    assert image.shape == (8, 20, 3)
+    assert image[:, :9, 0].min() > 250 and image[:, 11:, 2].min() > 250 and image[:, :9, 2].max() < 5
+
+
+def test_a_crop_has_the_new_aspect_and_its_share_of_the_size():
+    columns = np.broadcast_to(np.arange(200, dtype=np.uint8)[None, :, None], (100, 200, 3))
+    image = decode(encoded(Image.fromarray(columns), "PNG"), (50, 50), 0.5)
+    # The central 50 × 50 of 100 × 200: columns 75 to 124.
+    np.testing.assert_array_equal(image[:, :, 0], np.broadcast_to(np.arange(75, 125), (50, 50)))
 
 
 def test_resizing_is_antialiased_and_ignores_the_aspect():

@@ -1,6 +1,5 @@
-"""fit: what a run leaves behind, that stopping and cutting do not change it, and every bad input as one sentence."""
+"""fit: what a run leaves behind, that stopping and dividing do not change it, and every bad input as one sentence."""
 
-import dataclasses
 import json
 import multiprocessing
 import os
@@ -11,16 +10,18 @@ from pathlib import Path
 
 import jax
 import numpy as np
+import optax
 import pytest
 from PIL import Image
 
-from cnnjax import formats
-from cnnjax.cli.config import AugmentConfig, Config, DataConfig, ModelConfig, TrainConfig
-from cnnjax.data.dataset import Dataset, Split
-from cnnjax.data.lazy_images import Pictures, count_colours
+from cnnjax import Network, formats, models
+from cnnjax.data import Augment
+from cnnjax.data.dataset import ArraySplit, Dataset, LazySplit
+from cnnjax.data.lazy_images import LazyImages, channel_histogram
 from cnnjax.errors import Preempted, UserError
-from cnnjax.train import metrics, run_dir
-from cnnjax.train.loop import Progress, fit
+from cnnjax.train import fit as train_fit
+from cnnjax.train import metrics, optimizers, run_dir
+from cnnjax.train.progress import OnProgress
 
 SIDE, SIZE, EPOCHS = 16, 36, 3
 COLUMNS = {
@@ -28,31 +29,43 @@ COLUMNS = {
 }  # fmt: skip
 
 
-def pictures(seed: int, size: int = SIZE) -> Split:
+def images_and_labels(seed: int, size: int = SIZE) -> ArraySplit:
     """Two classes, one a little redder."""
     rng = np.random.default_rng(seed)
     labels = (np.arange(size) % 2).astype(np.int32)
     images = rng.integers(0, 200, (size, SIDE, SIDE, 3))
     images[..., 0] += 30 * labels[:, None, None]
-    return Split(images.astype(np.uint8), labels)
+    return ArraySplit(images.astype(np.uint8), labels)
 
 
-DATA = Dataset(pictures(0), pictures(1, 22), lambda: pictures(2, 22), ("cat", "dog"))
-CONFIG = Config(
-    data=DataConfig(side=SIDE, per_class=SIZE // 2, eval_per_class=11),
-    augment=AugmentConfig(enabled=True),
-    model=ModelConfig(width=0.1),
-    train=TrainConfig(epochs=EPOCHS, batch_size=8, steps_per_epoch=6, parallel="jit", calls_per_epoch=2),
-)
+DATA = Dataset(images_and_labels(0), images_and_labels(1, 22), lambda: images_and_labels(2, 22), ("cat", "dog"))
+OPTIONS = {
+    "augment": Augment(),
+    "epochs": EPOCHS,
+    "batch_size": 8,
+    "steps_per_epoch": 6,
+    "strategy": "jit",
+}
 
 
-def change(config: Config, part: str, **values) -> Config:
-    return dataclasses.replace(config, **{part: dataclasses.replace(getattr(config, part), **values)})
+def fit(folder: Path | None, dataset=DATA, tx: optax.GradientTransformation | None = None, **changes):
+    """A run of the small network; `changes` are arguments of `train.fit`."""
+    model = models.create(
+        "small-cnn", num_classes=1, image_size=SIDE, width_multiplier=0.1, seed=changes.get("seed", 0)
+    )
+    tx = tx or optimizers.create("adam", 1e-3)
+    changes.setdefault("on_progress", lambda *_: None)
+    return train_fit(Network.create(model, dataset), dataset, tx, run_dir=folder, **OPTIONS | changes)
 
 
 def numbers(history: list[dict]) -> list[dict]:
     """Rows without what a clock says."""
     return [{name: row[name] for name in row if name not in ("images_per_second", "seconds")} for row in history]
+
+
+def with_test(load) -> Dataset:
+    """The data set with another test split."""
+    return DATA.replace(test=load)
 
 
 def weights(result) -> list[np.ndarray]:
@@ -68,10 +81,10 @@ def same(a, b) -> bool:
 def whole(tmp_path_factory):
     """A run that was never interrupted: its folder, its result, and what it reported."""
     folder, seen = tmp_path_factory.mktemp("whole") / "run", []
-    return folder, fit(CONFIG, DATA, folder, on_progress=lambda *told: seen.append(told)), seen
+    return folder, fit(folder, on_progress=lambda *told: seen.append(told)), seen
 
 
-def interrupt_after(steps: int) -> Progress:
+def interrupt_after(steps: int) -> OnProgress:
     def stop(done: int, total: int, latest: dict) -> None:
         if done >= steps:
             raise KeyboardInterrupt
@@ -79,7 +92,7 @@ def interrupt_after(steps: int) -> Progress:
     return stop
 
 
-def follow(seen: list[int]) -> Progress:
+def follow(seen: list[int]) -> OnProgress:
     return lambda done, total, latest: seen.append(done)
 
 
@@ -88,7 +101,7 @@ def interrupted(tmp_path_factory):
     """The same run stopped by Ctrl-C within its second epoch."""
     folder = tmp_path_factory.mktemp("interrupted") / "run"
     with pytest.raises(KeyboardInterrupt):
-        fit(CONFIG, DATA, folder, on_progress=interrupt_after(7))
+        fit(folder, on_progress=interrupt_after(7))
     return folder
 
 
@@ -99,9 +112,13 @@ def test_what_a_run_leaves_behind(whole):
     assert [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()] == result.history
     assert json.loads((folder / "test.json").read_text()) == result.test
     assert result.test["count"] == 22 and 0 <= result.test["accuracy"] <= 1
-    assert json.loads((folder / "config.json").read_text())["train"]["epochs"] == EPOCHS
+    assert json.loads((folder / "config.json").read_text())["epochs"] == EPOCHS
     loaded = formats.load(folder / "weights.safetensors")
-    assert loaded.class_names == ("cat", "dog") and loaded.side == SIDE and loaded.digest == result.network.digest
+    assert (
+        loaded.class_names == ("cat", "dog")
+        and loaded.image_size == (SIDE, SIDE)
+        and loaded.digest == result.network.digest
+    )
 
 
 def test_a_run_is_a_network_before_it_ends(whole, tmp_path):
@@ -112,8 +129,8 @@ def test_a_run_is_a_network_before_it_ends(whole, tmp_path):
     (tmp_path / "run" / "weights.safetensors").unlink()
     best = formats.load(tmp_path / "run")
     assert best.digest == result.network.digest and best.class_names == ("cat", "dog")
-    assert best.made["row"] == max(result.history, key=metrics.rank)
-    jax.tree.map(np.testing.assert_array_equal, best.cleaning, result.network.cleaning)
+    assert best.provenance["row"] == max(result.history, key=metrics.selection_key)
+    jax.tree.map(np.testing.assert_array_equal, best.normalizer, result.network.normalizer)
 
 
 def test_the_test_split_is_judged_by_the_best_epoch(whole):
@@ -122,17 +139,19 @@ def test_the_test_split_is_judged_by_the_best_epoch(whole):
     best = max(result.history, key=lambda row: (row["valid_accuracy"], -row["valid_loss"], row["epoch"]))
     for split, loss, accuracy in (
         (DATA.valid, best["valid_loss"], best["valid_accuracy"]),
-        (DATA.load_test(), result.test["loss"], result.test["accuracy"]),
+        (DATA.test, result.test["loss"], result.test["accuracy"]),
     ):
         images = jax.numpy.asarray(split.images, jax.numpy.float32) / 255.0
-        z = np.asarray(result.network.forward(result.network.params, images)[0], np.float64)[:, 0]
+        z = np.asarray(result.network(images)[0], np.float64)[:, 0]
         np.testing.assert_allclose(loss, np.mean(np.log1p(np.exp(z)) - split.labels * z), rtol=1e-5)
         np.testing.assert_allclose(accuracy, np.mean((z > 0) == split.labels))
 
 
 def test_progress_is_told_after_every_call(whole):
     _, result, seen = whole
-    assert [done for done, _, _ in seen] == [3, 6, 6, 9, 12, 12, 15, 18, 18] and {total for _, total, _ in seen} == {18}
+    assert [done for done, _, _ in seen] == [*range(1, 7), *range(6, 13), *range(12, 19), 18] and {
+        total for _, total, _ in seen
+    } == {18}
     assert seen[-1][2] == result.history[-1]
 
 
@@ -140,15 +159,12 @@ def test_interrupted_and_resumed_is_the_uninterrupted_run_bit_for_bit(whole, int
     folder = shutil.copytree(interrupted, tmp_path / "run")
     with (folder / "metrics.jsonl").open("a") as file:  # a line past the checkpoint
         file.write('{"epoch": 2}\n')
-    resumed = fit(CONFIG, DATA, folder, resume=True)
-    assert "epoch 3/3" in capsys.readouterr().err
+    resumed = fit(folder, resume=True, on_progress=None)
+    assert "epoch 3/3: loss " in capsys.readouterr().err
     assert same(resumed, whole[1]) and len(resumed.history) == EPOCHS
     assert numbers([json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]) == numbers(
         whole[1].history
     )
-
-
-WITHIN = change(CONFIG, "train", calls_per_epoch=3, checkpoint_steps=2)
 
 
 def checkpoints(folder: Path) -> set[str]:
@@ -156,14 +172,25 @@ def checkpoints(folder: Path) -> set[str]:
 
 
 def test_a_run_stopped_within_an_epoch_goes_on_there_bit_for_bit(whole, tmp_path):
-    """With calls of two steps, later of three: none may reach over the end of the epoch."""
     folder = tmp_path / "run"
     with pytest.raises(KeyboardInterrupt):
-        fit(WITHIN, DATA, folder, on_progress=interrupt_after(10))
+        fit(folder, checkpoint_every_steps=2, on_progress=interrupt_after(10))
     assert checkpoints(folder) == {"6", "8-partial"}
     seen = []
-    resumed = fit(change(WITHIN, "train", calls_per_epoch=2), DATA, folder, resume=True, on_progress=follow(seen))
+    resumed = fit(folder, checkpoint_every_steps=2, resume=True, on_progress=follow(seen))
     assert seen[0] == 9 and same(resumed, whole[1])
+
+
+def test_calls_of_several_steps_agree_bit_for_bit_however_an_epoch_is_divided(tmp_path):
+    """With calls of two steps, later of three, and of one: none may reach over the end of the epoch."""
+    expected = fit(None, dispatches_per_epoch=1)
+    with pytest.raises(KeyboardInterrupt):
+        fit(tmp_path / "run", dispatches_per_epoch=3, checkpoint_every_steps=2, on_progress=interrupt_after(10))
+    assert checkpoints(tmp_path / "run") == {"6", "8-partial"}
+    seen = []
+    options = {"checkpoint_every_steps": 2, "resume": True}
+    resumed = fit(tmp_path / "run", dispatches_per_epoch=2, on_progress=follow(seen), **options)
+    assert seen[0] == 9 and same(resumed, expected) and same(fit(None, dispatches_per_epoch=6), expected)
 
 
 @pytest.mark.parametrize(
@@ -171,60 +198,54 @@ def test_a_run_stopped_within_an_epoch_goes_on_there_bit_for_bit(whole, tmp_path
 )
 def test_sigterm_saves_after_the_running_call(whole, tmp_path, when, kept):
     """Within an epoch, at the end of one before it is judged, at the end of the run."""
-    folder, config, before = (
-        tmp_path / "run",
-        change(WITHIN, "train", checkpoint_steps=0),
-        signal.getsignal(signal.SIGTERM),
-    )
+    folder, before = tmp_path / "run", signal.getsignal(signal.SIGTERM)
 
     def terminate(done: int, total: int, latest: dict) -> None:
         if done == when:
             for _ in range(2):  # a scheduler may tell a process twice
                 os.kill(os.getpid(), signal.SIGTERM)
 
-    sentence = f"stopped by SIGTERM: {folder} keeps all {when} steps; run the same command again to go on .*--resume"
+    sentence = f"stopped by SIGTERM: {folder} keeps all {when} steps: continue with resume=True"
     with pytest.raises(Preempted, match=sentence):
-        fit(config, DATA, folder, on_progress=terminate)
+        fit(folder, checkpoint_every_steps=0, on_progress=terminate)
     assert signal.getsignal(signal.SIGTERM) == before
-    assert kept <= checkpoints(folder) and same(fit(config, DATA, folder, resume=True), whole[1])
+    assert kept <= checkpoints(folder) and same(fit(folder, resume=True), whole[1])
 
 
 def test_sigterm_in_a_run_that_can_finish(whole, tmp_path):
     """What comes while the test split is judged is obeyed when all is written."""
 
-    def terminate() -> Split:
+    def terminate() -> ArraySplit:
         os.kill(os.getpid(), signal.SIGTERM)
-        return DATA.load_test()
+        return DATA.test
 
     with pytest.raises(Preempted):
-        fit(CONFIG, dataclasses.replace(DATA, load_test=terminate), tmp_path / "run")
-    assert run_dir.finished(tmp_path / "run", CONFIG) is not None
-    assert same(fit(CONFIG, DATA, tmp_path / "run", resume=True), whole[1])
+        fit(tmp_path / "run", with_test(terminate))
+    assert run_dir.finished(tmp_path / "run", EPOCHS, 0) is not None
+    assert same(fit(tmp_path / "run", resume=True), whole[1])
 
 
 def test_a_longer_run_killed_at_its_end_is_not_taken_for_finished(whole, tmp_path):
     """The shorter run's weights and test.json are there, and all rows of the longer one."""
 
-    def stop() -> Split:
+    def stop() -> ArraySplit:
         raise KeyboardInterrupt
 
-    fit(change(CONFIG, "train", epochs=1), DATA, tmp_path / "run")
+    fit(tmp_path / "run", epochs=1)
     with pytest.raises(KeyboardInterrupt):
-        fit(CONFIG, dataclasses.replace(DATA, load_test=stop), tmp_path / "run", resume=True)
-    assert same(fit(CONFIG, DATA, tmp_path / "run", resume=True), whole[1])
+        fit(tmp_path / "run", with_test(stop), resume=True)
+    assert same(fit(tmp_path / "run", resume=True), whole[1])
 
 
-def test_neither_the_cut_into_calls_nor_more_epochs_later_change_a_run(whole, tmp_path):
-    shorter = change(CONFIG, "train", epochs=2, calls_per_epoch=6)
-    assert len(fit(shorter, DATA, tmp_path / "run").history) == 2
-    longer = change(CONFIG, "train", calls_per_epoch=1)
-    assert same(fit(longer, DATA, tmp_path / "run", resume=True), whole[1])
+def test_more_epochs_later_do_not_change_a_run(whole, tmp_path):
+    assert len(fit(tmp_path / "run", epochs=2).history) == 2
+    assert same(fit(tmp_path / "run", resume=True), whole[1])
 
 
 def test_eight_devices_train_the_same_run(whole, tmp_path):
     """Begun as pmap, ended as mesh."""
-    fit(change(CONFIG, "train", epochs=1, parallel="pmap"), DATA, tmp_path / "run")
-    result = fit(change(CONFIG, "train", parallel="mesh"), DATA, tmp_path / "run", resume=True)
+    fit(tmp_path / "run", epochs=1, strategy="pmap")
+    result = fit(tmp_path / "run", strategy="mesh", resume=True)
     for row, one in zip(result.history, whole[1].history, strict=True):
         np.testing.assert_allclose(row["valid_loss"], one["valid_loss"], rtol=1e-4)
     for a, b in zip(weights(result), weights(whole[1]), strict=True):
@@ -235,19 +256,19 @@ def test_eight_devices_train_the_same_run(whole, tmp_path):
 def streamed(tmp_path_factory):
     """The same data set, encoded in files."""
 
-    def encode(name: str, split: Split) -> Split:
+    def encode(name: str, split: ArraySplit) -> ArraySplit:
         root = tmp_path_factory.mktemp(name)
         for number, pixels in enumerate(split.images):
             Image.fromarray(pixels).save(root / f"{number}.png")
         names = np.array([f"{number}.png".encode() for number in range(len(split.labels))])
-        return Split(Pictures(name, root.__truediv__, names, count_colours(split.images), SIDE), split.labels)
+        return LazySplit(LazyImages(name, root.__truediv__, names, channel_histogram(split.images), SIDE), split.labels)
 
-    train, valid, test = (encode(*item) for item in (("a", DATA.train), ("b", DATA.valid), ("c", DATA.load_test())))
-    return dataclasses.replace(DATA, train=train, valid=valid, load_test=lambda: test)
+    train, valid, test = (encode(*item) for item in (("a", DATA.train), ("b", DATA.valid), ("c", DATA.test)))
+    return DATA.replace(train=train, valid=valid, test=lambda: test)
 
 
 def test_a_streamed_run_is_the_resident_one_bit_for_bit(whole, streamed, tmp_path):
-    assert same(fit(CONFIG, streamed, tmp_path / "run"), whole[1])
+    assert same(fit(tmp_path / "run", streamed), whole[1])
 
 
 def test_a_run_goes_on_from_any_epoch_with_the_other_feed(whole, interrupted, streamed, tmp_path):
@@ -258,53 +279,54 @@ def test_a_run_goes_on_from_any_epoch_with_the_other_feed(whole, interrupted, st
         if done > 12:
             raise KeyboardInterrupt
 
-    config = change(CONFIG, "data", workers=1)
     with pytest.raises(KeyboardInterrupt):
-        fit(config, streamed, folder, resume=True, on_progress=stop)
+        fit(folder, streamed, resume=True, on_progress=stop, workers=1)
     assert not multiprocessing.active_children()
-    assert same(fit(CONFIG, DATA, folder, resume=True), whole[1])
+    assert same(fit(folder, resume=True), whole[1])
 
 
 def test_a_finished_run_is_returned_at_once(whole):
     folder, result, _ = whole
 
-    def never() -> Split:
+    def never() -> ArraySplit:
         raise AssertionError("the test split was touched twice")
 
-    again = fit(CONFIG, dataclasses.replace(DATA, load_test=never), folder, resume=True)
+    again = fit(folder, with_test(never), resume=True)
     assert same(again, result) and again.history == result.history
 
 
 def test_a_run_in_the_folder_is_not_overwritten(whole, interrupted):
-    with pytest.raises(UserError, match=f"{whole[0]} holds a finished run: add --resume"):
-        fit(CONFIG, DATA, whole[0])
-    with pytest.raises(UserError, match="holds an unfinished run: add --resume .* --fresh .* another --run"):
-        fit(CONFIG, DATA, interrupted)
+    with pytest.raises(UserError, match=f"{whole[0]} holds a finished run: continue it with resume=True"):
+        fit(whole[0])
+    with pytest.raises(UserError, match="holds an unfinished run: .*resume=True, or choose another run_dir"):
+        fit(interrupted)
 
 
 @pytest.mark.parametrize(
-    ("part", "values", "sentence"),
+    ("changes", "sentence"),
     [
-        ("model", {"width": 0.2}, "--model.width 0.1 and cannot be resumed with 0.2"),
-        ("data", {"seed": 1}, "--data.seed 0 and cannot be resumed with 1"),
-        ("augment", {"enabled": False}, "--augment.enabled True and cannot be resumed with False"),
-        ("optimizer", {"learning_rate": 0.1}, "--optimizer.learning-rate 0.001 and cannot be resumed with 0.1"),
-        ("train", {"batch_size": 4}, "--train.batch-size 8 and cannot be resumed with 4"),
-        ("train", {"seed": 2}, "--train.seed 0 and cannot be resumed with 2"),
-        ("train", {"epochs": 2}, "--train.epochs 3 and cannot be resumed with 2"),
+        ({"augment": None}, r"augment=Augment\(.*\) and cannot be resumed with None"),
+        ({"batch_size": 4}, "batch_size=8 and cannot be resumed with 4"),
+        ({"seed": 2}, "seed=0 and cannot be resumed with 2"),
+        ({"epochs": 2}, "epochs=3 and cannot be resumed with 2"),
+        ({"ema": 0.9}, "ema=None and cannot be resumed with 0.9"),
+        ({"precision": "bfloat16"}, "precision=float32 and cannot be resumed with bfloat16"),
     ],
 )
-def test_resuming_with_another_config_is_one_sentence(interrupted, part, values, sentence):
-    with pytest.raises(UserError, match=f"{interrupted} was started with {sentence}: .*--fresh"):
-        fit(change(CONFIG, part, **values), DATA, interrupted, resume=True)
+def test_resuming_with_other_settings_is_one_sentence(interrupted, changes, sentence):
+    with pytest.raises(UserError, match=f"{interrupted} was started with {sentence}: .*another run_dir"):
+        fit(interrupted, resume=True, **changes)
 
 
-def test_epochs_of_a_schedule_cannot_grow(tmp_path):
-    config = change(CONFIG, "optimizer", schedule="cosine")
-    run_dir.prepare(tmp_path, config, resume=False)
+def test_recorded_settings_of_the_caller_are_compared_too(tmp_path):
+    settings = {"model": {"width": 0.1}, "optimizer": {"schedule": "cosine"}, "train": {"epochs": 3, "strategy": "jit"}}
+    run_dir.prepare(tmp_path, settings, resume=False)
     (tmp_path / "checkpoints" / "6").mkdir(parents=True)
-    with pytest.raises(UserError, match="--train.epochs 3 and cannot be resumed with 4"):
-        run_dir.prepare(tmp_path, change(config, "train", epochs=4), resume=True)
+    run_dir.prepare(tmp_path, settings | {"train": {"epochs": 3, "strategy": "mesh", "remat": True}}, resume=True)
+    with pytest.raises(UserError, match="model.width=0.1 and cannot be resumed with 0.2"):
+        run_dir.prepare(tmp_path, settings | {"model": {"width": 0.2}}, resume=True)
+    with pytest.raises(UserError, match="train.epochs=3 and cannot be resumed with 4"):  # the schedule would stretch
+        run_dir.prepare(tmp_path, settings | {"train": {"epochs": 4}}, resume=True)
 
 
 def flip_a_byte(checkpoint: Path) -> None:
@@ -317,18 +339,18 @@ def flip_a_byte(checkpoint: Path) -> None:
 def test_a_damaged_checkpoint_is_passed_over_and_the_run_ends_the_same(whole, tmp_path, caplog):
     folder = tmp_path / "run"
     with pytest.raises(KeyboardInterrupt):
-        fit(CONFIG, DATA, folder, on_progress=interrupt_after(13))
+        fit(folder, on_progress=interrupt_after(13))
     flip_a_byte(folder / "checkpoints" / "12")
     seen = []
-    assert same(fit(CONFIG, DATA, folder, resume=True, on_progress=follow(seen)), whole[1]) and seen[0] == 9
+    assert same(fit(folder, resume=True, on_progress=follow(seen)), whole[1]) and seen[0] == 7
     assert f"the checkpoint {folder / 'checkpoints' / '12'} is damaged" in caplog.text
 
 
 def test_when_the_only_checkpoint_is_damaged_it_is_one_sentence(interrupted, tmp_path):
     folder = shutil.copytree(interrupted, tmp_path / "run")
     flip_a_byte(folder / "checkpoints" / "6")
-    with pytest.raises(UserError, match=f"no checkpoint in {folder / 'checkpoints'} is whole: start over with --fresh"):
-        fit(CONFIG, DATA, folder, resume=True)
+    with pytest.raises(UserError, match=f"every checkpoint in {folder / 'checkpoints'} is damaged: start over"):
+        fit(folder, resume=True)
 
 
 def test_a_full_disk_stops_the_run_with_one_sentence(whole, tmp_path, monkeypatch):
@@ -343,8 +365,8 @@ def test_a_full_disk_stops_the_run_with_one_sentence(whole, tmp_path, monkeypatc
             rf"12 could not be saved \(No space left on device\): the last good .* is {folder / 'checkpoints' / '6'};"
         )
         with pytest.raises(UserError, match=sentence):
-            fit(CONFIG, DATA, folder)
-    assert checkpoints(folder) == {"6"} and same(fit(CONFIG, DATA, folder, resume=True), whole[1])
+            fit(folder)
+    assert checkpoints(folder) == {"6"} and same(fit(folder, resume=True), whole[1])
 
 
 def test_a_history_that_cannot_be_written_is_one_sentence(tmp_path, monkeypatch):
@@ -352,65 +374,91 @@ def test_a_history_that_cannot_be_written_is_one_sentence(tmp_path, monkeypatch)
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("cnnjax.train.metrics.append", full)
-    with pytest.raises(UserError, match=rf"{tmp_path} cannot be written \(No space left on device\): make room"):
-        fit(CONFIG, DATA, tmp_path)
+    with pytest.raises(UserError, match=rf"{tmp_path} cannot be written \(No space left on device\): free some space"):
+        fit(tmp_path)
 
 
 def test_bad_input_is_one_sentence(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match=f"{tmp_path / 'file' / 'run'} cannot be written .* another folder with --run"):
-        fit(CONFIG, DATA, tmp_path / "file" / "run")
-    with pytest.raises(UserError, match="--train.batch-size 40 is larger than the 36 training pictures"):
-        fit(change(CONFIG, "train", batch_size=40), DATA, tmp_path / "run")
-    with pytest.raises(UserError, match="--train.batch-size 12 cannot be shared out evenly to 8 devices: use 8 or 16"):
-        fit(change(CONFIG, "train", batch_size=12, parallel="auto"), DATA, tmp_path / "run")
-    with pytest.raises(UserError, match="--train.calls-per-epoch 4 does not divide the epoch's 6 steps: use 3"):
-        fit(change(CONFIG, "train", calls_per_epoch=4), DATA, tmp_path / "calls")
+    with pytest.raises(UserError, match=f"cannot write {tmp_path / 'file' / 'run'}"):
+        fit(tmp_path / "file" / "run")
+    for changes, sentence in (
+        ({"batch_size": 40}, "batch_size=40 is larger than the 36 training images"),
+        ({"batch_size": 12, "strategy": "auto"}, "batch_size=12 cannot be divided evenly among 8 devices: use 8 or 16"),
+        ({"epochs": 0}, "epochs=0 must be at least 1"),
+        ({"microbatches": 0}, "microbatches=0 must be at least 1"),
+        ({"steps_per_epoch": 0}, "steps_per_epoch=0 must be at least 1, or None"),
+        ({"ema": 1.0}, r"ema=1.0 must be in \[0, 1\)"),
+        ({"freeze": ("conv_9",)}, "unknown layer to freeze 'conv_9': did you mean conv_"),
+        ({"strategy": "pmpa"}, "unknown strategy 'pmpa': did you mean pmap"),
+    ):
+        with pytest.raises(UserError, match=sentence):
+            fit(tmp_path / "run", **changes)
+        assert not (tmp_path / "run").exists()
+    with pytest.raises(UserError, match="dispatches_per_epoch=4 does not divide the epoch's 6 steps: use 3"):
+        fit(tmp_path / "calls", dispatches_per_epoch=4)
+    with pytest.raises(UserError, match="tensorboard and profile_steps need a run_dir"):
+        fit(None, tensorboard=True)
     monkeypatch.setitem(__import__("sys").modules, "tensorboardX", None)
     with pytest.raises(UserError, match="pip install"):
-        fit(change(CONFIG, "train", tensorboard=True), DATA, tmp_path / "events")
+        fit(tmp_path / "events", tensorboard=True)
 
 
-def test_a_damaged_config_is_one_sentence(tmp_path):
-    run_dir.prepare(tmp_path, CONFIG, resume=False)
-    run_dir.prepare(
-        tmp_path, change(CONFIG, "train", seed=1), resume=False
-    )  # nothing is lost before the first checkpoint
+def test_damaged_settings_are_one_sentence(tmp_path):
+    run_dir.prepare(tmp_path, {"seed": 0}, resume=False)
+    run_dir.prepare(tmp_path, {"seed": 1}, resume=False)  # nothing is lost before the first checkpoint
     (tmp_path / "checkpoints" / "6").mkdir(parents=True)
     for text in ("{", "[]"):
         (tmp_path / "config.json").write_text(text)
-        with pytest.raises(UserError, match="run's config"):
-            run_dir.prepare(tmp_path, CONFIG, resume=True)
+        with pytest.raises(UserError, match="run's settings"):
+            run_dir.prepare(tmp_path, {"seed": 0}, resume=True)
 
 
-def test_early_stopping_and_tensorboard(tmp_path):
+def test_early_stopping_callbacks_and_tensorboard(tmp_path):
     """With no learning to speak of the validation loss stays where it is, and patience runs out."""
-    config = change(change(CONFIG, "augment", enabled=False), "optimizer", name="sgd", learning_rate=1e-30)
-    config = change(config, "train", epochs=6, early_stopping=2, tensorboard=True)
-    result = fit(config, DATA, tmp_path / "run")
-    assert len(result.history) == 3
-    assert fit(config, DATA, tmp_path / "run", resume=True).history == result.history
+    rows = []
+    options = {"augment": None, "epochs": 6, "early_stopping_patience": 2, "tensorboard": True}
+    result = fit(tmp_path / "run", tx=optax.sgd(1e-30), callbacks=[rows.append], **options)
+    assert len(result.history) == 3 and rows == result.history
+    assert fit(tmp_path / "run", tx=optax.sgd(1e-30), resume=True, **options).history == result.history
     assert [path for path in (tmp_path / "run" / "tensorboard").iterdir() if "tfevents" in path.name]
 
 
-def test_a_loss_that_blows_up_names_the_step_however_an_epoch_is_cut(tmp_path):
-    config = change(change(CONFIG, "augment", enabled=False), "train", steps_per_epoch=4)
-    config = change(config, "optimizer", name="sgd", learning_rate=1e3, schedule="warmup", warmup=40)
-    seen = []
-    for calls in (4, 2, 1):
+def test_a_run_shows_itself(whole, tmp_path):
+    """Curves, and a trace where one is wanted."""
+    with Image.open(whole[0] / "curves.png") as curves:
+        assert curves.width > 400
+    fit(tmp_path / "run", epochs=1, profile_steps=2)
+    assert list((tmp_path / "run" / "profile").rglob("*.xplane.pb"))
+
+
+def test_other_metrics_are_reported_beside_accuracy():
+    def confidence(logits, labels):
+        return jax.numpy.abs(logits[:, 0])
+
+    result = fit(None, epochs=1, metrics={"confidence": confidence})
+    assert result.history[0].keys() == COLUMNS | {"train_confidence", "valid_confidence"}
+    images = jax.numpy.asarray(DATA.test.images, jax.numpy.float32) / 255.0
+    assert result.test["confidence"] == pytest.approx(np.abs(result.network(images)[0]).mean(), rel=1e-5)
+
+
+def test_a_loss_that_is_not_finite_names_the_step_however_an_epoch_is_divided(tmp_path):
+    tx, named = optax.sgd(optax.linear_schedule(0.0, 1e3, 40)), set()
+    for calls in (0, 4, 2, 1):
         folder = tmp_path / str(calls)
         with pytest.raises(UserError) as stop:
-            fit(change(config, "train", calls_per_epoch=calls), DATA, folder, on_progress=follow(seen))
-        bad = max(seen) + 1  # with calls of one step, which come first, the first bad step is the one not reported
-        assert re.fullmatch(
-            rf"the training loss is no longer finite in step {bad} \(epoch 2\): lower --optimizer.learning-rate "
-            rf"\(it is 1000.0\); the last good checkpoint is {folder / 'checkpoints' / '4'}",
+            fit(folder, tx=tx, augment=None, steps_per_epoch=4, dispatches_per_epoch=calls)
+        found = re.fullmatch(
+            r"the training loss is no longer finite in step (\d+) \(epoch 2\): lower the learning rate; "
+            rf"the last good checkpoint is {folder / 'checkpoints' / '4'}",
             str(stop.value),
         )
+        named.add(found[1])
         assert checkpoints(folder) == {"4"}
+    assert len(named) == 1
 
 
-def test_fresh_deletes_the_run_and_nothing_else(interrupted, tmp_path):
+def test_clear_deletes_the_run_and_nothing_else(interrupted, tmp_path):
     folder = shutil.copytree(interrupted, tmp_path / "run")
     (folder / "notes.txt").write_text("mine")
     run_dir.clear(folder)

@@ -145,3 +145,34 @@ def test_normalizers_are_described_and_recognised():
         replace(zca, components=zca.components[:, 1:]),
     ):
         assert not normalize.is_valid(broken)
+
+
+@pytest.mark.parametrize("shape", [(4, 7, 1), (6, 3, 5)])
+@pytest.mark.parametrize("kind", normalize.KINDS)
+def test_any_number_of_channels_and_any_aspect(shape, kind):
+    images = np.random.default_rng(0).integers(0, 256, (12, *shape), np.uint8)
+    found = fit_normalizer(kind, images)
+    normalized = normalize.normalize(found, unit(images))
+    assert normalized.shape == images.shape and normalize.is_valid(found) and normalize.describe(found, shape[-1])
+    if kind == "standard":
+        np.testing.assert_allclose(normalized.mean((0, 1, 2)), 0, atol=1e-5)
+        np.testing.assert_allclose(normalized.std((0, 1, 2)), 1, atol=1e-3)
+
+
+@pytest.mark.parametrize("kind", normalize.KINDS)
+def test_floating_point_images_are_normalized_as_the_same_ones_of_uint8(kind):
+    images = make_images(30)
+    floating = fit_normalizer(kind, (images / 255).astype(np.float32))
+    normalized = normalize.normalize(floating, unit(images))
+    expected = normalize.normalize(fit_normalizer(kind, images), unit(images))
+    np.testing.assert_allclose(normalized, expected, atol=2e-4 if kind == "zca" else 1e-5)
+
+
+def test_another_number_of_channels_is_one_sentence():
+    grey = jnp.zeros((2, 4, 4, 1))
+    for found in (normalize.caffe(), normalize.imagenet(), fit_normalizer("mean", make_images(3))):
+        with pytest.raises(UserError, match="the normalizer is for images of 3 channels, not 1: convert the images"):
+            normalize.normalize(found, grey)
+    np.testing.assert_array_equal(normalize.normalize(normalize.identity(), grey), grey)
+    assert repr(normalize.imagenet()) == "Normalizer('standard', mean (3,))"
+    assert normalize.describe(normalize.identity(), 1) == "grey in 0 to 1"

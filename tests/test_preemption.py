@@ -16,7 +16,7 @@ def test_a_later_sigterm_acts_as_it_did_before(monkeypatch):
     before, clock = signal.signal(signal.SIGTERM, ended), [0.0]
     monkeypatch.setattr(time, "monotonic", lambda: clock[0])
     try:
-        with preemption.sigterm() as came:
+        with preemption.watch_sigterm() as came:
             assert not came()
             os.kill(os.getpid(), signal.SIGTERM)
             assert came()

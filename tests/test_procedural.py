@@ -142,7 +142,7 @@ def test_new_classes_leave_the_others_their_images_and_share_none():
         ({"classes": ("cat",)}, "two or more"),
         ({"classes": ("cat", "cat")}, "two or more"),
         ({"per_class": 0}, "per_class=0: procedural images"),
-        ({"valid": 0.2}, "valid=0.2: procedural images"),
+        ({"valid": 0}, "valid=0: procedural images"),
         ({"image_size": (16, 24)}, "procedural images are square"),
     ],
 )

@@ -190,8 +190,8 @@ def fake_results(folder: Path) -> dict:
         "data": {"source": "procedural", "class_names": ["cat", "dog"], "train": 2000, "valid": 1000, "test": 1000,
                  "image_size": [64, 64], "skipped": []},
         "runs": runs,
-        "vgg": {"image_size": [64, 64], "width_multiplier": 0.25, "class_names": list(CLASSES), "test_accuracy": 0.934, "digest": "cd" * 32,
-                "training": "12 epochs of adam"},
+        "vgg": {"image_size": [64, 64], "width_multiplier": 0.25, "class_names": list(CLASSES), "test_accuracy": 0.934,
+                "digest": "cd" * 32, "training": "12 epochs of adam"},
         "photo": {"credit": "Chelsea, by Stéfan van der Walt (CC0).", "truth": "cat",
                   "prediction": [{"name": "cat", "probability": 0.6}, {"name": "dog", "probability": 0.3}]},
         "feature_maps": {"layers": captions.map_statistics(raw), "single": {"layer": LAYERS[0], "channel": 19}},
@@ -324,7 +324,7 @@ def test_every_normalization_is_explained(results):
     for kind in normalize.KINDS:
         runs = copy.deepcopy(results[1]["runs"])
         runs["plain"]["config"]["data"]["normalization"] = kind
-        assert f"this run uses {kind}" in changed(results, runs=runs).text
+        assert f"This run uses {kind}" in changed(results, runs=runs).text
 
 
 def test_what_is_missing_is_named(results, tmp_path):

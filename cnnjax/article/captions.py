@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from cnnjax.train import metrics
+
 ARTICLE = {
     "plain_accuracy": 0.73,
     "augmented_accuracy": 0.81,
@@ -50,7 +52,7 @@ def counted(count: int, noun: str, plural: str = "") -> str:
 def outcome(run: Mapping[str, Any]) -> dict[str, Any]:
     """One training run in a few numbers: its first, best (lowest validation loss) and last epochs; its overfitting."""
     history = run["history"]
-    best, last = min(history, key=lambda epoch: epoch["valid_loss"]), history[-1]
+    best, last = metrics.best(history), history[-1]
     # The mean of the last three epochs, because a single one may be an outlier.
     valid_loss = statistics.fmean(epoch["valid_loss"] for epoch in history[-3:])
     train_loss = statistics.fmean(epoch["train_loss"] for epoch in history[-3:])

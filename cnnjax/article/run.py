@@ -204,7 +204,7 @@ def _content(stages: StageCache, network: Network, runs: dict[str, TrainingRun],
             "width_multiplier": (network.config or {}).get("width_multiplier", 1.0),
             "class_names": list(network.class_names),
             "digest": network.digest,
-            "test_accuracy": network.provenance.get("test", {}).get("accuracy"),
+            "test_accuracy": (network.provenance.get("test") or {}).get("accuracy"),
             "training": _describe_training(network),
         },
         "photo": results["feature-maps"]["photo"],
@@ -218,12 +218,14 @@ def _content(stages: StageCache, network: Network, runs: dict[str, TrainingRun],
 
 def _describe_training(network: Network) -> str:
     """How a network was trained, if its file records it, else an empty string."""
-    config = network.provenance.get("config") or {}
-    if not {"data", "train", "optimizer"} <= config.keys():
+    notes = network.provenance
+    try:
+        config = notes["config"]
+        images, training = config["data"], config["train"]
+        return (
+            f"{training['epochs']} epochs of {config['optimizer']['name']} with batches of {training['batch_size']} on "
+            f"the source {images['source']} with {images['per_class']} images of each class and seed "
+            f"{training['seed']}, in {duration(notes['seconds'])}"
+        )
+    except (KeyError, TypeError):  # The record of a network that was trained from Python may have any form.
         return ""
-    images, training = config["data"], config["train"]
-    return (
-        f"{training['epochs']} epochs of {config['optimizer']['name']} with batches of {training['batch_size']} on the "
-        f"source {images['source']} with {images['per_class']} images of each class and seed {training['seed']}, in "
-        f"{duration(network.provenance['seconds'])}"
-    )

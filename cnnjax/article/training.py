@@ -49,7 +49,7 @@ class TrainingRun:
 
     @property
     def warmup_steps(self) -> int:
-        return min(WARMUP_STEPS, self.total_steps - 1)
+        return min(WARMUP_STEPS, self.total_steps)
 
     def record(self) -> dict[str, Any]:
         """All settings as JSON-able data: what the page shows, and what a resumed run is compared with."""

@@ -1,88 +1,153 @@
 """Command lines: typed flags from annotated functions (tyro), and one sentence with exit code 2 for bad input."""
 
 import contextlib
+import dataclasses
 import functools
+import inspect
 import io
 import itertools
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, NoReturn
 
 from cnnjax import runtime
-from cnnjax.cli import config as configs
+from cnnjax.cli import presets, renamed
+from cnnjax.cli.config import Config, DistributedConfig
+from cnnjax.cli.translate import translate
 from cnnjax.errors import Preempted, UserError, unknown
 
 Command = Callable[..., Any]
 
 
+def main(commands: Command | Mapping[str, Command], arguments: Sequence[str] | None = None, prog: str = "") -> NoReturn:
+    """Run a function with the flags that its parameters name, or one of several functions by its name.
+
+    Exits with code 0 (done, preempted), 2 (bad input) or 130 (Ctrl-C).
+    """
+    _exit(lambda argv: _run(commands, argv, prog or sys.argv[0]), arguments)
+
+
+def main_with_preset(function: Command, arguments: Sequence[str] | None = None, prog: str = "") -> NoReturn:
+    """Run a function whose first argument is a preset, which the flags override.
+
+    `function(preset: str, config: Config, **own flags)` is given the config with the overrides applied.
+    """
+    _exit(lambda argv: _run_with_preset(function, argv, prog or sys.argv[0]), arguments)
+
+
+def main_without_command(work: Callable[[], int]) -> NoReturn:
+    """Exit with the code that `work` returns, or as `main` does for its errors."""
+
+    def run(_: Sequence[str]) -> NoReturn:
+        raise SystemExit(work())
+
+    _exit(run, [])
+
+
 def parse(function: Command, arguments: Sequence[str], prog: str | None = None) -> Any:
     """Call `function` with the flags in `arguments`; its annotated parameters are the flags.
 
-    Raises UserError for a flag that does not exist (with the nearest that do) or a value that does not fit.
+    Raises UserError for a flag that does not exist (with the nearest that do) or a value that does not fit. Arguments
+    that a UserError of the function names are replaced by the flags.
     """
-    import tyro
-
-    def quiet(f: Command, **options: Any) -> Any:
-        """tyro prints a box and exits; keep its first statement as the sentence. A help text goes through."""
-        said = io.StringIO()
-        try:
-            with contextlib.redirect_stderr(said):
-                return tyro.cli(f, args=list(arguments), prog=prog, **options)
-        except SystemExit as stop:
-            if stop.code == 0:
-                print(f"runtime: {runtime.describe()}")
-                raise
-            raise UserError(_sentence(said.getvalue())) from None
-
-    # Parsing and running are apart, so that an error of the run is not taken for one of the command line.
-    call, rest = quiet(_deferred(function), return_unknown_args=True)
+    # Parsing and running are separate, so that an error of the run is not taken for one of the command line.
+    call, rest = _without_boxes(_deferred(function), arguments, prog, return_unknown_args=True)
     if rest:
         name = rest[0].split("=")[0]
         if name.startswith("-"):
-            raise unknown("flag", name, _flags(function, prog))
-        raise UserError(f"unexpected argument {rest[0]!r}: run with --help to see what there is")
-    return call()
+            raise _unknown_flag(name, flags_of(function, prog))
+        raise UserError(f"unexpected argument {rest[0]!r}: run with --help to see the arguments")
+    try:
+        return call()
+    except UserError as error:
+        raise UserError(translate(str(error), flags_of(function, prog))) from error
+    except Preempted as stop:
+        raise Preempted(translate(str(stop), flags_of(function, prog))) from None
 
 
-def main(commands: Command | dict[str, Command], arguments: Sequence[str] | None = None) -> NoReturn:
-    """Run a script: one function, or sub-commands by name. Exits 0 (done, preempted), 2 (bad input), 130 (Ctrl-C)."""
-    _exit(lambda argv: _run(commands, argv), arguments)
+def with_preset(function: Command, name: str, chosen: Config) -> Command:
+    """`function` without its `preset` parameter, and with the fields of `chosen` as flags instead of `config`."""
+    import tyro
+
+    @functools.wraps(function)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        return function(name, *args, **kwargs)
+
+    signature = inspect.signature(function)
+    own = [p for name, p in signature.parameters.items() if name not in ("preset", "config")]
+    for part in (Config, DistributedConfig):
+        describe_fields(part)
+    flat = Annotated[Config, tyro.conf.arg(name="")]
+    parameter = inspect.Parameter("config", inspect.Parameter.KEYWORD_ONLY, default=chosen, annotation=flat)
+    call.__signature__ = signature.replace(parameters=[parameter, *own])
+    call.__annotations__ = {p.name: p.annotation for p in (parameter, *own)}
+    del call.__wrapped__
+    return call
 
 
-def main_with_preset(function: Command, arguments: Sequence[str] | None = None) -> NoReturn:
-    """Run a script whose first argument is a preset and whose flags override it.
+@functools.cache
+def describe_fields(config: type) -> None:
+    """Hand the docstrings of a config's fields to tyro, each as one line; it would keep their line breaks."""
+    import docstring_parser
 
-    `function(preset: str, config: Config, **own flags)` gets the config with the overrides applied.
-    """
-
-    def run(argv: Sequence[str]) -> None:
-        names = ", ".join(configs.PRESETS)
-        if not argv or argv[0] in ("-h", "--help"):
-            print(f"usage: {sys.argv[0]} PRESET [--flag value …]\npresets: {names}\nPRESET --help lists the flags")
-            raise SystemExit(0 if argv else 2)
-        if argv[0].startswith("-"):
-            raise UserError(f"the first argument is the preset, before {argv[0]}: choose one of {names}")
-        chosen = configs.preset(argv[0])
-        parse(_with_default(function, argv[0], chosen), argv[1:], prog=f"{sys.argv[0]} {argv[0]}")
-
-    _exit(run, arguments)
+    docs = {
+        param.arg_name: " ".join((param.description or "").split())
+        for kind in reversed(config.__mro__[:-1])
+        for param in docstring_parser.parse_from_object(kind).params
+    }
+    for part in dataclasses.fields(config):
+        if part.name in docs:
+            part.metadata = {**part.metadata, "help": docs[part.name]}
+        if isinstance(part.type, type) and dataclasses.is_dataclass(part.type):
+            describe_fields(part.type)
 
 
-def _run(commands: Command | dict[str, Command], argv: Sequence[str]) -> None:
-    if not isinstance(commands, dict):
-        parse(commands, argv)
+def flags_of(function: Command, prog: str | None = None) -> list[str]:
+    """Every flag of a function, read from its help text."""
+    import tyro
+
+    text = io.StringIO()
+    with contextlib.redirect_stdout(text), contextlib.suppress(SystemExit):
+        tyro.cli(function, args=["--help"], prog=prog)
+    return list(dict.fromkeys(re.findall(r"--[a-z][a-z0-9.\-]*", text.getvalue())))
+
+
+def first_sentence(function: Command) -> str:
+    """The first line of a function's docstring."""
+    return (inspect.getdoc(function) or "").strip().splitlines()[0]
+
+
+def _run(commands: Command | Mapping[str, Command], argv: Sequence[str], prog: str) -> None:
+    if not isinstance(commands, Mapping):
+        parse(commands, argv, prog)
         return
     if not argv or argv[0] in ("-h", "--help"):
-        lines = "\n".join(f"  {name}: {(f.__doc__ or '').strip().splitlines()[0]}" for name, f in commands.items())
-        print(f"usage: {sys.argv[0]} COMMAND [--flag value …]\n{lines}\nCOMMAND --help lists its flags")
+        print(f"usage: {prog} COMMAND [--flag value …]\n\ncommands:")
+        print(columns({name: first_sentence(function) for name, function in commands.items()}))
+        print(f"\n{prog} COMMAND --help lists the flags of a command.")
         raise SystemExit(0 if argv else 2)
     if argv[0] not in commands:
         raise unknown("command", argv[0], commands)
-    parse(commands[argv[0]], argv[1:], prog=f"{sys.argv[0]} {argv[0]}")
+    parse(commands[argv[0]], argv[1:], f"{prog} {argv[0]}")
+
+
+def _run_with_preset(function: Command, argv: Sequence[str], prog: str) -> None:
+    if not argv or argv[0] in ("-h", "--help"):
+        print(f"usage: {prog} PRESET [--flag value …]\n\n{first_sentence(function)}\n\npresets:")
+        print(columns(presets.DESCRIPTIONS))
+        print(f"\n{prog} PRESET --help lists the flags, with the preset's values as their defaults.")
+        raise SystemExit(0 if argv else 2)
+    if argv[0].startswith("-"):
+        raise UserError(
+            f"the first argument is the preset, before {argv[0]}: choose one of {', '.join(presets.PRESETS)}"
+        )
+    chosen = presets.preset(argv[0])
+    parse(with_preset(function, argv[0], chosen), argv[1:], f"{prog} {argv[0]}")
 
 
 def _exit(run: Callable[[Sequence[str]], None], arguments: Sequence[str] | None) -> NoReturn:
+    runtime.configure()
     try:
         run(list(sys.argv[1:] if arguments is None else arguments))
     except UserError as error:
@@ -91,9 +156,35 @@ def _exit(run: Callable[[Sequence[str]], None], arguments: Sequence[str] | None)
     except Preempted as stop:
         print(f"\n{stop}", file=sys.stderr)
     except KeyboardInterrupt:
-        print("\ninterrupted: what is finished is kept, run the same command again to go on", file=sys.stderr)
+        sentence = "interrupted: finished work is kept. To continue, run the same command again"
+        print(f"\n{sentence}; train and transfer need --resume for that", file=sys.stderr)
         raise SystemExit(130) from None
     raise SystemExit(0)
+
+
+def _without_boxes(function: Command, arguments: Sequence[str], prog: str | None, **options: Any) -> Any:
+    """tyro's result. Of the box that it prints for an error the first statement is raised, as a UserError."""
+    import tyro
+
+    text = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(text):
+            return tyro.cli(function, args=list(arguments), prog=prog, **options)
+    except SystemExit as stop:
+        if stop.code == 0:
+            print(f"runtime: {runtime.describe()}")
+            raise
+    sentence = _sentence(text.getvalue())
+    flags = flags_of(function, prog)
+    if name := re.search(r"[Uu]nrecognized (?:options|arguments): (--[\w.-]+)", sentence):
+        raise _unknown_flag(name[1], flags)
+    raise UserError(translate(sentence, flags))
+
+
+def _unknown_flag(name: str, flags: Sequence[str]) -> UserError:
+    if found := renamed.new_name(name, flags):
+        return UserError(f"{name} is called {found} now")
+    return unknown("flag", name, flags)
 
 
 def _deferred(function: Command) -> Command:
@@ -106,34 +197,10 @@ def _deferred(function: Command) -> Command:
     return defer
 
 
-def _with_default(function: Command, name: str, chosen: configs.Config) -> Command:
-    """`function` without its `preset` parameter, its `config` parameter flattened and defaulting to the preset."""
-    import inspect
-
-    import tyro
-
-    @functools.wraps(function)
-    def call(*args: Any, **kwargs: Any) -> Any:
-        return function(name, *args, **kwargs)
-
-    signature = inspect.signature(function)
-    own = [p for name, p in signature.parameters.items() if name not in ("preset", "config")]
-    flat = Annotated[configs.Config, tyro.conf.arg(name="")]
-    parameter = inspect.Parameter("config", inspect.Parameter.KEYWORD_ONLY, default=chosen, annotation=flat)
-    call.__signature__ = signature.replace(parameters=[parameter, *own])
-    call.__annotations__ = {p.name: p.annotation for p in (parameter, *own)}
-    del call.__wrapped__
-    return call
-
-
-def _flags(function: Command, prog: str | None) -> list[str]:
-    """Every flag of `function`, read from its help text."""
-    import tyro
-
-    said = io.StringIO()
-    with contextlib.redirect_stdout(said), contextlib.suppress(SystemExit):
-        tyro.cli(function, args=["--help"], prog=prog)
-    return list(dict.fromkeys(re.findall(r"--[a-z][a-z0-9.\-]*", said.getvalue())))
+def columns(rows: Mapping[str, str]) -> str:
+    """Names and sentences in two columns."""
+    width = max(map(len, rows))
+    return "\n".join(f"  {name:{width}}  {sentence}" for name, sentence in rows.items())
 
 
 def _sentence(box: str) -> str:
@@ -143,5 +210,7 @@ def _sentence(box: str) -> str:
     lines = [line.strip("│╰╯ ") for line in text.splitlines()[1:]]
     after_title = itertools.dropwhile(lambda line: set(line) <= {"─", "-"}, lines)
     statement = itertools.takewhile(lambda line: not set(line) <= {"─", "-"}, after_title)
-    sentence = re.sub(r"^Error parsing (config|[a-z.]+)\b: ", "", " ".join(statement))
+    sentence = re.sub(r"^Error parsing (?:(?:config|[a-z.]+): )?", "", " ".join(statement))
+    if found := re.match(r"invalid choice ('.*') for argument '(.*)'\. Expected one of \((.*)\)\.", sentence):
+        return f"{found[2]} does not accept {found[1]}: choose one of {found[3].replace(chr(39), '')}"
     return sentence or "the command line could not be read: run with --help"

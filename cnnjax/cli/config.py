@@ -1,18 +1,25 @@
-"""What a run is made of: small frozen dataclasses, named presets, and the only defaults in the project.
+"""What a training run is made of: small frozen dataclasses whose fields are the flags of the `train` command.
 
-A config is data: `as_dict` writes it to a run's `config.json`, `from_dict` reads it back and the run can be repeated.
-The presets are those of the article's section 4 (batch sizes, Adam at 1e-3, augmentation ranges) and of its section 5.
+A config is data. `as_dict` makes it JSON-able for a run's `config.json`, `from_dict` reads it back, the first edition's
+files too, and `cnnjax.cli.build` makes the objects that `train.fit` takes. Presets are in `cnnjax.cli.presets`.
 """
 
 import dataclasses
-import re
+import types
+import typing
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
+from cnnjax import models
+from cnnjax.cli import renamed
+from cnnjax.data.augment import Augment
 from cnnjax.errors import UserError, unknown
 
-MODELS = ("small-cnn", "vgg11", "vgg13", "vgg16", "vgg19")
-PRECISIONS = ("float32", "bfloat16")
+SOURCES = ("procedural", "folder:PATH", "tfds:NAME", "hub:NAME")
+MIN_IMAGE_SIZE = 8
+
+T = TypeVar("T")
 
 
 def _require(condition: bool, sentence: str) -> None:
@@ -22,290 +29,279 @@ def _require(condition: bool, sentence: str) -> None:
 
 @dataclass(frozen=True)
 class DataConfig:
-    """Where the pictures come from."""
+    """Where the images come from."""
 
     source: str = "procedural"
-    """procedural, folder:PATH (a folder per class) or tfds:NAME (for example tfds:cats_vs_dogs)."""
+    """procedural (rendered, no files are needed), folder:PATH (one folder per class), tfds:NAME (tensorflow-datasets,
+    such as tfds:cats_vs_dogs) or hub:NAME (Hugging Face datasets, such as hub:uoft-cs/cifar10)."""
     classes: tuple[str, ...] = ()
-    """Keep only these classes. Empty: cat and dog for the procedural source, every class for the others."""
-    side: int = 150
-    """Pictures are square, this many pixels a side."""
+    """Use only these classes. Empty: cat and dog of the procedural source, every class of the others."""
+    image_size: int | tuple[int, int] = 150
+    """Images are resized to this many pixels: one number for squares, or height and width."""
     per_class: int = 1000
-    """Training pictures a class; 0 takes all that is left after validation and test."""
+    """Training images per class. 0 uses all that are left after validation and test."""
     eval_per_class: int = 500
-    """Pictures a class in the validation split and again in the test split."""
+    """Validation images per class, and as many test images per class."""
     seed: int = 0
-    """Chooses which pictures are drawn or rendered."""
-    feed: Literal["auto", "resident", "stream"] = "auto"
-    """resident: decoded pictures live on the devices. stream: they are decoded anew for every batch, by processes or
-    threads that work ahead. auto: stream what would take more than a quarter of the free memory. Results do not depend
-    on it."""
+    """Chooses which images are drawn or rendered."""
+    loading: Literal["auto", "resident", "stream"] = "auto"
+    """resident keeps decoded images on the devices. stream decodes them again for every batch, ahead of use. auto
+    streams what would take more than a quarter of the free memory. Results do not depend on it."""
     workers: int = 0
-    """Processes that decode for the streaming feed; 0 uses threads, which suffice on a few cores."""
+    """Processes that decode streamed images. 0 uses threads, which are enough for a few CPU cores."""
     cache: bool = True
-    """Keep decoded, resized pictures as uint8 in the user's cache folder."""
-    cleaning: Literal["none", "mean", "standard", "zca"] = "standard"
-    """Data cleaning (article, section 4.3), estimated on the training split: subtract the mean colour; divide by each
-    colour's standard deviation too; or whiten."""
+    """Keep decoded and resized images in the user's cache folder."""
+    normalization: Literal["none", "mean", "standard", "zca"] = "standard"
+    """How images are normalized, estimated on the training images (article, section 4.3): mean subtracts the mean of
+    each channel, standard also divides by its standard deviation, zca whitens."""
 
     def __post_init__(self) -> None:
-        kind, _, rest = self.source.partition(":")
-        if kind not in ("procedural", "folder", "tfds"):
-            raise unknown("data source", self.source, ("procedural", "folder:PATH", "tfds:NAME"))
-        _require(kind == "procedural" or bool(rest), f"--data.source {kind} needs a name: write {kind}:…")
+        kind, _, name = self.source.partition(":")
+        if kind not in ("procedural", "folder", "tfds", "hub"):
+            raise unknown("data source", self.source, SOURCES)
+        _require(kind == "procedural" or bool(name), f"--data.source {kind} is incomplete: write {kind}:…")
         _require(
-            kind != "procedural" or self.feed != "stream",
-            "--data.feed stream needs pictures in files, which procedural has not: use --data.feed resident",
+            kind != "procedural" or self.loading != "stream",
+            "--data.loading stream needs images in files, and the procedural source has none: use --data.loading "
+            "resident",
         )
-        _require(self.workers >= 0, f"--data.workers {self.workers} is negative: use 0 for threads")
-        _require(self.side >= 8, f"--data.side {self.side} is too small: use 8 pixels or more")
-        _require(self.per_class >= 0, f"--data.per-class {self.per_class} is negative: use 0 for all pictures")
+        smallest = min(self.image_size) if isinstance(self.image_size, tuple) else self.image_size
+        _require(
+            smallest >= MIN_IMAGE_SIZE,
+            f"--data.image-size {smallest} is too small: use {MIN_IMAGE_SIZE} or more pixels",
+        )
+        _require(self.per_class >= 0, f"--data.per-class {self.per_class} is negative: use 0 for all images")
         _require(self.eval_per_class >= 1, f"--data.eval-per-class {self.eval_per_class} must be at least 1")
+        _require(self.workers >= 0, f"--data.workers {self.workers} is negative: use 0 for threads")
 
 
 @dataclass(frozen=True)
-class AugmentConfig:
-    """Random transformations of the training pictures; the defaults are the article's ranges (section 4.3)."""
+class AugmentConfig(Augment):
+    """Random transformations of the training images, with the article's ranges by default (section 4.3)."""
 
     enabled: bool = False
-    rotation: float = 40.0
-    """Degrees, either way."""
-    shift: float = 0.2
-    """Fraction of height and of width, either way."""
-    shear: float = 0.2
-    """Degrees, as Keras counts it."""
-    zoom: float = 0.2
-    """Each axis is scaled by a factor from [1 - zoom, 1 + zoom]."""
-    flip: bool = True
-    """Mirror left-right with probability one half."""
-    fill: Literal["nearest", "constant", "reflect"] = "nearest"
-    exposure: float = 0.0
-    """Multiply by 2**u, u uniform in [-exposure, exposure] (photographic stops)."""
-    contrast: float = 0.0
-    """Scale about the picture's mean by a factor from [1 - contrast, 1 + contrast]."""
+    """Transform the training images."""
+
+
+@dataclass(frozen=True)
+class MixConfig:
+    """Mixing of each training image with another one of the batch, labels included. One of the two at most."""
+
+    mixup: float = 0.0
+    """mixup: weighted means of two images, with a weight from Beta(a, a) for this value a. 0.2 is common, 0 is off."""
+    cutmix: float = 0.0
+    """CutMix: a box of another image is pasted, with an area from Beta(a, a) for this value a. 1 is common, 0 is
+    off."""
 
     def __post_init__(self) -> None:
-        for name in ("rotation", "shift", "shear", "exposure"):
-            _require(getattr(self, name) >= 0, f"--augment.{name} must not be negative")
-        for name in ("zoom", "contrast"):
-            _require(0 <= getattr(self, name) < 1, f"--augment.{name} must be in [0, 1)")
+        for name in ("mixup", "cutmix"):
+            _require(getattr(self, name) >= 0, f"--mix.{name} {getattr(self, name)} must not be negative")
+        _require(not (self.mixup and self.cutmix), "--mix.mixup and --mix.cutmix exclude each other: set one of them")
 
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """Which network. With two classes the output is one sigmoid logit, with more it is one logit a class."""
+    """Which model. For two classes its output is one sigmoid logit, for more one logit per class."""
 
-    name: Literal["small-cnn", "vgg11", "vgg13", "vgg16", "vgg19"] = "small-cnn"
-    width: float = 1.0
-    """Multiplies every layer's channel count."""
-    dense: int = 0
-    """VGG: units of fc1 and fc2; 0 means 4096 times the width."""
+    name: Literal[tuple(models.MODELS)] = "small-cnn"  # pyright: ignore
+    """The architecture."""
+    width_multiplier: float = 1.0
+    """Multiplies every layer's number of channels."""
+    dense_units: int = 0
+    """Units of a VGG's layers fc1 and fc2. 0 means 4096 times the width multiplier."""
     dropout: float = 0.5
+    """Share of the dense layers' inputs that dropout sets to zero, in models that have dropout."""
 
     def __post_init__(self) -> None:
-        if self.name not in MODELS:
-            raise unknown("model", self.name, MODELS)
-        _require(self.width > 0, f"--model.width {self.width} must be positive")
-        _require(self.dense >= 0, f"--model.dense {self.dense} must not be negative")
-        _require(0 <= self.dropout < 1, f"--model.dropout {self.dropout} must be in [0, 1)")
+        _require(self.width_multiplier > 0, f"--model.width-multiplier {self.width_multiplier} must be greater than 0")
+        _require(self.dense_units >= 0, f"--model.dense-units {self.dense_units} must not be negative")
+        _require(0 <= self.dropout < 1, f"--model.dropout {self.dropout} must be at least 0 and less than 1")
 
 
 @dataclass(frozen=True)
 class OptimizerConfig:
-    """Which optax optimizer and learning-rate schedule; the defaults are Keras' Adam, as in the article."""
+    """Optimizer and learning-rate schedule. The default is Keras' Adam, as in the article."""
 
-    name: Literal["adam", "sgd", "rmsprop", "adamw"] = "adam"
+    name: Literal["adam", "adamw", "nadam", "sgd", "rmsprop", "lion", "muon"] = "adam"
+    """The optimizer. muon orthogonalizes the updates of convolution kernels and uses adamw for everything else."""
     learning_rate: float = 1e-3
+    """The highest learning rate of the schedule."""
     momentum: float = 0.9
-    """For sgd."""
-    weight_decay: float = 1e-4
-    """For adamw."""
-    schedule: Literal["constant", "warmup", "cosine", "warmup-cosine"] = "constant"
-    warmup: int = 500
-    """Steps over which the rate rises from 0, for warmup and warmup-cosine."""
+    """Momentum of sgd."""
+    nesterov: bool = False
+    """Use Nesterov momentum in adam, adamw or sgd."""
+    weight_decay: float | None = None
+    """Weight decay of adamw, sgd, lion or muon. Biases and the parameters of normalization layers do not decay. By
+    default 0.0001 for adamw and 0 for the others."""
+    clip_norm: float = 0.0
+    """Scale gradients down to this global norm when they exceed it. 0 is off."""
+    schedule: Literal["constant", "warmup", "cosine", "warmup-cosine", "cosine-restarts", "one-cycle"] = "constant"
+    """The learning rate over the run: constant; warmup, which rises from 0 and stays; cosine, which falls to 0;
+    warmup-cosine, which does both; cosine-restarts, which is several cosines; one-cycle, which rises for 30% of the run
+    and then falls."""
+    warmup_steps: int | None = None
+    """Steps over which the learning rate rises from 0 in warmup and warmup-cosine. By default 500."""
+    cycles: int = 3
+    """How many cosines cosine-restarts has."""
 
     def __post_init__(self) -> None:
-        _require(self.learning_rate > 0, f"--optimizer.learning-rate {self.learning_rate} must be positive")
-        _require(self.warmup >= 0, f"--optimizer.warmup {self.warmup} must not be negative")
+        _require(self.learning_rate > 0, f"--optimizer.learning-rate {self.learning_rate} must be greater than 0")
+        for name in ("weight_decay", "clip_norm", "warmup_steps"):
+            value = getattr(self, name)
+            _require(value is None or value >= 0, f"--optimizer.{_kebab(name)} {value} must not be negative")
+        _require(0 <= self.momentum < 1, f"--optimizer.momentum {self.momentum} must be at least 0 and less than 1")
+        _require(self.cycles >= 1, f"--optimizer.cycles {self.cycles} must be at least 1")
+
+
+@dataclass(frozen=True)
+class LossConfig:
+    """The training loss: sigmoid cross-entropy for one logit, else softmax cross-entropy."""
+
+    label_smoothing: float = 0.0
+    """Share of each label that is spread evenly over all classes during training. 0.1 is common, 0 is off."""
+
+    def __post_init__(self) -> None:
+        _require(
+            0 <= self.label_smoothing < 1,
+            f"--loss.label-smoothing {self.label_smoothing} must be at least 0 and less than 1",
+        )
 
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """How long and how."""
+    """How long and how to train."""
 
     epochs: int = 20
+    """Number of epochs. The validation images are evaluated after each one."""
     batch_size: int = 20
+    """Images per step, over all devices together."""
     steps_per_epoch: int = 0
-    """Steps that are called an epoch; 0 means one pass over the training split (a last partial batch carries over)."""
+    """Steps in an epoch. 0 means one pass over the training images."""
     seed: int = 0
-    """Fixes initial weights, order, dropout and augmentation."""
-    parallel: Literal["auto", "jit", "pmap", "mesh"] = "auto"
-    """jit: one device. pmap: jax.pmap over all devices. mesh: jit with sharded batches over all devices.
-    auto: jit on one device, mesh on several."""
-    calls_per_epoch: int = 0
-    """How many compiled calls make an epoch (each is one lax.scan); 0 chooses 1 on accelerators, more on a CPU so that
-    progress is seen. Results do not depend on it."""
-    checkpoint_steps: int = 1000
-    """Save within an epoch too, after the first call that ends so many steps from the last checkpoint; 0 saves at the
-    ends of epochs only. Counted in steps, on which several hosts agree. Results do not depend on it."""
-    early_stopping: int = 0
-    """Stop after this many epochs without a lower validation loss; 0 never stops early."""
-    tensorboard: bool = False
+    """Fixes the initial weights, the order of the images, dropout and augmentation."""
+    strategy: Literal["auto", "jit", "pmap", "mesh"] = "auto"
+    """jit uses one device. pmap runs jax.pmap over all devices. mesh runs jax.jit with batches sharded over all
+    devices. auto is jit on one device and mesh on several."""
     precision: Literal["float32", "bfloat16"] = "float32"
-    """What layers compute in. Parameters, the optimizer's state, logits and loss are float32 in both. For accelerators:
-    a CPU gains nothing from bfloat16."""
+    """What the layers compute in. Parameters, optimizer state, logits and loss are float32 in both. bfloat16 is for
+    accelerators; a CPU gains nothing from it."""
+    ema: float = 0.0
+    """Decay of an exponential moving average of the parameters, which is what is evaluated and kept. 0.999 is common,
+    0 is off."""
+    top_k: tuple[int, ...] = ()
+    """Also report the share of images whose class is among the k most probable ones, for each of these k."""
+    init_from: str = ""
+    """A weights file, or the folder of a run, whose network is trained further: its parameters and its normalizer
+    instead of new ones."""
+    freeze: tuple[str, ...] = ()
+    """Layers that are not trained, or blocks of layers: block1 block2 block3_conv1."""
     microbatches: int = 1
-    """Each device takes its share of a batch in so many equal parts, one after another, and adds up their gradients
-    before the one update: less memory. Results depend on it by rounding only."""
+    """Divide each device's share of a batch into this many parts, one after another, and add up their gradients before
+    the update: this needs less memory. Results depend on it by rounding only, without BatchNorm."""
     remat: bool = False
-    """Keep only the input of each block of convolutions, and compute the rest of it again in the backward pass: less
-    memory, about a third more operations. Results depend on it by rounding only."""
-    start: str = ""
-    """A weights file whose network goes on learning: its parameters and its cleaning instead of new ones."""
-    frozen: tuple[str, ...] = ()
-    """Layers, or blocks of them, that stay as they are: block1 block2 block3_conv1."""
+    """Keep only the input of each block of layers and compute the rest again in the backward pass: less memory, about
+    a third more operations. Results depend on it by rounding only."""
+    early_stopping_patience: int = 0
+    """Stop after this many epochs without a lower validation loss. 0 never stops early."""
+    checkpoint_every_steps: int = 1000
+    """Save within an epoch too, once this many steps have passed since the last checkpoint. 0 saves at the ends of
+    epochs only. Results do not depend on it."""
+    dispatches_per_epoch: int = 0
+    """How many compiled calls make an epoch. 0 chooses: one on accelerators, one for each step on a CPU. Results do not
+    depend on it."""
+    tensorboard: bool = False
+    """Write the metrics of each epoch for TensorBoard, too."""
+    profile: int = 0
+    """Write a trace of this many steps, for XProf or TensorBoard's profiler, to the run's folder. 0 is off."""
 
     def __post_init__(self) -> None:
-        _require(self.epochs >= 1, f"--train.epochs {self.epochs} must be at least 1")
-        _require(self.batch_size >= 1, f"--train.batch-size {self.batch_size} must be at least 1")
-        _require(self.microbatches >= 1, f"--train.microbatches {self.microbatches} must be at least 1")
-        if self.precision not in PRECISIONS:
-            raise unknown("precision", self.precision, PRECISIONS)
-        for name in ("steps_per_epoch", "calls_per_epoch", "checkpoint_steps", "early_stopping"):
-            _require(getattr(self, name) >= 0, f"--train.{name.replace('_', '-')} must not be negative")
-
-
-@dataclass(frozen=True)
-class HostsConfig:
-    """Which of several machines this is. Left out: as SLURM, GKE, Cloud TPU or Open MPI say, else this one alone."""
-
-    coordinator: str = ""
-    """ADDRESS:PORT of host 0, a free port there that the others can reach."""
-    count: int = 0
-    """How many hosts there are; 1 looks for no others."""
-    index: int = -1
-    """This host's number, from 0."""
-    patience: int = 300
-    """Seconds to wait for the other hosts at the start."""
-
-    def __post_init__(self) -> None:
-        _require(self.patience >= 1, f"--hosts.patience {self.patience} must be at least 1 second")
-        if not self.coordinator:
-            _require(
-                self.index == -1 and self.count in (0, 1),
-                "--hosts.count and --hosts.index need --hosts.coordinator, ADDRESS:PORT of host 0",
-            )
-            return
-        _require(
-            re.fullmatch(r".+:\d{1,5}", self.coordinator) is not None,
-            f"--hosts.coordinator {self.coordinator} must be ADDRESS:PORT, such as 10.0.0.1:8476",
-        )
-        _require(self.count >= 1, "--hosts.coordinator needs --hosts.count, how many hosts there are")
-        _require(
-            0 <= self.index < self.count,
-            f"--hosts.index must be this host's number, from 0 to {self.count - 1}, not {self.index}",
-        )
-
-
-AUTO = HostsConfig()
+        for name in ("epochs", "batch_size", "microbatches"):
+            _require(getattr(self, name) >= 1, f"--train.{_kebab(name)} {getattr(self, name)} must be at least 1")
+        for name in (
+            "steps_per_epoch", "early_stopping_patience", "checkpoint_every_steps", "dispatches_per_epoch", "profile",
+        ):  # fmt: skip
+            _require(getattr(self, name) >= 0, f"--train.{_kebab(name)} {getattr(self, name)} must not be negative")
+        _require(0 <= self.ema < 1, f"--train.ema {self.ema} must be at least 0 and less than 1")
+        _require(all(k >= 1 for k in self.top_k), f"--train.top-k {min(self.top_k, default=1)} must be at least 1")
 
 
 @dataclass(frozen=True)
 class Config:
-    """One run."""
+    """One training run."""
 
     data: DataConfig = field(default_factory=DataConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
+    mix: MixConfig = field(default_factory=MixConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     run: str = ""
-    """The run's folder; empty means runs/PRESET."""
+    """The run's folder. Empty means runs/PRESET."""
+
+
+@dataclass(frozen=True)
+class DistributedConfig:
+    """Which of several hosts this is. By default they are detected under SLURM, GKE, Cloud TPU and Open MPI."""
+
+    coordinator: str = ""
+    """ADDRESS:PORT of host 0: a free port there that the other hosts can reach."""
+    count: int = 0
+    """How many hosts there are. 1 looks for no others."""
+    index: int = -1
+    """The number of this host, from 0."""
+    connect_timeout: int = 300
+    """Seconds to wait for the other hosts at the start."""
 
 
 def as_dict(config: Any) -> dict[str, Any]:
-    """A config (or a part of one) as plain JSON-able data."""
+    """A config, or a part of one, as JSON-able data."""
     return dataclasses.asdict(config)
 
 
-def from_dict(kind: type, values: dict[str, Any]) -> Any:
-    """The inverse of `as_dict` for `Config` and its parts.
+def from_dict(kind: type[T], values: Mapping[str, Any]) -> T:
+    """The inverse of `as_dict` for `Config` and its parts. Field names of the first edition are understood, too.
 
     Raises UserError for a field that `kind` does not have, or a value that it does not accept.
     """
-    fields = {f.name: f for f in dataclasses.fields(kind)}
-    arguments = {}
-    for name, value in values.items():
-        if name not in fields:
-            raise unknown(f"field of {kind.__name__}", name, fields)
-        if dataclasses.is_dataclass(fields[name].type):
-            value = from_dict(fields[name].type, value)
-        arguments[name] = tuple(value) if isinstance(value, list) else value
+    hints = typing.get_type_hints(kind)
+    arguments: dict[str, Any] = {}
+    for name, value in renamed.upgrade(kind.__name__, values).items():
+        if name not in hints:
+            raise unknown(f"field of {kind.__name__}", name, hints)
+        arguments[name] = _value(f"{kind.__name__}.{name}", hints[name], value)
     return kind(**arguments)
 
 
-_ALL = (
-    "cat", "dog", "rabbit", "crocodile", "starfish", "husky", "goldfish",
-    "bridge", "balloon", "tennis ball", "gondola", "dumbbell", "hammer", "lamp",
-)  # fmt: skip
-
-_GENTLE = OptimizerConfig(schedule="warmup", warmup=500)
-_FEW = DataConfig(side=64, per_class=100)
-_NARROW = ModelConfig(name="vgg16", width=0.25, dense=256)
-
-PRESETS: dict[str, Config] = {
-    # Everything, in seconds: for trying changes.
-    "debug": Config(
-        data=DataConfig(side=32, per_class=40, eval_per_class=20),
-        augment=AugmentConfig(enabled=True),
-        train=TrainConfig(epochs=2, batch_size=8),
-    ),
-    # Article, section 4.2: no augmentation, batch 20, 100 steps an epoch, 20 epochs. The warm-up is ours: without it
-    # Adam's first steps, which all agree and add up over the 10,368 inputs of dense_1, silence conv_4 at side 150.
-    "cnn": Config(optimizer=_GENTLE, train=TrainConfig(epochs=20, batch_size=20, steps_per_epoch=100)),
-    # Article, section 4.4: augmentation, batch 32, 100 steps an epoch, 60 epochs.
-    "cnn-augmented": Config(
-        augment=AugmentConfig(enabled=True),
-        optimizer=_GENTLE,
-        train=TrainConfig(epochs=60, batch_size=32, steps_per_epoch=100),
-    ),
-    # Article, section 5, at full size: for an accelerator.
-    "vgg16": Config(
-        data=DataConfig(side=224, classes=_ALL, per_class=1000, eval_per_class=100),
-        augment=AugmentConfig(enabled=True, rotation=15.0, shift=0.1),
-        model=ModelConfig(name="vgg16"),
-        optimizer=OptimizerConfig(name="sgd", learning_rate=1e-2, schedule="warmup-cosine", warmup=700),
-        train=TrainConfig(epochs=60, batch_size=64, precision="bfloat16"),
-    ),
-    # The narrow VGG16 that the package ships.
-    "vgg16-mini": Config(
-        data=DataConfig(side=64, classes=_ALL, per_class=1000, eval_per_class=100),
-        augment=AugmentConfig(enabled=True, rotation=15.0, shift=0.1),
-        model=ModelConfig(name="vgg16", width=0.25, dense=512, dropout=0.5),
-        optimizer=OptimizerConfig(name="adam", learning_rate=5e-4, schedule="warmup-cosine", warmup=260),
-        train=TrainConfig(epochs=12, batch_size=32),
-    ),
-    # Transfer, first step: new dense layers on what a trained VGG's convolutions make of few pictures (blog post's
-    # bottleneck features; it has one layer of 256 units, a VGG has two).
-    "new-head": Config(
-        data=_FEW,
-        model=_NARROW,
-        optimizer=OptimizerConfig(learning_rate=1e-4),
-        train=TrainConfig(epochs=30, batch_size=16),
-    ),
-    # Second step, from the first one's weights (--train.start): the last block learns too, slowly.
-    "fine-tune": Config(
-        data=_FEW,
-        augment=AugmentConfig(enabled=True, rotation=15.0, shift=0.1),
-        model=_NARROW,
-        optimizer=OptimizerConfig(name="sgd", learning_rate=1e-4),
-        train=TrainConfig(epochs=12, batch_size=16, frozen=("block1", "block2", "block3", "block4")),
-    ),
-}
+def _value(name: str, hint: Any, value: Any) -> Any:
+    """A value from JSON as the type that a field is annotated with."""
+    if dataclasses.is_dataclass(hint):
+        if not isinstance(value, Mapping):
+            raise UserError(f"{name} must be an object of settings, not {value!r}")
+        return from_dict(hint, value)
+    value = tuple(value) if isinstance(value, list) else value
+    if not _fits(hint, value):
+        raise UserError(f"{name} does not accept {value!r}")
+    return value
 
 
-def preset(name: str) -> Config:
-    """A named preset. Raises UserError, with the nearest names, when there is none of that name."""
-    if name not in PRESETS:
-        raise unknown("preset", name, PRESETS)
-    return PRESETS[name]
+def _fits(hint: Any, value: Any) -> bool:
+    origin, parts = typing.get_origin(hint), typing.get_args(hint)
+    if origin is Literal:
+        return value in parts
+    if origin in (types.UnionType, typing.Union):
+        return any(_fits(part, value) for part in parts)
+    if origin is tuple:
+        if not isinstance(value, tuple):
+            return False
+        kinds = (parts[0],) * len(value) if parts[1:] == (...,) else parts
+        return len(kinds) == len(value) and all(map(_fits, kinds, value))
+    if hint is types.NoneType:
+        return value is None
+    if hint is float:
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    return isinstance(value, hint) and (hint is bool or not isinstance(value, bool))
+
+
+def _kebab(name: str) -> str:
+    return name.replace("_", "-")

@@ -1,6 +1,7 @@
 """A data set from arrays in memory: images and labels, divided into training, validation and test splits."""
 
 from collections.abc import Mapping, Sequence
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ from cnnjax.data.dataset import ArraySplit, Dataset
 from cnnjax.data.splits import permutation
 from cnnjax.errors import UserError
 
-Share = float | int | tuple[Any, Any]
+Share = float | int | Sequence[Any]
 """A fraction of the images, a number of images, or an (images, labels) pair."""
 
 
@@ -42,7 +43,7 @@ def from_arrays(
     Raises UserError where the arrays do not fit together, hold other values than these, or would leave a split empty.
     """
     images, labels = _checked(images, labels, "")
-    given = {name: share for name, share in (("valid", valid), ("test", test)) if not isinstance(share, float | int)}
+    given = {name: share for name, share in (("valid", valid), ("test", test)) if not isinstance(share, Real)}
     splits = {name: ArraySplit(*_pair(share, name, images, labels)) for name, share in given.items()}
     names = _class_names(class_names, {"": labels} | {f"{name} ": split.labels for name, split in splits.items()})
 

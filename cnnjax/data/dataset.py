@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Array, Float32, Int32, UInt8
 
 from cnnjax.data.lazy_images import LazyImages
-from cnnjax.data.split_images import SplitImages
+from cnnjax.data.split_images import SplitImages, read_split
 from cnnjax.errors import UserError
 
 Images = UInt8[np.ndarray | Array, "n height width channels"] | Float32[np.ndarray | Array, "n height width channels"]
@@ -51,7 +51,8 @@ class ArraySplit:
         return len(self.labels)
 
     def __getitem__(self, index: int | np.integer) -> dict[str, Any]:
-        return {"image": self.images[_checked(index, len(self))], "label": self.labels[index]}
+        index = _checked(index, len(self))
+        return {"image": self.images[index], "label": self.labels[index]}
 
     def __repr__(self) -> str:
         return _short(self)
@@ -82,16 +83,18 @@ class LazySplit:
         return len(self.labels)
 
     def __getitem__(self, index: int | np.integer) -> dict[str, Any]:
-        return {"image": self.images[_checked(index, len(self))], "label": self.labels[index]}
+        index = _checked(index, len(self))
+        return {"image": self.images[index], "label": self.labels[index]}
 
     def __repr__(self) -> str:
         return _short(self)
 
 
-def _checked(index: int | np.integer, size: int) -> int | np.integer:
-    if not -size <= index < size:  # arrays of JAX would clamp it
+def _checked(index: int | np.integer, size: int) -> int:
+    """A valid index, counted from the start. JAX's arrays would clamp another one."""
+    if not -size <= index < size:
         raise IndexError(f"index {index} is out of range for a split of {size} examples")
-    return index
+    return int(index) % size
 
 
 def _short(split: ArraySplit | LazySplit) -> str:
@@ -184,11 +187,8 @@ def as_split(split: Split) -> ArraySplit | LazySplit:
         )
     if not len(split):
         raise UserError("the split is empty: give at least one example")
-    first, _ = SplitImages.example(split, 0)
-    resident = fits_in_memory(len(split) * first.nbytes)
-    images = np.empty((len(split), *first.shape), first.dtype) if resident else None
-    lazy, labels = SplitImages.scan(split, images)
-    return LazySplit(lazy, labels) if images is None else ArraySplit(images, labels)
+    images, labels = read_split(split, fits_in_memory)
+    return LazySplit(images, labels) if isinstance(images, SplitImages) else ArraySplit(images, labels)
 
 
 def as_dataset(dataset: Any) -> Dataset:
@@ -212,12 +212,21 @@ def as_dataset(dataset: Any) -> Dataset:
 
     _checked_labels(train, names, "training")
     _checked_labels(valid, names, "validation")
+    _check_alike(train, valid)
+    return Dataset(train, valid, test, names, getattr(dataset, "skipped", ()), getattr(dataset, "provenance", None))
+
+
+def _check_alike(train: ArraySplit | LazySplit, valid: ArraySplit | LazySplit) -> None:
     if image_shape(train) != image_shape(valid):
         raise UserError(
             f"the training images have shape {image_shape(train)} and the validation images {image_shape(valid)}: "
             "resize them to one shape"
         )
-    return Dataset(train, valid, test, names, getattr(dataset, "skipped", ()), getattr(dataset, "provenance", None))
+    if train.images.dtype != valid.images.dtype:
+        raise UserError(
+            f"the training images are {train.images.dtype} and the validation images {valid.images.dtype}: convert "
+            "them to one type"
+        )
 
 
 def _num_classes(labels: Any) -> int:

@@ -18,12 +18,10 @@ from cnnjax.data.convert import to_size
 from cnnjax.data.dataset import Dataset
 from cnnjax.data.decode import decode
 from cnnjax.data.load_images import Loading, Source, assemble
-from cnnjax.data.splits import Selection, choose, split_dataset
+from cnnjax.data.splits import SPLIT_NAMES, Selection, choose, split_dataset
 from cnnjax.errors import UserError
 
 ENDINGS = (".jpg", ".jpeg", ".jfif", ".png", ".webp", ".bmp", ".gif")
-
-_SPLITS = {"train": "train", "valid": "valid", "validation": "valid", "val": "valid", "test": "test"}
 
 
 def from_folder(
@@ -130,7 +128,7 @@ def _digest(files: list[_File]) -> str:
 
 def _split_folders(root: Path) -> dict[str, Path]:
     """The folders of the splits; without a train folder that holds folders, all images are training images."""
-    folders = {_SPLITS[name.lower()]: path for name, path in _folders(root).items() if name.lower() in _SPLITS}
+    folders = {SPLIT_NAMES[name.lower()]: path for name, path in _folders(root).items() if name.lower() in SPLIT_NAMES}
     if "train" in folders and _folders(folders["train"]):
         return folders
     return {"train": root}

@@ -209,6 +209,12 @@ def _decode_all(
     return chosen, labels, tuple(file for _, file, _ in broken)
 
 
+def brief(error: Exception) -> str:
+    """An error of another library in at most 300 characters, on one line."""
+    text = " ".join(f"{type(error).__name__}: {error}".split())
+    return text if len(text) <= 300 else f"{text[:297]}…"
+
+
 def _warn(place: str, skipped: tuple[str, ...]) -> None:
     if skipped and distributed.is_primary():
         more = f" and {len(skipped) - _NAMED} more" if len(skipped) > _NAMED else ""

@@ -92,11 +92,13 @@ def prefetch_batches(
         stream = stream.mp_prefetch(options, _begin)
     stream = stream.batch(length, drop_remainder=False).map(place)
     iterator = iter(grain.experimental.ThreadPrefetchIterDataset(stream, prefetch_buffer_size=1))
+    chunks = _translated(iterator)
     try:
         with warnings.catch_warnings():
             _ignore_metadata_warnings()
-            yield _translated(iterator)
+            yield chunks
     finally:
+        chunks.close()  # so that a caller's variable does not keep the threads alive
         iterator.close()
 
 

@@ -1,13 +1,14 @@
 """The images of a user's own split, which are read again whenever they are needed."""
 
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float32, Float64, Int64, Integer, UInt8
+from jaxtyping import Float32, Float64, Int32, Int64, Integer, UInt8
 
 from cnnjax import runtime
 from cnnjax.data.convert import to_images, to_labels
@@ -71,44 +72,67 @@ class SplitImages:
                 f'example {index} of the split is no mapping with "image" and "label" ({type(found).__name__}): '
                 "return {'image': array, 'label': number}"
             ) from error
-        return to_images(image[None] if image.ndim > 1 else image, f"example {index}")[0], to_labels(
-            label[None], f"example {index}"
-        )[0]
-
-    @classmethod
-    def scan(cls, split: Any, images: np.ndarray | None) -> tuple["SplitImages", np.ndarray]:
-        """Reads every example once, by threads. The images are written into `images` unless it is None.
-
-        Returns the lazy images, with their statistics, and the labels.
-        """
-        first, label = cls.example(split, 0)
-        labels = np.empty((len(split), *label.shape), label.dtype)
-        histogram = np.zeros((first.shape[-1], 256), np.int64)
-        total, squares, checksum = np.zeros(first.shape[-1]), np.zeros(first.shape[-1]), 0
-        for index, (image, label) in enumerate(_examples(split)):
-            _check_alike(image, first.shape, first.dtype, index)
-            if label.shape != labels.shape[1:] or label.dtype != labels.dtype:
-                raise UserError(f"example {index} has a label unlike the first example's: use one kind of labels")
-            labels[index] = label
-            if images is not None:
-                images[index] = image
-            elif image.dtype == np.uint8:
-                histogram += channel_histogram(image)
-            else:
-                total += image.sum(axis=(0, 1), dtype=np.float64)
-                squares += np.square(image, dtype=np.float64).sum(axis=(0, 1))
-            if images is None:
-                checksum = zlib.crc32(np.ascontiguousarray(image), checksum)
-        mean = total / (len(labels) * first.shape[0] * first.shape[1])
-        variance = squares / (len(labels) * first.shape[0] * first.shape[1]) - mean**2
-        floating = first.dtype != np.uint8
-        statistics = (None, np.stack([mean, np.maximum(variance, 0)])) if floating else (histogram, None)
-        return cls(split, (len(labels), *first.shape), first.dtype, *statistics, checksum), labels
+        where = f"example {index}"
+        images = to_images(image[None] if image.ndim > 1 else image, where)
+        return images[0], np.asarray(to_labels(label[None], where)[0])
 
 
-def _examples(split: Any) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def read_split(
+    split: Any, fits: Callable[[int], bool]
+) -> tuple[np.ndarray | SplitImages, Int32[np.ndarray, " n"] | Float32[np.ndarray, "n classes"]]:
+    """Reads every example of a user's split once, by threads.
+
+    Returns all images as an array if `fits(their bytes)`, else as `SplitImages`; and the labels. Raises UserError for
+    an example that is not as `dataset.Split` says, or unlike the first one.
+    """
+    first, first_label = SplitImages.example(split, 0)
+    shape = (len(split), *first.shape)
+    images = np.empty(shape, first.dtype) if fits(len(split) * first.nbytes) else None
+    labels = np.empty((len(split), *first_label.shape), first_label.dtype)
+    statistics = _Statistics(first)
+    for index, (image, label) in enumerate(chain([(first, first_label)], _examples(split, 1))):
+        _check_alike(image, first.shape, first.dtype, index)
+        if label.shape != labels.shape[1:] or label.dtype != labels.dtype:
+            raise UserError(f"example {index} has a label unlike the first example's: use one kind of labels")
+        labels[index] = label
+        if images is None:
+            statistics.add(image)
+        else:
+            images[index] = image
+    if images is None:
+        images = SplitImages(split, shape, first.dtype, *statistics.result(), statistics.checksum)
+    return images, labels
+
+
+class _Statistics:
+    """What `SplitImages` keeps of all images."""
+
+    def __init__(self, image: np.ndarray) -> None:
+        channels = image.shape[-1]
+        self.histogram = np.zeros((channels, 256), np.int64) if image.dtype == np.uint8 else None
+        self.sums = np.zeros((2, channels))
+        self.pixels = 0
+        self.checksum = 0
+
+    def add(self, image: np.ndarray) -> None:
+        self.checksum = zlib.crc32(np.ascontiguousarray(image), self.checksum)
+        if self.histogram is not None:
+            self.histogram += channel_histogram(image)
+            return
+        exact = image.astype(np.float64)
+        self.sums += np.stack([exact.sum(axis=(0, 1)), np.square(exact).sum(axis=(0, 1))])
+        self.pixels += image.shape[0] * image.shape[1]
+
+    def result(self) -> tuple[np.ndarray | None, np.ndarray | None]:
+        if self.histogram is not None:
+            return self.histogram, None
+        mean, square = self.sums / self.pixels
+        return None, np.stack([mean, np.maximum(square - mean**2, 0)])
+
+
+def _examples(split: Any, first: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     with ThreadPoolExecutor(runtime.cores()) as pool:
-        for start in range(0, len(split), _WINDOW):
+        for start in range(first, len(split), _WINDOW):
             window = range(start, min(start + _WINDOW, len(split)))
             yield from pool.map(lambda index: SplitImages.example(split, index), window)
 

@@ -1,13 +1,16 @@
 """Which images go to which split: disjoint, per class, and the same for a seed on every machine."""
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from cnnjax.errors import UserError, unknown
+
+SPLIT_NAMES = {"train": "train", "valid": "valid", "validation": "valid", "val": "valid", "test": "test"}
+"""What sources call their splits, and what this package calls them."""
 
 
 @dataclass(frozen=True)
@@ -101,6 +104,21 @@ def split_dataset(
                 samples[split][name] = ClassSample((*order[start : start + count], *spare[first:last]), count)
                 start += count
     return samples
+
+
+def group_by_class(labels: Iterable[str | None], own: str, classes: Sequence[str]) -> dict[str, list[str]]:
+    """Candidates "OWN[ROW]" by class, for the rows of a source's split `own` that have one of these labels."""
+    found: dict[str, list[str]] = {name: [] for name in classes}
+    for row, label in enumerate(labels):
+        if label in found:
+            found[label].append(f"{own}[{row}]")
+    return found
+
+
+def row_of(candidate: str) -> tuple[str, int]:
+    """The source's split and the row that a candidate "OWN[ROW]" names."""
+    own, _, row = candidate[:-1].rpartition("[")
+    return own, int(row)
 
 
 def permutation(text: str, count: int) -> list[int]:

@@ -19,11 +19,9 @@ from tqdm import tqdm
 
 from cnnjax.data.convert import to_size
 from cnnjax.data.dataset import Dataset
-from cnnjax.data.load_images import Loading, Source, assemble
-from cnnjax.data.splits import ClassSample, Selection, choose, split_dataset
+from cnnjax.data.load_images import Loading, Source, assemble, brief
+from cnnjax.data.splits import SPLIT_NAMES, ClassSample, Selection, choose, group_by_class, row_of, split_dataset
 from cnnjax.errors import UserError, unknown
-
-_SPLITS = {"train": "train", "valid": "valid", "validation": "valid", "val": "valid", "test": "test"}
 
 
 def from_tfds(
@@ -65,11 +63,8 @@ def from_tfds(
         pools = {}
         for split in splits:
             bar = tqdm(records.of(splits[split]), f"labels of {place}, {split}", unit=" images", delay=1.0)
-            found: dict[str, list[str]] = {name: [] for name in names}
-            for index, record in enumerate(bar):
-                number = int(record[label])
-                if number >= 0 and known[number] in found:
-                    found[known[number]].append(f"{splits[split]}[{index}]")
+            numbers = (int(record[label]) for record in bar)
+            found = group_by_class((known[i] if i >= 0 else None for i in numbers), splits[split], names)
             if split == "train" or any(found.values()):  # competitions publish test images without labels
                 pools[split] = found
         return split_dataset(pools, selection, place)
@@ -107,14 +102,14 @@ def _prepared(name: str) -> Any:
     except ImportError as error:
         if "tensorflow" in str(error).lower():
             raise UserError(f"{place} needs TensorFlow to prepare it: pip install 'cnnjax[tfds]'") from error
-        raise UserError(f"{place} needs a package to prepare it that is not installed: {_brief(error)}") from error
+        raise UserError(f"{place} needs a package to prepare it that is not installed: {brief(error)}") from error
     except (ConnectionError, tfds.download.DownloadError, _requests_error()) as error:
         raise UserError(
             f"{place} cannot be downloaded ({type(error).__name__}): check the network, or copy the set, prepared "
             f"elsewhere, into {_data_dir()}"
         ) from error
     except Exception as error:  # every builder fails in its own way
-        raise UserError(f"{place} cannot be prepared in {_data_dir()}: {_brief(error)}") from error
+        raise UserError(f"{place} cannot be prepared in {_data_dir()}: {brief(error)}") from error
     return builder
 
 
@@ -126,11 +121,6 @@ def _requests_error() -> type[Exception]:
 
 def _data_dir() -> str:
     return os.environ.get("TFDS_DATA_DIR", "~/tensorflow_datasets")
-
-
-def _brief(error: Exception) -> str:
-    text = " ".join(f"{type(error).__name__}: {error}".split())
-    return text if len(text) <= 300 else f"{text[:297]}…"
 
 
 def _features(info: Any, place: str) -> tuple[str, str]:
@@ -154,7 +144,7 @@ def _features(info: Any, place: str) -> tuple[str, str]:
 
 def _splits(info: Any, place: str) -> dict[str, str]:
     """Our names of the splits to the set's own."""
-    splits = {_SPLITS[own]: own for own in info.splits if own in _SPLITS}
+    splits = {SPLIT_NAMES[own]: own for own in info.splits if own in SPLIT_NAMES}
     if "train" not in splits and len(info.splits) == 1:
         splits = {"train": next(iter(info.splits))}
     if "train" not in splits:
@@ -178,8 +168,8 @@ class _Records:
 
     def read(self, candidate: str) -> bytes:
         """The encoded image of a candidate, SPLIT[INDEX]."""
-        split, _, index = candidate[:-1].rpartition("[")
-        return bytes(self.of(split)[int(index)][self._image])
+        split, row = row_of(candidate)
+        return bytes(self.of(split)[row][self._image])
 
     def of(self, split: str) -> Sequence[Mapping[str, Any]]:
         with self._lock:

@@ -12,7 +12,6 @@ from cnnjax.figures.benchmarks import memory as memory
 from cnnjax.figures.benchmarks import shares as shares
 from cnnjax.figures.canvas import save as save
 from cnnjax.figures.canvas import sheet as sheet
-from cnnjax.figures.curves import best_epoch as best_epoch
 from cnnjax.figures.curves import curves as curves
 from cnnjax.figures.curves import losses as losses
 from cnnjax.figures.grids import augmented_samples as augmented_samples
@@ -21,6 +20,3 @@ from cnnjax.figures.grids import image_grid as image_grid
 from cnnjax.figures.grids import maps_in_a_row as maps_in_a_row
 from cnnjax.figures.predictions import predictions as predictions
 from cnnjax.figures.predictions import probabilities as probabilities
-
-answers = predictions  # The first edition's names.
-picture_grid = image_grid

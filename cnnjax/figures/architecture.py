@@ -4,23 +4,8 @@ import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from cnnjax.figures.canvas import (
-    BLUE,
-    GOLD,
-    GREEN,
-    INK,
-    MUTED,
-    PLUM,
-    RED,
-    SMALL,
-    WIDTH,
-    arrow,
-    box,
-    cell,
-    save,
-    sheet,
-    text,
-)
+from cnnjax.figures.canvas import arrow, box, cell, save, sheet, text
+from cnnjax.figures.style import BLUE, GOLD, GREEN, INK, MUTED, PLUM, RED, SMALL, WIDTH
 
 KINDS = {"input": GOLD, "convolution": BLUE, "pooling": RED, "flattened": PLUM, "dense": GREEN}
 

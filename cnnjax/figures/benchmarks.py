@@ -6,24 +6,8 @@ from typing import Any
 
 from matplotlib.ticker import NullLocator
 
-from cnnjax.figures.canvas import (
-    BLUE,
-    BODY,
-    GOLD,
-    GREEN,
-    HEAD,
-    INK,
-    MUTED,
-    PLUM,
-    RED,
-    RULE,
-    SMALL,
-    WIDTH,
-    plot,
-    save,
-    sheet,
-    text,
-)
+from cnnjax.figures.canvas import plot, save, sheet, text
+from cnnjax.figures.style import BLUE, BODY, GOLD, GREEN, HEAD, INK, MUTED, PLUM, RED, RULE, SMALL, WIDTH
 
 COLORS = (BLUE, RED, GREEN, GOLD, PLUM, MUTED)
 

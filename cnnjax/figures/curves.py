@@ -8,34 +8,14 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from cnnjax.figures.canvas import (
-    BLUE,
-    BODY,
-    GOLD,
-    GREEN,
-    HEAD,
-    INK,
-    MUTED,
-    PLUM,
-    RED,
-    RULE,
-    SMALL,
-    WIDTH,
-    plot,
-    save,
-    sheet,
-    text,
-)
+from cnnjax.figures.canvas import plot, save, sheet, text
+from cnnjax.figures.style import BLUE, BODY, GOLD, GREEN, HEAD, INK, MUTED, PLUM, RED, RULE, SMALL, WIDTH
+from cnnjax.train import metrics
 
 History = Sequence[Mapping[str, float]]
 """One training run: a mapping for each epoch, as `train.fit` returns it and writes it into `metrics.jsonl`."""
 
 _LEFT, _TITLE, _LEGEND, _HEIGHT, _BETWEEN = 62, 26, 32, 200, 22
-
-
-def best_epoch(history: History) -> Mapping[str, float]:
-    """The epoch with the lowest validation loss, whose parameters are kept."""
-    return min(history, key=lambda epoch: epoch["valid_loss"])
 
 
 def curves(histories: Mapping[str, History] | History, path: Path) -> Path:
@@ -92,7 +72,7 @@ def _scale(name: str, runs: Mapping[str, History]) -> tuple[float, float]:
     epochs = [epoch for history in runs.values() for epoch in history]
     keys = (f"train_{name}", f"valid_{name}")
     values = [v for epoch in epochs for key in keys if math.isfinite(v := epoch.get(key, math.nan))] or [0.0, 1.0]
-    if name == "loss":
+    if name == "loss" and min(values) >= 0:
         # A single epoch with a very large loss should not flatten all the others.
         return 0, 1.05 * min(max(values), 2.5 * float(np.percentile(values, 90))) or 1.0
     if name == "accuracy":
@@ -103,7 +83,7 @@ def _scale(name: str, runs: Mapping[str, History]) -> tuple[float, float]:
 
 def _curve(axes: Axes, history: History, name: str) -> None:
     """The training and validation values of one metric, and the validation value at the best epoch."""
-    epochs, best = [epoch["epoch"] for epoch in history], best_epoch(history)
+    epochs, best = [epoch["epoch"] for epoch in history], metrics.best(history)
     for split, color in (("train", BLUE), ("valid", RED)):
         values = [epoch.get(f"{split}_{name}", math.nan) for epoch in history]
         axes.plot(epochs, values, "-" if len(values) > 1 else "o", color=color, linewidth=1.8, markersize=4)

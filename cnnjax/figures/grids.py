@@ -10,21 +10,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from cnnjax.figures.canvas import (
-    BODY,
-    HEAD,
-    MUTED,
-    RED,
-    SMALL,
-    WIDTH,
-    arrow,
-    image,
-    outline,
-    photograph,
-    save,
-    sheet,
-    text,
-)
+from cnnjax.figures.canvas import arrow, image, outline, photograph, save, sheet, text
+from cnnjax.figures.style import BODY, HEAD, MUTED, RED, SMALL, WIDTH
 
 Pixels = np.ndarray | jax.Array
 

@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import UInt8
 
-from cnnjax.figures.canvas import BLUE, BODY, INK, MUTED, SMALL, WIDTH, photograph, save, sheet, text
+from cnnjax.figures.canvas import photograph, save, sheet, text
+from cnnjax.figures.style import BLUE, BODY, INK, MUTED, SMALL, WIDTH
 
 _PALE = "#a9bfd0"
 _GAP = 14

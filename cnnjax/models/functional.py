@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Key
 
@@ -113,9 +114,9 @@ def layer_shapes(
     return shapes
 
 
-def flatten(params: Params | ModelState) -> dict[str, Array]:
+def flatten(params: Params | ModelState) -> dict[str, Array | np.ndarray]:
     """A nested dict of arrays as a flat one; the names of the path are joined by "/": "layer4/0/conv2/kernel"."""
-    flat: dict[str, Array] = {}
+    flat: dict[str, Array | np.ndarray] = {}
     for name, value in params.items():
         if isinstance(value, dict):
             flat |= {f"{name}/{rest}": array for rest, array in flatten(value).items()}

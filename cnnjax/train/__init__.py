@@ -1,1 +1,7 @@
-"""Training: the optimizer, one pure step, three ways to run it, checkpoints, and the loop around them."""
+"""Training: a pure step, three strategies to run it on devices, checkpoints, and `fit`, the loop around them."""
+
+from cnnjax.train import metrics, optimizers
+from cnnjax.train.loop import Result, fit
+from cnnjax.train.state import TrainState
+
+__all__ = ["Result", "TrainState", "fit", "metrics", "optimizers"]

@@ -1,10 +1,10 @@
 """Checkpoints of a run: written by Orbax in the background, sealed with a manifest, verified when a run is opened.
 
 A checkpoint is written under the name `unfinished` and renamed when all of it is on the disk, so what a kill leaves
-half-written is never offered. Orbax restores flipped bytes without a word: `manifest.json` holds a checksum of every
-file, of every array and, in its first line, of itself. What is not as it was written is named and passed over.
+half-written is never used. Orbax restores flipped bytes without a warning: `manifest.json` holds a checksum of every
+file, of every array and, in its first line, of itself. A checkpoint that has changed is named and skipped.
 
-On several hosts all take part in Orbax's writing and reading; the first does the rest and tells the others.
+On several hosts all take part in Orbax's writing and reading; the primary host does the rest and informs the others.
 """
 
 import errno
@@ -13,43 +13,82 @@ import logging
 import os
 import re
 import shutil
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+from jaxtyping import PyTree
 from orbax.checkpoint import v1 as ocp
 
-from cnnjax import distributed
-from cnnjax.checksums import checksum as _checksum
-from cnnjax.checksums import leaves as _leaves
-from cnnjax.checksums import seal as _seal
-from cnnjax.checksums import verified as _verified
+from cnnjax import checksums, distributed
 from cnnjax.errors import UserError
 from cnnjax.train import metrics
-from cnnjax.train.metrics import Row, best
-from cnnjax.train.step import TrainState
+from cnnjax.train.metrics import EpochMetrics, best
+from cnnjax.train.state import TrainState
+
+logger = logging.getLogger(__name__)
+
+History = list[EpochMetrics]
+
+
+class MemoryCheckpoints:
+    """What a run without a folder keeps: the state of the best epoch, in the host's memory."""
+
+    latest = None
+
+    def __init__(self) -> None:
+        self.step = 0
+        self._best: tuple[TrainState, EpochMetrics] | None = None
+
+    def __enter__(self) -> "MemoryCheckpoints":
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        pass
+
+    def describe(self) -> str:
+        """Where the latest checkpoint is, in words."""
+        return "nothing was saved, since the run has no run_dir"
+
+    def save(self, state: TrainState, sums: metrics.Sums, history: History) -> None:
+        """Keep the state if its epoch is the best so far."""
+        self.step = int(state.step)
+        if history and history[-1]["step"] == self.step and best(history) is history[-1]:
+            self._best = jax.device_get(state), history[-1]
+
+    def wait(self) -> None:
+        """Nothing is being written."""
+
+    def load_best(self, like: TrainState, history: History) -> tuple[TrainState, EpochMetrics]:
+        """The state and metrics of the best epoch."""
+        if self._best is None:
+            raise UserError("no epoch was finished, so there is no best one: train for one epoch or more")
+        return self._best
 
 
 class Checkpoints:
-    """The whole checkpoints in a folder; a context that waits for what is still being written.
+    """The complete checkpoints in a folder; a context that waits for what is still being written.
 
     `30` is the state after an epoch that ended with step 30, `34-partial` one within an epoch. The two latest are
     kept, and the best epoch's: that of the lowest validation loss, among equals of the highest accuracy.
 
-    Opening reads every file. A damaged checkpoint is logged as a warning and the one before it takes its place; raises
-    UserError when none is left, or the folder cannot be written.
+    Opening it reads every file. A damaged checkpoint is logged as a warning and the one before it takes its place.
+    Raises UserError when none is left, or the folder cannot be written.
     """
 
     def __init__(self, folder: Path):
         self.folder = folder.absolute()
         self._thread = ThreadPoolExecutor(1)
         self._saving: Future | None = None
-        # Of the whole ones, by name.
+        # Of the complete ones, by name.
         self._manifests: dict[str, dict[str, Any]] = json.loads(distributed.run_on_primary(self._open))
         self.step = max((_age(name)[0] for name in self._manifests), default=0)
-        """The step of the latest checkpoint, be it still in the making."""
+        """The step of the latest checkpoint, including one that is still being written."""
 
     def _open(self) -> str:
         manifests = {}
@@ -59,20 +98,24 @@ class Checkpoints:
                 shutil.rmtree(self.folder / name, ignore_errors=True)
             found = self._folders()
         except OSError as error:
-            raise UserError(f"{self.folder} cannot hold checkpoints ({_reason(error)}): use --fresh") from error
+            raise UserError(
+                f"{self.folder} cannot hold checkpoints ({_reason(error)}): choose another run_dir, or start over"
+            ) from error
         for path in found:
             try:
-                manifests[path.name] = _verified(path)
+                manifests[path.name] = checksums.verified(path)
             except (OSError, ValueError) as error:
-                logging.getLogger(__name__).warning(f"the checkpoint {path} is damaged ({_reason(error)}): passed over")
+                logger.warning("the checkpoint %s is damaged (%s): it is skipped", path, _reason(error))
         if found and not manifests:
-            raise UserError(f"no checkpoint in {self.folder} is whole: start over with --fresh")
+            raise UserError(f"every checkpoint in {self.folder} is damaged: start over in an empty run_dir")
         return json.dumps(manifests)
 
     def __enter__(self) -> "Checkpoints":
         return self
 
-    def __exit__(self, kind: Any, raised: BaseException | None, trace: Any) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, raised: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._thread.shutdown()
         try:
             self.wait()
@@ -80,25 +123,25 @@ class Checkpoints:
             if raised is None:
                 raise
             if error is not raised:
-                logging.getLogger(__name__).warning(error)
+                logger.warning(error)
 
     @property
     def latest(self) -> str | None:
-        """The name of the latest whole checkpoint."""
+        """The name of the latest complete checkpoint."""
         return max(self._manifests, key=_age, default=None)
 
-    def told(self) -> str:
-        """Where the latest whole checkpoint is, in words."""
+    def describe(self) -> str:
+        """Where the latest complete checkpoint is, in words."""
         return f"the last good checkpoint is {self.folder / self.latest}" if self.latest else "no checkpoint was made"
 
-    def save(self, state: TrainState, sums: metrics.Sums, history: list[Row]) -> None:
+    def save(self, state: TrainState, sums: metrics.Sums, history: History) -> None:
         """Start to save the state, the running epoch's sums and the rows of those before; all may be donated at once.
 
         Raises UserError as `wait` does, for the save before this one.
         """
         self.wait()
-        host = jax.device_get({"state": state, "sums": sums})
-        self.step = int(host["state"].step)
+        host = _as_dict({"state": state, "sums": sums})
+        self.step = int(host["state"]["step"])
         name = str(self.step) if history and history[-1]["step"] == self.step else f"{self.step}-partial"
         self._saving = self._thread.submit(self._write, name, host, history)
         if distributed.is_multi_process():
@@ -109,34 +152,44 @@ class Checkpoints:
         if self._saving is not None:
             self._saving.result()
 
-    def load(self, like: TrainState, name: str | None = None) -> tuple[TrainState, metrics.Sums, list[Row]]:
-        """What was saved, as NumPy arrays, by default the latest. `like` gives the expected shapes.
+    def load(
+        self, state: TrainState, sums: metrics.Sums, name: str | None = None
+    ) -> tuple[TrainState, metrics.Sums, History]:
+        """What was saved, as NumPy arrays, by default the latest. `state` and `sums` give the expected shapes.
 
         Raises UserError, naming the folder, when the checkpoint was damaged since it was opened or is of another run.
         """
         self.wait()
-        name = self.latest if name is None else name
+        name = name or self.latest
+        if name is None:
+            raise UserError(f"there is no checkpoint in {self.folder}: train first")
         where, manifest = f"the checkpoint {self.folder / name}", self._manifests[name]
-        like = jax.tree.map(lambda a: np.empty(a.shape, a.dtype), {"state": like, "sums": metrics.zeros()})
+        expected = {"state": state, "sums": sums}
+        like = jax.tree.map(lambda a: np.empty(a.shape, a.dtype), _as_dict(expected, jax.eval_shape))
         # The names first: Orbax casts a changed dtype silently and is obscure about a missing key.
-        if different := _leaves(like).keys() ^ manifest["arrays"].keys():
-            raise UserError(f"{where} is of another network or optimizer ({min(different)}): start over with --fresh")
+        if different := checksums.leaves(like).keys() ^ manifest["arrays"].keys():
+            raise UserError(
+                f"{where} is of another network or optimizer ({min(different)}): start over in an empty run_dir"
+            )
         try:
             host = ocp.load(self.folder / name / "orbax", like)
         except Exception as error:
-            raise UserError(f"{where} cannot be read ({_reason(error)}): run again with --resume") from error
-        changed = [leaf for leaf, array in _leaves(host).items() if _checksum(array) != manifest["arrays"][leaf]]
+            raise UserError(f"{where} cannot be read ({_reason(error)}): resume the run again") from error
+        found = checksums.leaves(host)
+        changed = [leaf for leaf, array in found.items() if checksums.checksum(array) != manifest["arrays"][leaf]]
         if distributed.any_process(bool(changed)):
-            raise UserError(f"{where} is damaged ({' '.join(changed[:1])} has changed): run again with --resume")
-        return host["state"], host["sums"], manifest["history"]
+            raise UserError(f"{where} is damaged ({' '.join(changed[:1])} has changed): resume the run again")
+        loaded = _from_dict(host, expected)
+        return loaded["state"], jax.tree.map(jnp.asarray, loaded["sums"]), manifest["history"]
 
-    def load_best(self, like: TrainState, history: list[Row]) -> tuple[TrainState, Row]:
-        """The state and row of the best epoch of `history` whose checkpoint is whole. Raises UserError as `load`."""
+    def load_best(self, like: TrainState, history: History) -> tuple[TrainState, EpochMetrics]:
+        """The state and metrics of the best epoch in `history` that has a complete checkpoint. Raises as `load`."""
         self.wait()
-        row = best(self._whole(history))
-        return self.load(like, str(row["step"]))[0], row
+        row = best(self._complete(history))
+        sums = metrics.zeros(tuple(name.removeprefix("train_") for name in row if name.startswith("train_")))
+        return self.load(like, sums, str(row["step"]))[0], row
 
-    def _write(self, name: str, host: dict[str, Any], history: list[Row]) -> None:
+    def _write(self, name: str, host: dict[str, Any], history: History) -> None:
         target = self.folder / name
         try:
             distributed.run_on_primary(self._prepare, host)
@@ -146,33 +199,33 @@ class Checkpoints:
             if distributed.is_primary():
                 shutil.rmtree(self.folder / "unfinished", ignore_errors=True)
             raise UserError(
-                f"{target} could not be saved ({_reason(error)}): {self.told()}; mend that and go on with --resume"
+                f"{target} could not be saved ({_reason(error)}): {self.describe()}; fix the cause, then resume the run"
             ) from error
 
     def _prepare(self, host: dict[str, Any]) -> None:
-        if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(host["state"].params)):
-            raise ValueError("its parameters are not finite: lower --optimizer.learning-rate")
+        if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(host["state"]["params"])):
+            raise ValueError("its parameters are not finite: lower the learning rate")
         # Orbax would notice a full disk too, but with pages of its threads' errors.
         if shutil.disk_usage(self.folder).free < sum(leaf.nbytes for leaf in jax.tree.leaves(host)):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         shutil.rmtree(self.folder / "unfinished", ignore_errors=True)
 
-    def _offer(self, name: str, host: dict[str, Any], history: list[Row]) -> str:
+    def _offer(self, name: str, host: dict[str, Any], history: History) -> str:
         """Seal what Orbax has written, give it its name and remove what is not kept; the manifests of what is."""
         unfinished, target = self.folder / "unfinished", self.folder / name
-        _seal(unfinished, host, history)
+        checksums.seal(unfinished, host, history)
         if target.exists():  # a damaged one
             self._remove(target)
         unfinished.rename(target)
-        self._manifests[name] = _verified(target)
+        self._manifests[name] = checksums.verified(target)
         keep = sorted(self._manifests, key=_age)[-2:]
-        keep += [str(best(whole)["step"])] if (whole := self._whole(history)) else []
+        keep += [str(best(kept)["step"])] if (kept := self._complete(history)) else []
         for path in self._folders():
             if path.name not in keep:
                 self._remove(path)
         return json.dumps({name: self._manifests[name] for name in keep})
 
-    def _whole(self, history: list[Row]) -> list[Row]:
+    def _complete(self, history: History) -> History:
         return [row for row in history if str(row["step"]) in self._manifests]
 
     def _folders(self) -> list[Path]:
@@ -181,6 +234,45 @@ class Checkpoints:
     def _remove(self, path: Path) -> None:
         # Under another name first: killed halfway, it is not taken for a damaged one.
         shutil.rmtree(path.rename(self.folder / "removed"))
+
+
+def _as_dict(tree: PyTree, transform: Callable[..., Any] | None = None) -> dict[str, Any]:
+    """Every array of the tree by its path, in nested dicts with text keys, random keys as the integers they are.
+
+    Orbax writes nothing else the same way in all its versions. With `transform` (jax.eval_shape) arrays stay abstract.
+    """
+
+    def plain(leaf: Any) -> Any:
+        if not jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            return leaf
+        return jax.random.key_data(leaf) if transform is None else transform(jax.random.key_data, leaf)
+
+    nested: dict[str, Any] = {}
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        *parents, last = (_key_name(key) for key in path)
+        place = nested
+        for name in parents:
+            place = place.setdefault(name, {})
+        place[last] = plain(leaf)
+    return jax.device_get(nested) if transform is None else nested
+
+
+def _from_dict(nested: dict[str, Any], like: PyTree) -> Any:
+    """The inverse of `_as_dict`, in the structure of `like`."""
+
+    def find(path: tuple, leaf: Any) -> Any:
+        value: Any = nested
+        for key in path:
+            value = value[_key_name(key)]
+        if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            return jax.random.wrap_key_data(value, impl=jax.random.key_impl(leaf))
+        return value
+
+    return jax.tree_util.tree_map_with_path(find, like)
+
+
+def _key_name(key: Any) -> str:
+    return str(getattr(key, "name", getattr(key, "key", getattr(key, "idx", key))))
 
 
 def _age(name: str) -> tuple[int, bool]:

@@ -4,9 +4,11 @@ A metric is a function `(logits, labels) -> values (n,)`, one value per example,
 reported. Labels are integers (n,) or distributions (n, classes).
 """
 
+import atexit
 import json
 import math
 import statistics
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +16,7 @@ from typing import TypedDict
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PyTree, Shaped
 
 from cnnjax import files
@@ -27,7 +30,7 @@ EpochMetrics = dict[str, float]
 """One epoch: epoch, step, train_loss, train_accuracy, valid_loss, valid_accuracy, images_per_second, seconds, and
 train_NAME and valid_NAME of each further metric."""
 
-Sums = dict[str, Array]
+Sums = dict[str, Array | np.ndarray]
 """Running sums over examples. Each name has a float32 array (2,): the sum, and the rounding error that it has left out.
 "count" is the number of examples, "finite" that of the batches before the loss was no longer finite; both are int32."""
 
@@ -179,14 +182,21 @@ def tensorboard(folder: Path, first_step: int) -> Callable[[EpochMetrics], None]
     Raises UserError when tensorboardX is not installed.
     """
     try:
-        from tensorboardX import SummaryWriter
+        from tensorboardX.event_file_writer import EventsWriter
+        from tensorboardX.proto.event_pb2 import Event, SessionLog  # pyright: ignore[reportAttributeAccessIssue]
+        from tensorboardX.summary import scalar
     except ImportError as error:
         raise UserError("tensorboard=True needs tensorboardX: pip install 'cnnjax[tensorboard]'") from error
-    writer = SummaryWriter(str(folder), purge_step=first_step)
+    folder.mkdir(parents=True, exist_ok=True)
+    # Not SummaryWriter: its flush() does not wait for the thread that writes, so a killed run would lose epochs.
+    writer = EventsWriter(str(folder / "events"))
+    atexit.register(writer.close)
+    start = SessionLog(status=SessionLog.START)
+    writer.write_event(Event(wall_time=time.time(), step=first_step, session_log=start))
 
     def write(row: EpochMetrics) -> None:
         for name in row.keys() - {"epoch", "step"}:
-            writer.add_scalar(name, row[name], int(row["step"]))
+            writer.write_event(Event(wall_time=time.time(), step=int(row["step"]), summary=scalar(name, row[name])))
         writer.flush()
 
     return write

@@ -10,7 +10,7 @@ from typing import Any
 
 
 @contextmanager
-def sigterm() -> Iterator[Callable[[], bool]]:
+def watch_sigterm() -> Iterator[Callable[[], bool]]:
     """Within it the first SIGTERM only makes the given function true; one a second or more later acts as it did before.
 
     In another thread than the main one, where Python cannot listen to signals, nothing changes.

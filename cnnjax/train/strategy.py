@@ -1,7 +1,9 @@
-"""Three ways to run an epoch on the devices there are: the only file that knows of jit, pmap, mesh and sharding.
+"""Three ways to run training on the devices there are: the only file that knows of jit, pmap, mesh and sharding.
 
-An epoch, or an equal part of one, is one compiled lax.scan over its steps. A resident split lies on every device as
-uint8; each device gathers its own examples by index. Of a streamed one each device is given its part of every batch.
+On an accelerator an epoch, or an equal part of one, is one compiled lax.scan over its steps. On a CPU a call is one
+step, since XLA's CPU compiler makes slow programs of convolutions' gradients inside a loop. A resident split lies on
+every device; each device gathers its own examples by index. Of a streamed split each device is given its part of every
+batch.
 All three ways compute the same to float32 rounding.
 """
 
@@ -16,80 +18,103 @@ import numpy as np
 from jax import lax
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
-from jaxtyping import Array, Int32, Key
+from jaxtyping import Array, Int32, Key, PyTree
 
-from cnnjax import models
+from cnnjax import runtime
 from cnnjax.data import prefetch, sampling
-from cnnjax.data.dataset import Split
-from cnnjax.data.normalize import Cleaning
+from cnnjax.data.dataset import ArraySplit, Examples, LazySplit, image_shape
+from cnnjax.data.normalize import Normalizer
 from cnnjax.errors import UserError, unknown
+from cnnjax.models import ModelState, Params
 from cnnjax.train import metrics
-from cnnjax.train.step import Batch, Task, TrainState, eval_step, train_step
+from cnnjax.train.state import TrainState
+from cnnjax.train.step import Batch, StepConfig, eval_step, train_step
 
 AXIS = "data"
-CPU_FLOPS = 5e10  # what two or so cores reach on these networks, per second: only for choosing a call's length
-CALL_SECONDS = 5.0
+MODES = ("auto", "jit", "pmap", "mesh")
+
+Fed = Int32[np.ndarray, "steps batch"] | Examples
+"""Of a resident split the indices of some steps' batches; of a streamed one their images and labels, placed."""
+
+
+TrainSteps = Callable[[TrainState, metrics.Sums, Fed], tuple[TrainState, metrics.Sums]]
+"""Runs some training steps: (state, sums so far, examples) -> (next state, sums). The state's memory is reused."""
 
 
 @dataclass(frozen=True)
-class Parallel:
-    """A way to run ("jit", "pmap" or "mesh") and the devices it runs on, as a mesh of one axis."""
+class Strategy:
+    """How to run ("jit", "pmap" or "mesh") and on which devices, as a mesh of one axis."""
 
     mode: str
     mesh: Mesh
+    loop: bool
+    """Whether a call is a compiled loop over several steps."""
 
     @property
     def devices(self) -> int:
         return self.mesh.size
 
     @property
-    def reached(self) -> Mesh:
-        """What this process puts arrays on: all devices or, as pmap wants it on several hosts, its own."""
+    def addressable_mesh(self) -> Mesh:
+        """What this process puts arrays on: all devices or, as pmap needs it on several hosts, its own."""
         return self.mesh.local_mesh if self.mode == "pmap" else self.mesh
 
+    @property
+    def platform(self) -> str:
+        return self.mesh.devices.flat[0].platform
 
-def choose(mode: str, batch_size: int, devices: list[jax.Device] | None = None, microbatches: int = 1) -> Parallel:
-    """The way to run that `mode` names: "auto" is "jit" on one device and "mesh" on several; "jit" uses the first.
 
-    `devices`: those of all hosts by default. Raises UserError when they cannot share out a batch evenly, or cut their
-    part of it into `microbatches`.
+def make_strategy(
+    mode: str, batch_size: int, devices: list[jax.Device] | None = None, microbatches: int = 1
+) -> Strategy:
+    """The strategy that `mode` names: "auto" is "jit" on one device and "mesh" on several; "jit" uses the first.
+
+    `devices`: those of all hosts by default. Raises UserError when the devices cannot share out a batch evenly, or
+    cannot divide their part of it into `microbatches`.
     """
     # A host's devices side by side: what it decodes is a contiguous part of a batch.
     devices = sorted(devices or jax.devices(), key=lambda device: (device.process_index, device.id))
+    if mode not in MODES:
+        raise unknown("strategy", mode, MODES)
     if mode == "auto":
         mode = "jit" if len(devices) == 1 else "mesh"
-    if mode not in ("jit", "pmap", "mesh"):
-        raise unknown("parallel mode", mode, ("auto", "jit", "pmap", "mesh"))
     processes = [device.process_index for device in devices]
     if mode == "jit":
         if len(set(processes)) > 1:
-            raise UserError(
-                f"--train.parallel jit uses one device, and there are {len(set(processes))} hosts: use mesh"
-            )
+            raise UserError(f"strategy='jit' uses one device, but there are {len(set(processes))} hosts: use 'mesh'")
         devices = devices[:1]
     elif len({processes.count(process) for process in processes}) > 1:
         raise UserError("the hosts have different numbers of devices: start as many processes, each with as many")
-    n = len(devices)
-    if batch_size % n:
-        below = batch_size // n * n
-        near = " or ".join(str(size) for size in (below, below + n) if size)
+    _check_batch(batch_size, len(devices), microbatches)
+    mesh = Mesh(np.array(devices), (AXIS,), axis_types=(AxisType.Auto,))
+    return Strategy(mode, mesh, loop=devices[0].platform != "cpu")
+
+
+def looped(strategy: Strategy) -> Strategy:
+    """The strategy with several steps in a call, also on a CPU."""
+    return replace(strategy, loop=True)
+
+
+def _check_batch(batch_size: int, devices: int, microbatches: int) -> None:
+    if batch_size % devices:
+        below = batch_size // devices * devices
+        near = " or ".join(str(size) for size in (below, below + devices) if size)
         raise UserError(
-            f"--train.batch-size {batch_size} cannot be shared out evenly to {n} devices: "
-            f"use {near}, or --train.parallel jit for one device"
+            f"batch_size={batch_size} cannot be divided evenly among {devices} devices: "
+            f"use {near}, or strategy='jit' for one device"
         )
-    if (each := batch_size // n) % microbatches:
-        whole = [m for m in range(1, each + 1) if each % m == 0]
-        near = [*(m for m in whole[::-1] if m < microbatches)][:1] + [m for m in whole if m > microbatches][:1]
+    if (each := batch_size // devices) % microbatches:
+        divisors = [m for m in range(1, each + 1) if each % m == 0]
+        near = [m for m in divisors if m < microbatches][-1:] + [m for m in divisors if m > microbatches][:1]
         raise UserError(
-            f"--train.microbatches {microbatches} does not divide the {each} pictures of a batch on each device: "
+            f"microbatches={microbatches} does not divide the {each} images of a batch on each device: "
             f"use {' or '.join(map(str, near))}"
         )
-    return Parallel(mode, Mesh(np.array(devices), (AXIS,), axis_types=(AxisType.Auto,)))
 
 
-def replicate(parallel: Parallel, tree: Any) -> Any:
+def replicate(strategy: Strategy, tree: PyTree) -> PyTree:
     """A copy of every array of `tree`, which is the same on every host, on every device."""
-    sharding = NamedSharding(parallel.reached, P())
+    sharding = NamedSharding(strategy.addressable_mesh, P())
     if sharding.is_fully_addressable:
         return jax.device_put(tree, sharding)
 
@@ -103,224 +128,252 @@ def replicate(parallel: Parallel, tree: Any) -> Any:
     return jax.tree.map(put, tree)
 
 
-def reside(parallel: Parallel, split: Split) -> Split:
+def replicate_split(strategy: Strategy, split: ArraySplit | LazySplit) -> ArraySplit | LazySplit:
     """A copy of a resident split on every device; a streamed one as it is."""
-    return split if prefetch.is_streamed(split) else replicate(parallel, split)
+    if isinstance(split, LazySplit):
+        return split
+    images, labels = replicate(strategy, (split.images, split.labels))
+    return replace(split, images=images, labels=labels)
 
 
-def host(parallel: Parallel) -> tuple[int, int]:
+def host_part(strategy: Strategy) -> tuple[int, int]:
     """Which part of a streamed batch this process decodes: (index, count)."""
-    return (0, 1) if parallel.mode == "jit" else (jax.process_index(), jax.process_count())
+    return (0, 1) if strategy.mode == "jit" else (jax.process_index(), jax.process_count())
 
 
-def own(parallel: Parallel, rows: Any) -> Any:
+def local_shard(strategy: Strategy, rows: PyTree) -> PyTree:
     """This host's part of arrays (steps, batch, …)."""
-    index, count = host(parallel)
+    index, count = host_part(strategy)
     return jax.tree.map(lambda a: a[:, index * a.shape[1] // count : (index + 1) * a.shape[1] // count], rows)
 
 
-def place(parallel: Parallel, rows: Any) -> Any:
+def shard_batch(strategy: Strategy, rows: PyTree) -> PyTree:
     """Arrays (steps, this host's part of a batch, …) on the devices, each with its own examples."""
     across = P(None, AXIS)
-    if parallel.mode == "pmap":
+    if strategy.mode == "pmap":
         across = P(AXIS)
-        rows = jax.tree.map(lambda a: a.reshape(len(a), parallel.reached.size, -1, *a.shape[2:]).swapaxes(0, 1), rows)
-    sharding = NamedSharding(parallel.reached, across)
+        n = strategy.addressable_mesh.size
+        rows = jax.tree.map(lambda a: a.reshape(len(a), n, -1, *a.shape[2:]).swapaxes(0, 1), rows)
+    sharding = NamedSharding(strategy.addressable_mesh, across)
     return jax.tree.map(partial(jax.make_array_from_process_local_data, sharding), rows)
 
 
-def trainer(
-    parallel: Parallel,
-    task: Task,
+def compile_train_steps(
+    strategy: Strategy,
+    config: StepConfig,
     state: TrainState,
     key: Key[Array, ""],
-    cleaning: Cleaning,
-    split: Split,
+    normalizer: Normalizer,
+    split: ArraySplit | LazySplit,
     steps: int,
     batch_size: int,
-) -> Callable[..., tuple[TrainState, dict[str, Array]]]:
-    """Compile a training run of `steps` steps: `run(state, sums, examples)` gives the next state and the sums so far.
+) -> TrainSteps:
+    """Compile a training call of `steps` steps (1 unless `strategy.loop`).
 
-    Everything passed in lies on the devices (`replicate`, `reside`). `examples` is int32 indices (steps, batch) in
-    NumPy or, when the split is streamed, the pictures and labels of so many batches, placed (`place`). `run` takes over
-    the memory of the state and the sums that it is given. Wait for a result before the next call: all-reduces of two
-    calls in flight can block each other on CPU devices. `run` takes another `split` of the same size as well.
+    Everything passed in lies on the devices (`replicate`, `replicate_split`). `examples` are int32 indices
+    (steps, batch) in NumPy or, when the split is streamed, the images and labels of as many batches, placed by
+    `shard_batch`. At most one call may be in flight besides the one being started: all-reduces of several calls can
+    block each other on CPU devices.
     """
     rows = np.broadcast_to(np.arange(batch_size, dtype=np.int32), (steps, batch_size))
-    positions = place(parallel, own(parallel, rows))
-    if streamed := prefetch.is_streamed(split):
-        labels = own(parallel, rows)
-        rows = place(parallel, Split(np.zeros((*labels.shape, *split.images.shape[1:]), np.uint8), labels))
-        split = None
-    program = _program(parallel, _training(parallel, task), donate=(0,))
+    positions = shard_batch(strategy, local_shard(strategy, rows))
+    streamed = isinstance(split, LazySplit)
+    resident = None if isinstance(split, LazySplit) else (split.images, split.labels)
+    program = _program(strategy, _training(strategy, config))
 
-    def arguments(state: TrainState, sums: dict[str, Array], examples: Any, split: Split | None) -> Any:
-        examples = examples if streamed else place(parallel, own(parallel, examples))
-        return (state, sums), (key, cleaning, split), (examples, positions)
+    def arguments(state: TrainState, sums: metrics.Sums, examples: Any) -> tuple:
+        examples = examples if streamed else shard_batch(strategy, local_shard(strategy, examples))
+        return state, sums, (key, normalizer, resident), (examples, positions)
 
-    if parallel.reached.size == parallel.devices:  # on several hosts pmap compiles with its first call
-        program = program.lower(*arguments(state, replicate(parallel, metrics.zeros()), rows, split)).compile()
+    if strategy.addressable_mesh.size == strategy.devices:  # on several hosts pmap compiles with its first call
+        sums = replicate(strategy, metrics.zeros(("loss", *config.metrics)))
+        if streamed:
+            shape = (len(local_shard(strategy, rows)), local_shard(strategy, rows).shape[1])
+            labels = np.zeros((*shape, *split.labels.shape[1:]), split.labels.dtype)
+            images = np.zeros((*shape, *image_shape(split)), split.images.dtype)
+            rows = shard_batch(strategy, Examples(images, labels))
+        program = program.lower(*arguments(state, sums, rows)).compile()
 
-    def run(
-        state: TrainState,
-        sums: dict[str, Array],
-        examples: Int32[np.ndarray, "steps batch"] | Split,
-        split: Split | None = split,
-    ) -> tuple[TrainState, dict[str, Array]]:
-        return program(*arguments(state, sums, examples, split))
+    def run(state: TrainState, sums: metrics.Sums, examples: Fed) -> tuple[TrainState, metrics.Sums]:
+        return program(*arguments(state, sums, examples))
 
     return run
 
 
-def evaluator(
-    parallel: Parallel, graph: Any, batch_size: int, precision: str = "float32"
-) -> Callable[..., dict[str, Array]]:
-    """`run(params, cleaning, split)` gives the metrics of a whole split as sums, exactly: padding is masked.
+def make_evaluator(
+    strategy: Strategy, config: StepConfig, batch_size: int
+) -> Callable[[Params, ModelState, Normalizer, ArraySplit | LazySplit], metrics.Sums]:
+    """`evaluate(params, model_state, normalizer, split)` gives the metrics of a whole split as sums; padding is masked.
 
     A streamed split is decoded by threads, batch after batch.
     """
-    program = _program(parallel, _by_device(parallel, partial(_evaluate, graph, precision)), donate=())
-    batch_size = -(-batch_size // parallel.devices) * parallel.devices
+    program = _program(strategy, _by_device(strategy, partial(_evaluate, config)))
+    batch_size = -(-batch_size // strategy.devices) * strategy.devices
 
-    def run(params: Any, cleaning: Cleaning, split: Split) -> dict[str, Array]:
-        sums = replicate(parallel, metrics.zeros())
-        indices, mask = own(parallel, sampling.padded(len(split.labels), batch_size))
-        if not prefetch.is_streamed(split):
-            return program(sums, (params, cleaning, split), place(parallel, (indices, mask)))
-        with prefetch.ahead(split, indices, 0, 1, partial(place, parallel)) as batches:
-            for examples, some in zip(batches, mask[:, None], strict=True):
-                sums = program(sums, (params, cleaning, None), (examples, place(parallel, some)))
-                jax.block_until_ready(sums)  # as in `trainer`
+    def evaluate(
+        params: Params, model_state: ModelState, normalizer: Normalizer, split: ArraySplit | LazySplit
+    ) -> metrics.Sums:
+        sums = replicate(strategy, metrics.zeros(("loss", *config.metrics)))
+        rows = local_shard(strategy, sampling.padded_batches(len(split), batch_size))
+        if isinstance(split, LazySplit):
+            place = partial(shard_batch, strategy)
+            fixed = params, model_state, normalizer, None
+            with prefetch.prefetch_batches(split, rows[0], 0, 1, place) as batches:
+                for examples, mask in zip(batches, rows[1][:, None], strict=True):
+                    sums = program(None, sums, fixed, (examples, place(mask)))[1]
+                    jax.block_until_ready(sums)  # two calls must not be in flight
+            return sums
+        fixed = params, model_state, normalizer, (split.images, split.labels)
+        for some in [rows] if strategy.loop else [tuple(a[i : i + 1] for a in rows) for i in range(len(rows[0]))]:
+            sums = program(None, sums, fixed, shard_batch(strategy, some))[1]
+            jax.block_until_ready(sums)
         return sums
 
-    return run
+    return evaluate
 
 
-def lowered(
-    parallel: Parallel, task: Task, state: TrainState, cleaning: Cleaning, image_shape: tuple[int, ...], batch_size: int
+def lower_train_step(
+    strategy: Strategy,
+    config: StepConfig,
+    state: TrainState,
+    normalizer: Normalizer,
+    image_shape: tuple[int, ...],
+    batch_size: int,
 ) -> jax.stages.Lowered:
-    """A call of `trainer` with one step of streamed pictures, lowered for devices that need not be there.
+    """A call of `compile_train_steps` with one step of streamed images, lowered for devices that need not be present.
 
-    All arrays may be jax.ShapeDtypeStruct. What it is for: to compile, and read what XLA makes of it.
+    All arrays may be jax.ShapeDtypeStruct. Compile it to see what XLA makes of it.
     """
     batch = (1, batch_size)
-    if parallel.mode == "pmap":
-        batch = (parallel.devices, 1, batch_size // parallel.devices)
+    if strategy.mode == "pmap":
+        batch = (strategy.devices, 1, batch_size // strategy.devices)
     numbers = jax.ShapeDtypeStruct(batch, jnp.int32)
-    rows = (jax.ShapeDtypeStruct((*batch, *image_shape), jnp.uint8), numbers), numbers
-    carry = (state, jax.eval_shape(metrics.zeros))
+    rows = Examples(jax.ShapeDtypeStruct((*batch, *image_shape), jnp.uint8), numbers), numbers
     key = jax.eval_shape(lambda: jax.random.key(0))
-    program = _program(parallel, _training(parallel, task), donate=(0,))
-    return program.lower(carry, (key, cleaning, None), rows)
+    sums = jax.eval_shape(lambda: metrics.zeros(("loss", *config.metrics)))
+    program = _program(strategy, _training(strategy, config))
+    return program.lower(state, sums, (key, normalizer, None), rows)
 
 
-def mapper(parallel: Parallel, function: Callable[[Any, Array], Array], batch_size: int) -> Callable[..., Array]:
-    """`run(fixed, split, on_batch)` gives function(fixed, pictures) of a whole split, in order, on the first device.
+def make_batched_map(
+    strategy: Strategy, function: Callable[[PyTree, Array], Array], batch_size: int
+) -> Callable[..., Array]:
+    """`run(fixed, split, on_batch)` gives function(fixed, images) of a whole split, in order, on the first device.
 
-    One compiled program for any split; pictures reach the devices batch after batch, decoded or read ahead by threads.
-    `on_batch(n)` is told of every n pictures done.
+    One compiled program serves any split; images reach the devices batch after batch, decoded or read ahead by threads.
+    `on_batch(n)` is called after every n images.
     """
-    parallel = replace(parallel, mode="jit" if parallel.mode == "jit" else "mesh")
-    batch_size = -(-batch_size // parallel.devices) * parallel.devices
-    whole, spread = NamedSharding(parallel.mesh, P()), NamedSharding(parallel.mesh, P(None, AXIS))
+    strategy = replace(strategy, mode="jit" if strategy.mode == "jit" else "mesh")
+    batch_size = -(-batch_size // strategy.devices) * strategy.devices
+    whole, spread = NamedSharding(strategy.mesh, P()), NamedSharding(strategy.mesh, P(None, AXIS))
     program = jax.jit(
         lambda fixed, images: function(fixed, images[0]), in_shardings=(whole, spread), out_shardings=whole
     )
 
-    def run(fixed: Any, split: Split, on_batch: Callable[[int], Any] = lambda count: None) -> Array:
-        indices, mask = sampling.padded(len(split.labels), batch_size)
+    def run(fixed: PyTree, split: ArraySplit | LazySplit, on_batch: Callable[[int], Any] = lambda count: None) -> Array:
+        indices, mask = sampling.padded_batches(len(split), batch_size)
         outputs = []
-        with prefetch.ahead(split, own(parallel, indices), 0, 1, partial(place, parallel)) as batches:
-            for examples, real in zip(batches, mask, strict=True):
-                outputs.append(jax.block_until_ready(program(fixed, examples.images)))  # as in `trainer`
+        place = partial(shard_batch, strategy)
+        with prefetch.prefetch_batches(split, local_shard(strategy, indices), 0, 1, place) as batches:
+            for (images, _labels), real in zip(batches, mask, strict=True):
+                outputs.append(jax.block_until_ready(program(fixed, images)))  # two calls must not be in flight
                 on_batch(int(real.sum()))
-        return jnp.concatenate([output.addressable_data(0) for output in outputs])[: len(split.labels)]
+        return jnp.concatenate([output.addressable_data(0) for output in outputs])[: len(split)]
 
     return run
 
 
-def calls_per_epoch(configured: int, graph: Any, params: Any, split: Split, steps: int, batch_size: int) -> int:
-    """Into how many equal calls to cut an epoch of `steps` steps: as configured, or (0) one on accelerators and, on a
-    CPU, as few as keep a call near 5 s, estimated from the network's floating-point operations; with a streamed split
-    as many as keep a call's pictures within a chunk.
+def dispatches_per_epoch(
+    strategy: Strategy, configured: int, split: ArraySplit | LazySplit, steps: int, batch_size: int
+) -> int:
+    """The number of equal calls that an epoch of `steps` steps is divided into.
 
-    Raises UserError when the steps cannot be cut so.
+    As configured, or (0) one call for each step on a CPU, and one for the epoch on accelerators; with a streamed split
+    as many as keep a call's images within a chunk of memory. Raises UserError when the steps cannot be divided so.
     """
     if configured:
         if steps % configured:
             near = min((n for n in range(1, steps + 1) if steps % n == 0), key=lambda n: abs(n - configured))
-            raise UserError(
-                f"--train.calls-per-epoch {configured} does not divide the epoch's {steps} steps: use {near}"
-            )
+            raise UserError(f"dispatches_per_epoch={configured} does not divide the epoch's {steps} steps: use {near}")
         return configured
-    image_shape = split.images.shape[1:]
-    longest = prefetch.longest(batch_size, image_shape) if prefetch.is_streamed(split) else steps
-    seconds = 0.0
-    if jax.default_backend() == "cpu":
-        images = jax.ShapeDtypeStruct((batch_size, *image_shape), jnp.float32)
-        logits = jax.jit(lambda params, images: models.apply(graph, params, images)[0])
-        forward = logits.lower(params, images).cost_analysis() or {}
-        seconds = 3 * forward.get("flops", 0.0) / CPU_FLOPS * steps  # the gradient costs about two forward passes more
-    cuts = (n for n in range(1, steps) if steps % n == 0)
-    return next((n for n in cuts if seconds / n <= CALL_SECONDS and steps / n <= longest), steps)
+    if not strategy.loop:
+        return steps
+    if not isinstance(split, LazySplit):
+        return 1
+    most = prefetch.max_batches(batch_size, image_shape(split))
+    return next(n for n in range(1, steps + 1) if steps % n == 0 and steps / n <= most)
 
 
-def _train(task: Task, carry: Any, fixed: Any, row: Any, axis: str | None = None) -> Any:
-    (state, sums), (key, cleaning, split), (examples, positions) = carry, fixed, row
-    images, labels = _pictures(split, examples)
-    state, more = train_step(task, state, Batch(images, labels, positions), key, cleaning, axis)
+def _train(config: StepConfig, state: TrainState, sums: Any, fixed: Any, row: Any, axis: str | None = None) -> Any:
+    (key, normalizer, resident), (examples, positions) = fixed, row
+    images, labels = _examples(resident, examples)
+    state, more = train_step(config, state, Batch(images, labels, positions), key, normalizer, axis)
     return state, metrics.add(sums, more)
 
 
-def _training(parallel: Parallel, task: Task) -> Callable[..., Any]:
-    return _by_device(parallel, partial(_train, task), task.microbatches)
+def _training(strategy: Strategy, config: StepConfig) -> Callable[..., Any]:
+    return _by_device(strategy, partial(_train, config), config.microbatches)
 
 
-def _by_device(parallel: Parallel, step: Callable[..., Any], microbatches: int = 1) -> Callable[..., Any]:
-    """The step as a mesh had better see it: written for one device, as pmap's is, where jit does not share out one of
-    the whole batch well. In a loop over microbatches it would sum the gradients over devices in every turn; and the
-    blocks of images in which `ops` works on CPUs would be cut from the whole batch, not from a device's part.
+def _by_device(strategy: Strategy, step: Callable[..., Any], microbatches: int = 1) -> Callable[..., Any]:
+    """The step, written for one device as pmap's is where jit would not divide a step of the whole batch well.
+
+    In a loop over microbatches jit would sum the gradients over devices in every iteration; and on CPUs the blocks of
+    images in which `ops` works would be cut from the whole batch instead of a device's part.
     """
-    if parallel.mode != "mesh" or not (microbatches > 1 or parallel.mesh.devices.flat[0].platform == "cpu"):
+    if strategy.mode != "mesh" or not (microbatches > 1 or strategy.platform == "cpu"):
         return step
-    return jax.shard_map(partial(step, axis=AXIS), mesh=parallel.mesh, in_specs=(P(), P(), P(AXIS)), out_specs=P())
+    specs = (P(), P(), P(), P(AXIS))
+    return jax.shard_map(partial(step, axis=AXIS), mesh=strategy.mesh, in_specs=specs, out_specs=P())
 
 
-def _evaluate(graph: Any, precision: str, sums: Any, fixed: Any, row: Any, axis: str | None = None) -> Any:
-    (params, cleaning, split), (examples, mask) = fixed, row
-    images, labels = _pictures(split, examples)
-    return metrics.add(sums, eval_step(graph, params, images, labels, mask, cleaning, axis, precision))
+def _evaluate(config: StepConfig, nothing: None, sums: Any, fixed: Any, row: Any, axis: str | None = None) -> Any:
+    (params, model_state, normalizer, resident), (examples, mask) = fixed, row
+    images, labels = _examples(resident, examples)
+    return nothing, metrics.add(sums, eval_step(config, params, model_state, images, labels, mask, normalizer, axis))
 
 
-def _pictures(split: Split | None, examples: Any) -> tuple[Array, Array]:
-    """Of a resident split those at the indices `examples`; a streamed one's are given as they are."""
-    return tuple(examples) if split is None else sampling.take(split, examples)
+def _examples(resident: tuple[Array, Array] | None, examples: Any) -> tuple[Array, Array]:
+    """Of a resident split the images and labels at the indices `examples`; a streamed one's are given as they are."""
+    if resident is None:
+        images, labels = examples
+        return images, labels
+    images, labels = (array.at[examples].get(mode="promise_in_bounds") for array in resident)
+    return images, labels
 
 
-def _program(parallel: Parallel, step: Callable[..., Any], donate: tuple[int, ...]) -> Any:
-    """`step(carry, fixed, row)` over all rows (arrays (steps, batch)) as one program of (carry, fixed, rows)."""
+def _program(strategy: Strategy, step: Callable[..., Any]) -> Any:
+    """`step(donated, kept, fixed, row)` over all rows (arrays (steps, batch)) as one program of the same arguments.
 
-    def epoch(carry: Any, fixed: Any, rows: Any, **axis: str) -> Any:
+    It returns the next (donated, kept); the memory of `donated` is reused.
+    """
+
+    def call(donated: Any, kept: Any, fixed: Any, rows: Any, **axis: str) -> Any:
         def advance(carry: Any, row: Any) -> tuple[Any, None]:
-            return step(carry, fixed, row, **axis), None
+            return step(*carry, fixed, row, **axis), None
 
+        first = jax.tree.map(lambda a: a[0], rows)
+        if not strategy.loop:
+            return step(donated, kept, fixed, first, **axis)
         if len(jax.tree.leaves(rows)[0]) > 1:
-            return lax.scan(advance, carry, rows)[0]
-        # XLA takes a loop that runs once apart and compiles its step otherwise, with other rounding. So that the cut of
-        # an epoch into calls cannot matter, it is not told how often this one runs.
+            return lax.scan(advance, (donated, kept), rows)[0]
+        # XLA inlines a loop that runs once and compiles its step otherwise, with other rounding. So that the division
+        # of an epoch into calls cannot matter, the compiler does not know how often this loop runs.
         once = lax.optimization_barrier(jnp.ones((), jnp.int32))
-        return lax.fori_loop(0, once, lambda i, carry: advance(carry, jax.tree.map(lambda a: a[i], rows))[0], carry)
+        return lax.fori_loop(0, once, lambda i, carry: advance(carry, first)[0], (donated, kept))
 
-    if parallel.mode == "jit":
-        return jax.jit(epoch, donate_argnums=donate)
-    if parallel.mode == "pmap":
+    if strategy.mode == "pmap":
         return jax.pmap(
-            partial(epoch, axis=AXIS),
+            partial(call, axis=AXIS),
             axis_name=AXIS,
-            in_axes=(None, None, 0),
+            in_axes=(None, None, None, 0),
             out_axes=None,
-            devices=list(parallel.mesh.devices.flat),
-            donate_argnums=donate,
+            devices=list(strategy.mesh.devices.flat),
+            donate_argnums=(0,),
         )
-    whole, spread = NamedSharding(parallel.mesh, P()), NamedSharding(parallel.mesh, P(None, AXIS))
-    return jax.jit(epoch, in_shardings=(whole, whole, spread), out_shardings=whole, donate_argnums=donate)
+    options = runtime.compiler_options(strategy.platform)
+    if strategy.mode == "jit":
+        return jax.jit(call, donate_argnums=(0,), compiler_options=options)
+    whole, spread = NamedSharding(strategy.mesh, P()), NamedSharding(strategy.mesh, P(None, AXIS))
+    shardings = {"in_shardings": (whole, whole, whole, spread), "out_shardings": whole}
+    return jax.jit(call, **shardings, donate_argnums=(0,), compiler_options=options)

@@ -1,209 +1,154 @@
-"""Transfer: a trained VGG's convolutions with new dense layers, which learn other classes from few pictures.
+"""Transfer: a trained VGG's convolutions with new dense layers, which learn other classes from few images.
 
 As in Chollet (2016), "Building powerful image classification models using very little data": the convolutions see every
-picture once, and what they make of it (the bottleneck features) trains the dense layers, in seconds. What follows, the
-last block trained along at a small rate, is an ordinary run (`loop.fit`) with `train.start` the file that `fit_head`
-leaves and `train.frozen` the blocks before.
+image once, and what they compute (the bottleneck features) trains the dense layers, in seconds. The next step, the last
+block trained too at a small learning rate, is an ordinary `fit` of the resulting network with `freeze`.
 """
 
-import json
-import math
-import time
-from collections.abc import Callable
-from dataclasses import replace
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
-from jax import lax
-from jaxtyping import Array, Float, Int
+from flax import nnx
+from jaxtyping import Array, Float, Key
 from tqdm import tqdm
 
-from cnnjax import formats, models
-from cnnjax.cli.config import Config, ModelConfig, as_dict
-from cnnjax.data import normalize, sampling
-from cnnjax.data.dataset import Dataset, Split
+from cnnjax import distributed, models
+from cnnjax.data import normalize
+from cnnjax.data.dataset import ArraySplit, Dataset, LazySplit, as_split
 from cnnjax.errors import UserError
-from cnnjax.train import metrics, optimizers, run_dir, strategy
-from cnnjax.train.loop import Result
-from cnnjax.train.step import DROPOUT, TrainState, create_state, example_keys, example_losses, unit
+from cnnjax.models import VGG, Params
+from cnnjax.network import Network
+from cnnjax.train import loop, strategy
+from cnnjax.train.step import to_float01
 
-BATCH = 64  # pictures at a time through the convolutions
+BATCH = 64  # images at a time through the convolutions
 HEAD = ("fc1", "fc2", "predictions")
 
 
-class Features(NamedTuple):
-    """What the convolutions make of a split's pictures, on the device."""
+class Head(nnx.Module):
+    """The dense layers of a VGG as a model of their own: features (n, 1, 1, d) -> logits."""
 
-    values: Float[Array, "pictures features"]
-    labels: Int[Array, " pictures"]
+    casts_parameters = True
+
+    def __init__(self, model: nnx.Module):
+        for name in HEAD:
+            setattr(self, name, getattr(model, name))
+        self.dropout = model.dropout
+
+    def __call__(
+        self,
+        images: Float[Array, "batch 1 1 features"],
+        *,
+        train: bool = False,
+        keys: Key[Array, " batch"] | None = None,
+    ) -> tuple[Float[Array, "batch logits"], dict[str, Array]]:
+        """The logits, and the layers' activations."""
+        return VGG.head(self, images.reshape(len(images), -1), keys if train else None)
 
 
-class Bottleneck(NamedTuple):
-    """The features of a data set, computed when first asked for: of the training pictures as they are and then, if that
-    was wished, mirrored.
+def check_base(base: Network, image_size: tuple[int, int]) -> None:
+    """Raises UserError for a base that is no VGG, or whose whitening does not fit images of this size."""
+    if not str((base.config or {}).get("name", "")).startswith("vgg"):
+        name = (base.config or {}).get("name", type(base.model()).__name__)
+        raise UserError(f"the weights are those of a {name}: give those of a VGG, whose convolutions can be kept")
+    if base.normalizer.kind == "zca" and image_size != base.image_size:
+        height, width = base.image_size
+        raise UserError(f"the weights whiten images of {height}×{width} pixels: use image_size={height}")
+
+
+def replace_head(
+    base: Network,
+    class_names: tuple[str, ...],
+    *,
+    image_size: tuple[int, int] | None = None,
+    dense_units: int | None = None,
+    dropout: float = 0.5,
+    seed: int = 0,
+) -> Network:
+    """A network for these classes: the convolutions and the normalizer of `base`, new dense layers.
+
+    The base may have dense layers or none; its convolutions take images of any size. Two classes get one logit. Raises
+    UserError as `check_base` does, for an image size that five poolings reduce to nothing, and fewer than two classes.
     """
-
-    train: Callable[[], Features]
-    valid: Callable[[], Features]
-    test: Callable[[], Features]
-
-
-def require(base: formats.Network, side: int) -> None:
-    """Raises UserError for a base that is no VGG, or whose whitening does not fit pictures of this side."""
-    if not base.model.name.startswith("vgg"):
-        raise UserError(f"the weights are a {base.model.name}'s: give those of a VGG, whose convolutions can be kept")
-    if base.cleaning.kind == "zca" and side != base.side:
-        raise UserError(f"the weights whiten pictures of side {base.side}, not {side}: use --data.side {base.side}")
-
-
-def adopt(
-    base: formats.Network, model: ModelConfig, side: int, class_names: tuple[str, ...], seed: int
-) -> formats.Network:
-    """The network `model` for these classes: the convolutions and the cleaning of `base`, new dense layers.
-
-    The base may have dense layers or none; its convolutions take pictures of any side. Raises UserError as `require`
-    does, for a base of another kind or width than the model's, a side that five poolings reduce to nothing, and fewer
-    than two classes.
-    """
-    require(base, side)
-    for name in ("name", "width"):
-        own, wanted = getattr(base.model, name), getattr(model, name)
-        if own != wanted:
-            raise UserError(f"the weights have --model.{name} {own}, not {wanted}: give theirs")
-    graph, params = models.split(models.create(model, side=side, num_classes=len(class_names), seed=seed))
+    size = image_size or base.image_size
+    check_base(base, size)
+    if len(class_names) < 2:
+        raise UserError(f"a classifier needs two classes or more, not {len(class_names)}")
+    config = dict(base.config or {}) | {"include_top": True, "image_size": size, "dropout": dropout}
+    config |= {"dense_units": dense_units, "num_classes": 1 if len(class_names) == 2 else len(class_names)}
+    graphdef, params, model_state = models.split(models.create(**config, seed=seed))
     params = {name: leaves if name in HEAD else base.params[name] for name, leaves in params.items()}
-    return formats.network(graph, params, model, side, class_names, base.cleaning, {"base": base.digest})
+    model_state = {name: base.model_state.get(name, leaves) for name, leaves in model_state.items()}
+    return base.replace(
+        graphdef=graphdef,
+        params=params,
+        model_state=model_state,
+        class_names=class_names,
+        image_size=size,
+        provenance={"base": base.digest},
+    )
 
 
-def bottleneck(network: formats.Network, dataset: Dataset, *, mirrored: bool = True) -> Bottleneck:
-    """The features of every picture of `dataset`, each split's computed once and kept on the device.
+def extract_features(network: Network, dataset: loop.DatasetLike, *, mirrored: bool = True) -> Dataset:
+    """The features of every image, as a data set of float "images" (1, 1, features), computed when first asked for.
 
-    They depend on the convolutions alone: networks with other dense layers and seeds can share them.
+    With `mirrored`, the training split also has every image's mirror image. The features depend on the convolutions
+    alone, so networks with other dense layers can share them.
     """
-    base = {name: leaves for name, leaves in network.params.items() if name not in HEAD}
-    # No feature depends on the head; the graph wants one.
-    head = {name: jax.tree.map(jnp.zeros_like, network.params[name]) for name in HEAD}
-    way = strategy.choose("auto", jax.device_count())
+    way = strategy.make_strategy("auto", jax.device_count())
+    # No feature depends on the dense layers; the model needs some.
+    fixed = network.replace(params=_body(network.params) | jax.tree.map(jnp.zeros_like, _head(network.params)))
 
-    def features(fixed: Any, images: Array) -> Array:
-        base, cleaning, flip = fixed
-        images = unit(images)
-        images = normalize.clean(cleaning, jnp.where(flip, images[:, :, ::-1], images))
-        return models.apply(network.graph, base | head, images)[1]["flatten"]
+    def features(fixed: tuple[Network, Array], images: Array) -> Array:
+        network, flip = fixed
+        images = to_float01(images)
+        return network(jnp.where(flip, images[:, :, ::-1], images))[1]["flatten"]
 
-    compute = strategy.mapper(way, features, BATCH)
+    compute = strategy.make_batched_map(way, features, BATCH)
 
-    def of(split: Split, what: str, flips: tuple[bool, ...] = (False,)) -> Features:
-        count = len(split.labels)
-        with tqdm(total=count * len(flips), desc=f"features of {what} pictures", unit=" images", delay=1.0) as bar:
-            fixed = strategy.replicate(way, (base, network.cleaning))
-            values = [compute((*fixed, jnp.asarray(flip)), split, bar.update) for flip in flips]
-        return Features(jnp.concatenate(values), jnp.tile(jnp.asarray(split.labels), len(flips)))
+    def of(split: ArraySplit | LazySplit, name: str, flips: tuple[bool, ...] = (False,)) -> ArraySplit:
+        shown = {"desc": f"features of {name} images", "unit": " images", "delay": 1.0}
+        with tqdm(total=len(split) * len(flips), disable=not distributed.is_primary(), **shown) as bar:
+            values = [compute(strategy.replicate(way, (fixed, jnp.asarray(flip))), split, bar.update) for flip in flips]
+        found = np.concatenate([np.asarray(value)[:, None, None, :] for value in values])
+        return ArraySplit(found, np.tile(np.asarray(split.labels), len(flips)))
 
-    return Bottleneck(
-        cache(lambda: of(dataset.train, "training", (False, True) if mirrored else (False,))),
-        cache(lambda: of(dataset.valid, "validation")),
-        cache(lambda: of(dataset.load_test(), "test")),
+    return Dataset(
+        of(as_split(dataset.train), "training", (False, True) if mirrored else (False,)),
+        of(as_split(dataset.valid), "validation"),
+        cache(lambda: of(as_split(dataset.test), "test")),
+        network.class_names,
     )
 
 
 def fit_head(
-    config: Config, network: formats.Network, features: Bottleneck, folder: Path, *, resume: bool = False
-) -> Result:
-    """Train the dense layers of `network` on the features and leave a run in `folder`, without checkpoints.
+    network: Network, features: Dataset, optimizer: optax.GradientTransformation, **options: Any
+) -> loop.Result:
+    """Train the dense layers of `network` on features from `extract_features`; the result has the whole network.
 
-    An epoch is one compiled scan. A run that was interrupted starts again: that costs seconds; a finished one returns
-    at once with `resume`. The best epoch's layers are kept, as by `fit`, whose Result and UserErrors these are.
+    `options` are those of `fit`. The weights in `run_dir` are the whole network's, too.
     """
-    run_dir.prepare(folder, config, resume)
-    if (history := run_dir.finished(folder, config)) is not None:
-        test = json.loads((folder / "test.json").read_text())
-        return Result(history, formats.load(folder / "weights.safetensors"), test)
-    history, params = _train(config, network, features)
-    row, split = metrics.best(history), features.test()
-    test = metrics.means(_evaluate(network.graph, params, split)) | {"count": len(split.labels), "epoch": row["epoch"]}
-    made = network.made | {"config": as_dict(replace(config, run="")), "best": row, "test": test}
-    made["seconds"] = sum(row["seconds"] for row in history)
-    kept = formats.network(
-        network.graph, params, network.model, network.side, network.class_names, network.cleaning, made
-    )
-    formats.save(folder / "weights.safetensors", kept)
-    metrics.rewrite(folder / "metrics.jsonl", history)
-    run_dir.write(folder / "test.json", test)
-    return Result(history, kept, test)
+    folder = options.get("run_dir")
+    head = Network.create(Head(network.model()), features, normalizer=normalize.identity())
+    head = head.replace(provenance=dict(network.provenance))
+    result = loop.fit(head, features, optimizer, **options)
+    if result.network.config is not None:  # read back from a finished run
+        return result
+    params = _body(network.params) | result.network.params
+    whole = network.replace(params=params, provenance=dict(result.network.provenance))
+    if folder is not None:
+        distributed.run_on_primary(loop.save_network, Path(folder) / "weights.safetensors", whole)
+    return result._replace(network=whole)
 
 
-def _train(config: Config, network: formats.Network, features: Bottleneck) -> tuple[list[metrics.Row], Any]:
-    """The history, and all parameters after its best epoch."""
-    pictures, valid = features.train(), features.valid()
-    batch, epochs, size = config.train.batch_size, config.train.epochs, len(pictures.labels)
-    steps = sampling.steps_per_epoch(config.train.steps_per_epoch, batch, size)
-    descent = optimizers.create(config.optimizer, steps * epochs)
-    order_key, step_key = jax.random.split(jax.random.key(config.train.seed))
-    state = create_state({name: network.params[name] for name in HEAD}, descent)
-    # All in one place from the first call on: what comes from elsewhere would have the program compiled twice.
-    state, params, step_key = jax.device_put((state, network.params, step_key), pictures.values.sharding)
-    history, best = [], state.params
-    with tqdm(total=epochs * steps * batch, desc="dense layers", unit=" images", dynamic_ncols=True) as bar:
-        while not run_dir.is_complete(history, config):
-            started, first = time.perf_counter(), len(history) * steps
-            order = sampling.order(order_key, first * batch, steps * batch, size).reshape(steps, batch)
-            state, sums = _epoch(network.graph, descent, state, params, pictures, order, step_key)
-            row = {f"train_{name}": value for name, value in metrics.means(sums).items()}
-            found = metrics.means(_evaluate(network.graph, params | state.params, valid))
-            row |= {f"valid_{name}": value for name, value in found.items()}
-            if not math.isfinite(row["train_loss"]):
-                raise UserError(
-                    f"the training loss is no longer finite in step {first + int(sums['finite']) + 1}: lower the "
-                    f"learning rate (it is {config.optimizer.learning_rate})"
-                )
-            seconds = time.perf_counter() - started
-            row = {"epoch": len(history) + 1, "step": first + steps, **row}
-            history.append(row | {"images_per_second": steps * batch / seconds, "seconds": seconds})
-            best = state.params if metrics.best(history) is history[-1] else best
-            bar.update(steps * batch)
-            bar.set_postfix({name: f"{row[name]:.3f}" for name in ("train_loss", "valid_loss", "valid_accuracy")})
-    return history, params | best
+def _body(params: Params) -> Params:
+    return {name: leaves for name, leaves in params.items() if name not in HEAD}
 
 
-@partial(jax.jit, static_argnums=(0, 1))
-def _epoch(
-    graph: Any,
-    descent: Any,
-    state: TrainState,
-    params: Any,
-    features: Features,
-    rows: Int[Array, "steps batch"],
-    key: Any,
-) -> tuple[TrainState, metrics.Sums]:
-    """One step a row of indices, each as `step.train_step` does it, from the features on."""
-    fold = jax.vmap(jax.random.fold_in, (0, None))
-
-    def advance(carry: Any, row: Array) -> tuple[Any, None]:
-        state, sums = carry
-        keys = fold(example_keys(key, state.step, jnp.arange(len(row))), DROPOUT)
-        values, labels = features.values[row], features.labels[row]
-
-        def mean_loss(head: Any) -> tuple[Array, tuple[Array, Array]]:
-            logits = models.head(graph, params | head, values, keys)
-            losses = example_losses(logits, labels)
-            return losses.mean(), (losses, logits)
-
-        gradient, (losses, logits) = jax.grad(mean_loss, has_aux=True)(state.params)
-        more = metrics.measure(losses, logits, labels, jnp.ones(labels.shape, bool))
-        updates, opt_state = descent.update(gradient, state.opt_state, state.params)
-        state = TrainState(state.step + 1, optax.apply_updates(state.params, updates), opt_state)
-        return (state, metrics.add(sums, more)), None
-
-    return lax.scan(advance, (state, metrics.zeros()), rows)[0]
-
-
-@partial(jax.jit, static_argnums=0)
-def _evaluate(graph: Any, params: Any, features: Features) -> metrics.Sums:
-    logits = models.head(graph, params, features.values)
-    losses = example_losses(logits, features.labels)
-    return metrics.measure(losses, logits, features.labels, jnp.ones(features.labels.shape, bool))
+def _head(params: Params) -> Params:
+    return {name: leaves for name, leaves in params.items() if name in HEAD}

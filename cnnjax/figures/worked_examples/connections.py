@@ -8,24 +8,8 @@ from matplotlib.collections import LineCollection
 from matplotlib.colors import to_rgb
 
 from cnnjax.article.worked_examples import Dropout, ReceptiveField
-from cnnjax.figures.canvas import (
-    BLUE,
-    GREEN,
-    HEAD,
-    MUTED,
-    PAPER,
-    RED,
-    RULE,
-    SMALL,
-    TINTS,
-    WIDTH,
-    arrow,
-    cell,
-    outline,
-    save,
-    sheet,
-    text,
-)
+from cnnjax.figures.canvas import arrow, cell, outline, save, sheet, text
+from cnnjax.figures.style import BLUE, GREEN, HEAD, MUTED, PAPER, RED, RULE, SMALL, TINTS, WIDTH
 
 
 def dropout(example: Dropout, path: Path) -> Path:

@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 
 from cnnjax.article.worked_examples import Descent
-from cnnjax.figures.canvas import BLUE, BODY, GREEN, INK, MUTED, SMALL, WIDTH, image, plot, save, sheet, text
+from cnnjax.figures.canvas import image, plot, save, sheet, text
+from cnnjax.figures.style import BLUE, BODY, GREEN, INK, MUTED, SMALL, WIDTH
 
 
 def descent(example: Descent, path: Path, shown: Sequence[int] = (0, 2, 8, 60)) -> Path:

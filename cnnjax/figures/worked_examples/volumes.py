@@ -6,26 +6,8 @@ from pathlib import Path
 import numpy as np
 
 from cnnjax.article.worked_examples import Volume
-from cnnjax.figures.canvas import (
-    BLUE,
-    BODY,
-    GOLD,
-    GREEN,
-    HEAD,
-    MUTED,
-    PAPER,
-    RED,
-    SMALL,
-    WIDTH,
-    arrow,
-    box,
-    cell,
-    image,
-    outline,
-    save,
-    sheet,
-    text,
-)
+from cnnjax.figures.canvas import arrow, box, cell, image, outline, save, sheet, text
+from cnnjax.figures.style import BLUE, BODY, GOLD, GREEN, HEAD, MUTED, PAPER, RED, SMALL, WIDTH
 
 
 def _size(array: np.ndarray) -> str:

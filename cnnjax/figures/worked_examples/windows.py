@@ -6,28 +6,8 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from cnnjax.article.worked_examples import Convolution, Padding, Pooling, Strides, Volume
-from cnnjax.figures.canvas import (
-    BLUE,
-    BODY,
-    GOLD,
-    GREEN,
-    HEAD,
-    INK,
-    MUTED,
-    PAPER,
-    RED,
-    SMALL,
-    TINTS,
-    WIDTH,
-    arrow,
-    cell,
-    image,
-    outline,
-    plot,
-    save,
-    sheet,
-    text,
-)
+from cnnjax.figures.canvas import arrow, cell, image, outline, plot, save, sheet, text
+from cnnjax.figures.style import BLUE, BODY, GOLD, GREEN, HEAD, INK, MUTED, PAPER, RED, SMALL, TINTS, WIDTH
 
 
 def _number(value: float | np.floating) -> str:

@@ -1,0 +1,76 @@
+"""The command `article`: the article, recomputed from the first to the last section, on one page."""
+
+import shlex
+import sys
+import time
+from pathlib import Path
+
+from cnnjax import formats
+from cnnjax.article import run
+from cnnjax.data import example_image
+
+_IMAGE_SIZE = 512  # an image is resized again for each network
+
+
+def article(
+    *,
+    out: Path = Path("runs/article"),
+    image_size: int = 64,
+    per_class: int = 1000,
+    eval_per_class: int = 500,
+    plain_epochs: int = 20,
+    augmented_epochs: int = 40,
+    weights: str = "",
+    image: str = "",
+    filters_recipe: str = "filters",
+    filters_image_size: int = 96,
+    classes_recipe: str = "classes",
+    seed: int = 0,
+    fresh: bool = False,
+) -> None:
+    """Recompute the article and write its page.
+
+    Args:
+        out: Folder of the run.
+        image_size: Height and width of the training images in pixels. The article's are 150.
+        per_class: Training images per class.
+        eval_per_class: Validation images per class, and as many test images per class.
+        plain_epochs: Epochs without augmentation.
+        augmented_epochs: Epochs with augmentation.
+        weights: The weights file of a VGG to look into, or imagenet (downloaded and kept). Empty uses the small VGG16
+            that is part of the package.
+        image: An image for the feature maps. Empty uses the photograph of a cat that is part of the package.
+        filters_recipe: How filters are visualized: filters, quick or article.
+        filters_image_size: Height and width of the filters' images in pixels.
+        classes_recipe: How classes are visualized: classes, quick or article.
+        seed: For the data, the training and the visualizations.
+        fresh: Start over instead of continuing.
+    """
+    started = time.perf_counter()
+    network = formats.resolve(weights)
+    page = run.run(
+        out,
+        network=network,
+        image_size=image_size,
+        per_class=per_class,
+        eval_per_class=eval_per_class,
+        plain_epochs=plain_epochs,
+        augmented_epochs=augmented_epochs,
+        image=example_image.load_image(Path(image), _IMAGE_SIZE) if image else None,
+        filters_recipe=filters_recipe,
+        filters_image_size=filters_image_size,
+        classes_recipe=classes_recipe,
+        seed=seed,
+        fresh=fresh,
+        command=shlex.join(_command()),
+    )
+    print(f"{time.perf_counter() - started:.0f} s; the page is {page.resolve()}")
+
+
+def _command() -> list[str]:
+    """The command line as a person would write it."""
+    program, *arguments = sys.argv
+    name = Path(program).name
+    if name == "__main__.py":
+        return ["python", "-m", "cnnjax", *arguments]
+    return [name, *arguments] if name == "cnnjax" else ["python", program, *arguments]

@@ -1,0 +1,164 @@
+"""From a `Config` to the objects that `train.fit` takes: data set, network, optimizer, loss and the rest."""
+
+import dataclasses
+import inspect
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import optax
+
+from cnnjax import data, formats, losses, models
+from cnnjax.cli.config import Config, DataConfig, ModelConfig, as_dict
+from cnnjax.data import sampling
+from cnnjax.data.augment import Augment
+from cnnjax.errors import UserError
+from cnnjax.network import Network
+from cnnjax.train import loop, metrics, optimizers, schedules
+
+WARMUP_STEPS = 500
+ADAMW_WEIGHT_DECAY = 1e-4
+_MODEL_FLAGS = {"name": "--model.name", "width_multiplier": "--model.width-multiplier"}
+
+
+def dataset(config: DataConfig) -> data.Dataset:
+    """The data set that the config describes. Raises UserError as the sources of `cnnjax.data` do."""
+    common = {"image_size": config.image_size, "seed": config.seed, "cache": config.cache}
+    common |= {"valid": config.eval_per_class, "test": config.eval_per_class}
+    if config.source == "procedural":
+        return data.procedural.load(config.classes or ("cat", "dog"), per_class=config.per_class, **common)
+    per_class = config.per_class or None
+    return data.load(config.source, classes=config.classes, per_class=per_class, loading=config.loading, **common)
+
+
+def model(config: ModelConfig, num_classes: int, image_size: tuple[int, int], channels: int, seed: int) -> Any:
+    """A new model for images (height, width) with this many channels. Two classes get one logit."""
+    arguments = {
+        "num_classes": 1 if num_classes == 2 else num_classes,
+        "image_size": image_size,
+        "channels": channels,
+        "width_multiplier": config.width_multiplier,
+        "dense_units": config.dense_units or None,
+        "dropout": config.dropout,
+    }
+    known = _arguments(config.name)
+    return models.create(config.name, seed, **{name: value for name, value in arguments.items() if name in known})
+
+
+def network(config: Config, dataset: data.Dataset) -> Network:
+    """A new network for the data set or, with `train.init_from`, that of a file.
+
+    Raises UserError for a file whose network does not fit the config or the data set's classes.
+    """
+    *size, channels = data.image_shape(dataset.train)
+    create = partial(model, config.model, len(dataset.class_names), (size[0], size[1]), channels, config.train.seed)
+    if not config.train.init_from:
+        return Network.create(create(), dataset, normalizer=config.data.normalization)
+    found = formats.load(Path(config.train.init_from))
+    _check_fits(found, config, dataset)
+    # The rate of dropout is the config's.
+    graphdef, _, _ = models.split(create())
+    origin = {"init_from": {"weights": config.train.init_from, "digest": found.digest}}
+    return found.replace(graphdef=graphdef, provenance=origin)
+
+
+def optimizer(config: Config, total_steps: int) -> optax.GradientTransformation:
+    """The optimizer with its schedule over `total_steps`. Raises UserError for a schedule that does not fit them."""
+    chosen = config.optimizer
+    warmup_steps, weight_decay = chosen.warmup_steps, chosen.weight_decay
+    if warmup_steps is None:
+        warmup_steps = WARMUP_STEPS if chosen.schedule in schedules.WITH_WARMUP else 0
+    if weight_decay is None:
+        weight_decay = ADAMW_WEIGHT_DECAY if chosen.name == "adamw" else 0.0
+    schedule = schedules.create(chosen.schedule, chosen.learning_rate, total_steps, warmup_steps, cycles=chosen.cycles)
+    return optimizers.create(
+        chosen.name,
+        schedule,
+        momentum=chosen.momentum,
+        nesterov=chosen.nesterov,
+        weight_decay=weight_decay,
+        clip_norm=chosen.clip_norm or None,
+    )
+
+
+def total_steps(config: Config, dataset: data.Dataset) -> int:
+    """The steps of all epochs together."""
+    chosen = config.train
+    steps = sampling.steps_per_epoch(chosen.steps_per_epoch or None, chosen.batch_size, len(dataset.train))
+    return chosen.epochs * steps
+
+
+def fit_options(config: Config) -> dict[str, Any]:
+    """The keyword arguments of `train.fit` that the config sets."""
+    chosen, mix = config.train, config.mix
+    augment = {part.name: getattr(config.augment, part.name) for part in dataclasses.fields(Augment)}
+    return {
+        "loss": losses.cross_entropy(config.loss.label_smoothing),
+        "epochs": chosen.epochs,
+        "batch_size": chosen.batch_size,
+        "steps_per_epoch": chosen.steps_per_epoch or None,
+        "seed": chosen.seed,
+        "augment": Augment(**augment) if config.augment.enabled else None,
+        "mix": data.mixup(mix.mixup) if mix.mixup else data.cutmix(mix.cutmix) if mix.cutmix else None,
+        "metrics": {f"top{k}": metrics.top_k(k) for k in chosen.top_k},
+        "ema": chosen.ema or None,
+        "freeze": chosen.freeze,
+        "precision": chosen.precision,
+        "microbatches": chosen.microbatches,
+        "remat": chosen.remat,
+        "strategy": chosen.strategy,
+        "config": as_dict(config),
+        "early_stopping_patience": chosen.early_stopping_patience,
+        "checkpoint_every_steps": chosen.checkpoint_every_steps,
+        "dispatches_per_epoch": chosen.dispatches_per_epoch,
+        "workers": config.data.workers,
+        "tensorboard": chosen.tensorboard,
+        "profile_steps": chosen.profile,
+    }
+
+
+def fit(config: Config, dataset: data.Dataset, run_dir: Path, *, resume: bool = False) -> loop.Result:
+    """Train the network of a config, into a run's folder. Raises UserError and Preempted as `train.fit` does."""
+    steps = total_steps(config, dataset)
+    return loop.fit(
+        network(config, dataset),
+        dataset,
+        optimizer(config, steps),
+        run_dir=run_dir,
+        resume=resume,
+        **fit_options(config),
+    )
+
+
+def check(config: Config) -> None:
+    """Raises UserError for what is wrong with a config without its data, before any image is loaded."""
+    fit_options(config)
+    steps = config.train.epochs * config.train.steps_per_epoch
+    optimizer(config, steps or 10**9)
+
+
+def _check_fits(found: Network, config: Config, dataset: data.Dataset) -> None:
+    own = found.config or {}
+    wanted = {"name": config.model.name, "width_multiplier": config.model.width_multiplier}
+    pairs = [
+        ("--data.image-size", found.image_size, data.image_shape(dataset.train)[:2]),
+        ("--data.classes", found.class_names, tuple(dataset.class_names)),
+        *((_MODEL_FLAGS[name], own.get(name), value) for name, value in wanted.items()),
+    ]
+    if "dense_units" in own and (own["dense_units"] or 0) != config.model.dense_units:
+        pairs.append(("--model.dense-units", own["dense_units"] or 0, config.model.dense_units))
+    for flag, before, after in pairs:
+        if before != after:
+            before, after = (" ".join(map(str, v)) if isinstance(v, tuple) else v for v in (before, after))
+            raise UserError(
+                f"the network of {config.train.init_from} has {flag} {before}, and this run {after}: give the "
+                "network's, or make new dense layers for other classes with the transfer command"
+            )
+
+
+def _arguments(name: str) -> set[str]:
+    """The names of the arguments of a model's constructor."""
+    make = models.MODELS[name]
+    while isinstance(make, partial):
+        make = make.func
+    return set(inspect.signature(make.__init__ if inspect.isclass(make) else make).parameters)

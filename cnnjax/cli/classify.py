@@ -1,0 +1,83 @@
+"""The command `classify`: the most probable classes of images in files."""
+
+import csv
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+from tqdm import tqdm
+
+from cnnjax import figures, formats
+from cnnjax.article.stage_cache import make_folder
+from cnnjax.classify import Prediction, find_images
+from cnnjax.classify import classify as predict
+from cnnjax.errors import UserError
+from cnnjax.network import Network
+
+SHOWN = 12
+"""Images in the figure and on the screen."""
+
+
+def classify(
+    images: Annotated[tuple[Path, ...], tyro.conf.Positional],
+    *,
+    weights: str = "",
+    top: int = 5,
+    batch_size: int = 16,
+    out: Path = Path("runs/classify"),
+) -> None:
+    """Name the most probable classes of images.
+
+    Args:
+        images: Image files, or folders of them.
+        weights: A weights file, the folder of a run, or imagenet (downloaded and kept). Empty uses the VGG16 that is
+            part of the package.
+        top: How many classes of each image.
+        batch_size: Images at a time.
+        out: Folder for the figure and the table.
+    """
+    if not images:
+        raise UserError("no image was named: give the paths of image files or folders")
+    files = find_images(images)
+    make_folder(out)
+    network = formats.resolve(weights)
+    shown, read = _classify(network, files, top, batch_size, out / "classify.csv")
+    if not read:
+        raise UserError(f"none of the {len(files)} files could be read as an image: give JPEG, PNG or WebP files")
+    figure = figures.predictions(
+        [prediction.image for prediction in shown],
+        [str(prediction.file) for prediction in shown],
+        [prediction.classes for prediction in shown],
+        [prediction.probabilities for prediction in shown],
+        out / "classify.png",
+    )
+    print(f"wrote {figure} ({len(shown)} of {read} images) and {out / 'classify.csv'}")
+
+
+def _classify(
+    network: Network, files: list[Path], top: int, batch_size: int, table: Path
+) -> tuple[list[Prediction], int]:
+    """Write the table of all files. Returns the predictions for the figure, and how many files could be read."""
+    chosen = {files[i * len(files) // SHOWN] for i in range(SHOWN)} if len(files) > SHOWN else set(files)
+    shown: list[Prediction] = []
+    read = 0
+    bar = tqdm(predict(network, files, top, batch_size), total=len(files), unit=" images", delay=1.0)
+    try:
+        with table.open("w", newline="", encoding="utf8", errors="surrogateescape") as file:
+            writer = csv.writer(file)
+            writer.writerow(("file", "rank", "class", "probability"))
+            for found in bar:
+                if not isinstance(found, Prediction):
+                    tqdm.write(f"left out: {found.file} cannot be read as an image ({found.reason})")
+                    continue
+                read += 1
+                ranked = list(zip(found.classes, found.probabilities, strict=True))
+                writer.writerows((found.file, rank, name, f"{p:.6g}") for rank, (name, p) in enumerate(ranked, 1))
+                if found.file in chosen or not shown:
+                    shown.append(found)
+                    tqdm.write(f"{found.file}: {', '.join(f'{name} {p:.1%}' for name, p in ranked)}")
+    except OSError as error:
+        raise UserError(
+            f"cannot write {table} ({error.strerror or error}): free some space, or choose another --out"
+        ) from error
+    return shown, read

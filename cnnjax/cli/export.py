@@ -1,0 +1,52 @@
+"""The command `export`: a network for Keras, for PyTorch, or as a StableHLO program that runs wherever JAX does."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from cnnjax import formats
+from cnnjax.data import normalize
+
+_USE = {
+    "cnnjax": "use it with --weights {out}",
+    "keras": "model.load_weights({out!r}) of keras.applications' VGG, or of a model with SmallCNN's layers",
+    "torchvision": "model.load_state_dict(safetensors.torch.load_file({out!r}))",
+    "stablehlo": (
+        "jax.export.deserialize(bytearray(open({out!r}, 'rb').read())).call(tensors, images), with tensors = "
+        "safetensors.numpy.load_file({out!r} + '.safetensors')"
+    ),
+}
+
+
+def export(
+    weights: Annotated[str, tyro.conf.Positional],
+    *,
+    to: Literal["cnnjax", "keras", "torchvision", "stablehlo"],
+    out: Path,
+    include_top: bool = True,
+) -> None:
+    """Write a network in the format of another library.
+
+    Args:
+        weights: A file or folder that holds a network, or imagenet.
+        to: The format.
+        out: The file to write. Keras requires a name that ends in .weights.h5.
+        include_top: Whether to export the dense layers. --no-include-top must be given for weights that have none.
+    """
+    network = formats.resolve(weights, include_top)
+    write = {
+        "cnnjax": formats.save,
+        "keras": formats.save_keras,
+        "torchvision": formats.save_torchvision,
+        "stablehlo": formats.save_stablehlo,
+    }[to]
+    write(out, network)
+    network_input = normalize.describe(network.normalizer)
+    if to in ("cnnjax", "stablehlo"):
+        print(f"its input is display RGB in 0 to 1, which it normalizes itself ({network_input})")
+    else:
+        print(f"its input is {network_input}")
+    name = (network.config or {}).get("name", type(network.model()).__name__)
+    height, width = network.image_size
+    print(f"wrote {out} ({name}, {height}×{width} pixels): {_USE[to].format(out=str(out))}")

@@ -1,0 +1,132 @@
+"""The command `train`: a preset, any of its values changed by flags, into a run's folder."""
+
+import json
+import statistics
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from cnnjax import distributed
+from cnnjax.cli import build, renamed
+from cnnjax.cli.config import Config, DistributedConfig, as_dict
+from cnnjax.distributed import print_once, run_all_or_raise, run_on_primary
+from cnnjax.errors import UserError
+from cnnjax.train import metrics, run_dir
+from cnnjax.train.loop import Result
+
+_ALONE = DistributedConfig()
+
+
+def train(
+    preset: str,
+    config: Config,
+    *,
+    resume: bool = False,
+    fresh: bool = False,
+    seeds: tuple[int, ...] = (),
+    distributed: DistributedConfig = _ALONE,
+) -> None:
+    """Train a network: a preset, with any of its values changed by flags.
+
+    Args:
+        resume: Continue the run in the folder.
+        fresh: Delete the run in the folder first.
+        seeds: Repeat the training with each of these seeds, into RUN/seed-N.
+        distributed: Several hosts that train together.
+    """
+    _connect(distributed)
+    if resume and fresh:
+        raise UserError("--resume continues a run and --fresh deletes it: give one of them")
+    folder = Path(config.run or f"runs/{preset}")
+    if resume and not folder.exists():
+        raise UserError(f"there is no run {folder} to resume: leave out --resume, or name another --run")
+    build.check(config)
+    runs = {}
+    for seed in seeds or (config.train.seed,):
+        place = folder / f"seed-{seed}" if seeds else folder
+        runs[place] = replace(config, run=str(place), train=replace(config.train, seed=seed))
+        prepare(place, runs[place], resume=resume, fresh=fresh)
+    dataset = run_all_or_raise(build.dataset, config.data)
+    if dataset.skipped:
+        print_once(f"left out {len(dataset.skipped)} unreadable images: {', '.join(dataset.skipped[:5])}")
+    results = {}
+    for place, one in runs.items():
+        result = results[one.train.seed] = build.fit(one, dataset, place, resume=resume)
+        print_once(f"{place}: {describe(result)}")
+        print_once(f"wrote {', '.join(str(place / name) for name in written(place))}")
+    if seeds:
+        summary = summarize(results)
+        run_on_primary(run_dir.write, folder / "summary.json", summary)
+        print_once(f"{_table(summary)}\nwrote {folder / 'summary.json'}")
+
+
+def prepare(folder: Path, config: Config, *, resume: bool, fresh: bool) -> None:
+    """Refuse a folder that cannot be used before any image is loaded; with `fresh` delete the run in it first."""
+    if fresh:
+        run_on_primary(run_dir.clear, folder)
+    run_on_primary(_prepare, folder, config, resume)
+
+
+def _prepare(folder: Path, config: Config, resume: bool) -> None:
+    if resume and _is_first_edition(folder) and not (folder / "test.json").exists():
+        raise UserError(
+            f"{folder} was begun by an older version of cnnjax, whose checkpoints cannot be continued: start over with "
+            f"--fresh, or start a new run from its weights with --train.init-from {folder}"
+        )
+    try:
+        run_dir.prepare(folder, as_dict(config), resume)
+    except UserError as error:
+        hint = "" if resume or not (folder / "config.json").exists() else "; --fresh deletes it and starts over"
+        raise UserError(f"{error}{hint}") from error
+
+
+def _is_first_edition(folder: Path) -> bool:
+    try:
+        values = json.loads((folder / "config.json").read_text())
+    except (OSError, ValueError):
+        return False
+    data = values.get("data") if isinstance(values, dict) else None
+    return isinstance(data, dict) and not data.keys().isdisjoint(renamed.FIELDS["DataConfig"])
+
+
+def describe(result: Result) -> str:
+    """A finished run in a sentence."""
+    best, test = metrics.best(result.history), result.test
+    return (
+        f"the best of {len(result.history)} epochs is number {best['epoch']:.0f}, with a validation accuracy of "
+        f"{best['valid_accuracy']:.1%}; the test accuracy is {test['accuracy']:.1%} on {test['count']:.0f} images"
+    )
+
+
+def written(folder: Path) -> list[str]:
+    """What a run has left in its folder, the weights first."""
+    names = ["weights.safetensors", *(name for name in run_dir.CONTENTS if name != "weights.safetensors")]
+    return [name for name in names if (folder / name).exists()]
+
+
+def summarize(results: Mapping[int, Result]) -> dict[str, Any]:
+    """Mean and (sample) standard deviation over the seeds."""
+    columns = {
+        "training loss at the end": [_end(r, "train_loss") for r in results.values()],
+        "training accuracy at the end": [_end(r, "train_accuracy") for r in results.values()],
+        "validation loss at its lowest": [metrics.best(r.history)["valid_loss"] for r in results.values()],
+        "validation loss at the end": [_end(r, "valid_loss") for r in results.values()],
+        "validation accuracy at the lowest loss": [metrics.best(r.history)["valid_accuracy"] for r in results.values()],
+        "validation accuracy at the end": [_end(r, "valid_accuracy") for r in results.values()],
+        "test accuracy at the lowest loss": [r.test["accuracy"] for r in results.values()],
+    }
+    return {name: metrics.mean_std(dict(zip(results, values, strict=True))) for name, values in columns.items()}
+
+
+def _connect(hosts: DistributedConfig) -> None:
+    distributed.initialize(hosts.coordinator, hosts.count, hosts.index, hosts.connect_timeout)
+
+
+def _end(result: Result, name: str) -> float:
+    """The mean of the last five epochs: at a constant learning rate single ones vary by points."""
+    return statistics.fmean(row[name] for row in result.history[-5:])
+
+
+def _table(summary: Mapping[str, Mapping[str, Any]]) -> str:
+    return "\n".join(f"{name:40}{row['mean']:8.3f} ± {row['deviation']:.3f}" for name, row in summary.items())

@@ -1,0 +1,156 @@
+"""The command `transfer`: other classes from few images, with a trained VGG's convolutions and from scratch."""
+
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from cnnjax import data as sources
+from cnnjax import figures, formats
+from cnnjax.cli import build
+from cnnjax.cli.config import Config, DataConfig
+from cnnjax.cli.presets import PRESETS
+from cnnjax.cli.train import prepare
+from cnnjax.errors import UserError
+from cnnjax.network import Network
+from cnnjax.train import metrics, run_dir
+from cnnjax.train import transfer as transfer_
+from cnnjax.train.loop import Result
+from cnnjax.train.metrics import EpochMetrics
+
+NEW_CLASSES = ("fox", "axe")
+TITLES = {
+    "head": "new head, base frozen",
+    "fine-tune": "then block 5 fine-tuned",
+    "small-cnn": "small CNN from scratch",
+    "small-cnn-augmented": "small CNN, augmented",
+}
+_PRESETS = {"head": "new-head", "fine-tune": "fine-tune", "small-cnn": "cnn", "small-cnn-augmented": "cnn-augmented"}
+
+
+def transfer(
+    *,
+    weights: str = "",
+    data: DataConfig = PRESETS["fine-tune"].data,
+    seeds: tuple[int, ...] = (0, 1, 2),
+    head_epochs: int = PRESETS["new-head"].train.epochs,
+    fine_tune_epochs: int = PRESETS["fine-tune"].train.epochs,
+    small_epochs: int = 40,
+    run: Path = Path("runs/transfer"),
+    resume: bool = False,
+    fresh: bool = False,
+) -> None:
+    """Learn other classes from few images, with a trained VGG and from scratch, and compare.
+
+    Args:
+        weights: The weights file of a VGG, or imagenet (downloaded and kept). Empty uses the VGG16 that is part of the
+            package.
+        data: Which images. Empty classes of the procedural source are fox and axe.
+        seeds: Each fixes the initial weights, the order of the images, dropout and augmentation. The images stay those
+            of --data.seed.
+        head_epochs: Passes over the features of the images and of their mirror images.
+        fine_tune_epochs: Passes over the augmented images.
+        small_epochs: Epochs of 50 steps, which end after 15 without a lower validation loss.
+        run: The folder of the runs.
+        resume: Continue the runs in the folder.
+        fresh: Delete the runs in the folder first.
+    """
+    if resume and fresh:
+        raise UserError("--resume continues runs and --fresh deletes them: give one of them")
+    if not seeds:
+        raise UserError("--seeds names no seed: give one or more")
+    base = formats.resolve(weights, include_top=False)
+    size = data.image_size if isinstance(data.image_size, tuple) else (data.image_size, data.image_size)
+    transfer_.check_base(base, size)
+    if data.source == "procedural" and not data.classes:
+        data = replace(data, classes=NEW_CLASSES)
+    epochs = {"head": head_epochs, "fine-tune": fine_tune_epochs, "small-cnn": small_epochs}
+    plan = {seed: _configs(base, data, seed, run / f"seed-{seed}", epochs) for seed in seeds}
+    for config in (config for configs in plan.values() for config in configs.values()):
+        prepare(Path(config.run), config, resume=resume, fresh=fresh)
+    results = _train_all(base, plan, build.dataset(data), resume)
+    summary = {name: _summary(found) for name, found in results.items()}
+    run_dir.write(run / "summary.json", summary)
+    for name, row in summary.items():
+        columns = (f"{column} {value['mean']:.1%} ± {value['deviation']:.1%}" for column, value in row.items())
+        print(f"{TITLES[name]:34}" + "   ".join(columns))
+    print(
+        f"wrote {_draw(results, summary, run / 'curves.png')}, {run / 'summary.json'} and each seed's runs beside them"
+    )
+
+
+def _configs(base: Network, data: DataConfig, seed: int, folder: Path, epochs: Mapping[str, int]) -> dict[str, Config]:
+    """The four runs of one seed, in order."""
+    configs = {}
+    for name, preset in _PRESETS.items():
+        config = PRESETS[preset]
+        train = replace(config.train, epochs=epochs[name.removesuffix("-augmented")], seed=seed)
+        model, images = config.model, data
+        if name.startswith("small"):
+            batch_size = min(train.batch_size, data.per_class or train.batch_size)
+            train = replace(train, steps_per_epoch=50, batch_size=batch_size, early_stopping_patience=15)
+        else:
+            own = base.config or {}
+            model = replace(model, name=own["name"], width_multiplier=own["width_multiplier"])
+            if base.normalizer.kind in ("none", "mean", "standard", "zca"):
+                images = replace(data, normalization=base.normalizer.kind)  # the weights bring theirs
+        if name == "fine-tune":
+            train = replace(train, init_from=str(folder / "head" / "weights.safetensors"))
+        configs[name] = replace(config, data=images, model=model, train=train, run=str(folder / name))
+    return configs
+
+
+def _train_all(
+    base: Network, plan: Mapping[int, Mapping[str, Config]], dataset: sources.Dataset, resume: bool
+) -> dict[str, dict[int, Result]]:
+    """All runs of all seeds: name -> seed -> result."""
+    results: dict[str, dict[int, Result]] = {name: {} for name in TITLES}
+    features = None
+    for seed, configs in plan.items():
+        model = configs["head"].model
+        height, width, _ = sources.image_shape(dataset.train)
+        network = transfer_.replace_head(
+            base,
+            dataset.class_names,
+            image_size=(height, width),
+            dense_units=model.dense_units or None,
+            dropout=model.dropout,
+            seed=seed,
+        )
+        # The features do not depend on the head.
+        features = features or transfer_.extract_features(network, dataset)
+        for name, config in configs.items():
+            print(f"{TITLES[name]}, seed {seed}")
+            folder = Path(config.run)
+            if name == "head":
+                optimizer = build.optimizer(config, build.total_steps(config, features))
+                options = build.fit_options(config)
+                results[name][seed] = transfer_.fit_head(
+                    network, features, optimizer, run_dir=folder, resume=resume, **options
+                )
+            else:
+                results[name][seed] = build.fit(config, dataset, folder, resume=resume)
+    return results
+
+
+def _draw(results: Mapping[str, Mapping[int, Result]], summary: Mapping[str, Any], path: Path) -> Path:
+    """The mean curves of the head, of fine-tuning and of the better small network."""
+    small = max(("small-cnn", "small-cnn-augmented"), key=lambda name: summary[name]["test accuracy"]["mean"])
+    shown = {name: [result.history for result in results[name].values()] for name in ("head", "fine-tune", small)}
+    return figures.curves({TITLES[name]: _mean(histories) for name, histories in shown.items()}, path)
+
+
+def _summary(results: Mapping[int, Result]) -> dict[str, Any]:
+    """Over the seeds, with the parameters of the lowest validation loss."""
+    best = {seed: metrics.best(result.history) for seed, result in results.items()}
+    return {
+        "validation accuracy": metrics.mean_std({seed: row["valid_accuracy"] for seed, row in best.items()}),
+        "test accuracy": metrics.mean_std({seed: result.test["accuracy"] for seed, result in results.items()}),
+    }
+
+
+def _mean(histories: Sequence[Sequence[EpochMetrics]]) -> list[EpochMetrics]:
+    """The mean over the seeds of every epoch that all of them have."""
+    rows = zip(*histories, strict=False)
+    return [{name: statistics.fmean(row[name] for row in same) for name in same[0]} for same in rows]

@@ -1,0 +1,150 @@
+"""The command `visualize`: feature maps of an image, and filters and classes by gradient ascent on the input."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from tqdm import tqdm
+
+from cnnjax import figures, formats
+from cnnjax import visualize as visualization
+from cnnjax.article.stage_cache import make_folder
+from cnnjax.data import example_image, imagenet
+from cnnjax.network import Network
+from cnnjax.visualize import Image, recipes
+
+
+def feature_maps(
+    *,
+    weights: str = "",
+    image: str = "",
+    layer: tuple[str, ...] = (),
+    channels: tuple[int, ...] = (),
+    image_size: int | tuple[int, int] | None = None,
+    include_top: bool = True,
+    out: Path = Path("runs/feature-maps"),
+) -> None:
+    """Show how a network transforms an image, layer by layer.
+
+    Args:
+        weights: A weights file, the folder of a run, or imagenet (downloaded and kept). Empty uses the VGG16 that is
+            part of the package.
+        image: An image file. Empty uses the photograph of a cat that is part of the package.
+        layer: Which layers. Empty uses the first convolution of each block of a VGG, or all layers with maps.
+        channels: Which channels of each layer. Empty uses the first eight.
+        image_size: Size of the image in pixels, one number or height and width, for networks that take any size. By
+            default 150 for a VGG's convolutions, else the network's.
+        include_top: Whether to read the dense layers of the weights. imagenet-notop has none, and a tenth of the size.
+        out: Folder for the figure.
+    """
+    make_folder(out)
+    network = formats.resolve(weights, include_top)
+    if image_size is None:
+        is_vgg = str((network.config or {}).get("name", "")).startswith("vgg")
+        image_size = 150 if is_vgg else network.image_size
+    crop = imagenet.crop(network.class_names)
+    pixels = (
+        example_image.load_image(Path(image), image_size, crop) if image else example_image.chelsea_face(image_size)
+    )
+    maps = visualization.feature_maps(network, pixels, layer or _default_layers(network), channels or 8)
+    for name, found in maps.items():
+        dead = [channel for channel, is_dead in zip(found.channels, found.dead, strict=True) if is_dead]
+        height, width = found.maps.shape[1:]
+        print(f"{name}: {height}×{width}, dead channels: {', '.join(map(str, dead)) or 'none'}")
+    print(f"wrote {figures.feature_map_grid(maps, out / 'feature-maps.png')}")
+
+
+def filters(
+    *,
+    layer: str,
+    weights: str = "",
+    channels: tuple[int, ...] = (),
+    recipe: str = "filters",
+    image_size: int | tuple[int, int] | None = None,
+    include_top: bool = True,
+    seed: int = 0,
+    out: Path = Path("runs/filters"),
+) -> None:
+    """Render images that activate the filters of a layer as much as possible.
+
+    Args:
+        layer: Which layer.
+        weights: A weights file, the folder of a run, or imagenet (downloaded and kept). Empty uses the VGG16 that is
+            part of the package.
+        channels: Which of its channels. Empty uses eight of them.
+        recipe: How the images are optimized: filters, quick (seconds) or article, which gives weights from Caffe their
+            input without normalization, as the article did.
+        image_size: Size of the images in pixels, one number or height and width, for networks that take any size. By
+            default the network's.
+        include_top: Whether to read the dense layers of the weights. imagenet-notop has none, and a tenth of the size.
+        seed: Of the noise that the optimization starts from.
+        out: Folder for the images and the figure.
+    """
+    make_folder(out)
+    network, chosen = formats.resolve(weights, include_top), recipes.recipe(recipe, "filters")
+    print(visualization.describe_input(network, chosen))
+    shapes = visualization.layer_shapes(network, image_size)
+    count = shapes.get(layer, (1,))[-1]
+    numbers = visualization.check_channels(shapes, layer, channels or recipes.filters_of(layer, count))
+    drawn = _with_progress(
+        len(numbers) * chosen.steps,
+        lambda tick: visualization.render_filters(
+            network, layer, numbers, recipe=chosen, image_size=image_size, seed=seed, on_progress=tick
+        ),
+    )
+    _save(drawn, out, f"{layer}.png", [f"filter {image.provenance['channel']}" for image in drawn])
+
+
+def classes(
+    *,
+    names: tuple[str, ...] = (),
+    weights: str = "",
+    recipe: str = "classes",
+    seed: int = 0,
+    out: Path = Path("runs/classes"),
+) -> None:
+    """Render images that a network considers typical of its classes.
+
+    Args:
+        names: Which classes. Empty uses the article's twelve, or the network's first twelve.
+        weights: A weights file, the folder of a run, or imagenet (downloaded and kept). Empty uses the VGG16 that is
+            part of the package.
+        recipe: How the images are optimized: classes, quick (seconds) or article, which gives weights from Caffe their
+            input without normalization, as the article did.
+        seed: Of the noise that the optimization starts from.
+        out: Folder for the images and the figure.
+    """
+    make_folder(out)
+    network, chosen = formats.resolve(weights), recipes.recipe(recipe, "classes")
+    print(visualization.describe_input(network, chosen))
+    found = recipes.classes_of(network.class_names, names)
+    drawn = _with_progress(
+        len(found) * chosen.steps,
+        lambda tick: visualization.render_classes(network, found, recipe=chosen, seed=seed, on_progress=tick),
+    )
+    titles = [f"{image.provenance['class']} {image.provenance['probability_after']:.0%}" for image in drawn]
+    _save(drawn, out, "classes.png", titles)
+
+
+COMMANDS: Mapping[str, Callable[..., None]] = {"feature-maps": feature_maps, "filters": filters, "classes": classes}
+
+
+def _default_layers(network: Network) -> list[str]:
+    shapes = visualization.layer_shapes(network)
+    of_vgg = [name for name in recipes.FEATURE_MAPS if name in shapes]
+    return of_vgg or [name for name, shape in shapes.items() if len(shape) == 3]
+
+
+def _with_progress(steps: int, draw: Callable[..., list[Image]]) -> list[Image]:
+    with tqdm(total=steps, unit=" steps", delay=0.5) as bar:
+        return draw(bar.update)
+
+
+def _save(drawn: list[Image], out: Path, sheet: str, titles: list[str]) -> None:
+    for image, title in zip(drawn, titles, strict=True):
+        image.save(out)
+        facts = image.provenance
+        mark = ", dead" if facts.get("dead") else ""
+        print(f"{title}: activation {facts['activation_before']:.3g} → {facts['activation_after']:.3g}{mark}")
+    dead = [bool(image.provenance.get("dead")) for image in drawn]
+    figure = figures.image_grid([image.pixels for image in drawn], titles, out / sheet, dead=dead)
+    print(f"wrote {figure} and each image beside it, with its provenance")
