@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from itertools import count
 from typing import Any
 
+from cnnjax.ops import trilinear
 from cnnjax.steps import Axis, Lost, Step, divided, merged, only, resized
 
 
@@ -71,6 +72,8 @@ class Walk:
         name, params = eqn.primitive.name, eqn.params
         if name == "cond":  # also what platform_dependent becomes; the last branch is the default one
             return self.run(params["branches"][-1].jaxpr, values[1:])
+        if name == trilinear.NAME:
+            return self.run(trilinear.plain_jaxpr(*(atom.aval for atom in eqn.invars), **params).jaxpr, values)
         inner = next((params[key] for key in ("jaxpr", "call_jaxpr", "fun_jaxpr") if key in params), None)
         if inner is not None and name not in ("scan", "while"):
             return self.run(getattr(inner, "jaxpr", inner), values)

@@ -14,7 +14,7 @@ from jax.nn.initializers import Initializer
 from jaxtyping import Array, Float, Key
 
 from cnnjax.errors import UserError
-from cnnjax.ops import conv, conv_max_pool, dense, recompute, spread
+from cnnjax.ops import broadcast_bias, conv, conv_max_pool, dense, recompute
 
 
 class Conv(nnx.Module):
@@ -35,7 +35,7 @@ class Conv(nnx.Module):
 
     def relu(self, z: Float[Array, "batch height width outputs"]) -> Float[Array, "batch height width outputs"]:
         """relu(z + bias)."""
-        return jax.nn.relu(z + spread(self.bias[...], z.shape).astype(z.dtype))
+        return jax.nn.relu(z + broadcast_bias(self.bias[...], z.shape).astype(z.dtype))
 
 
 class Dense(nnx.Module):
