@@ -1,4 +1,4 @@
-"""A network of plain Flax layers, defined outside the package: trained on any devices, with all options, and resumed."""
+"""A network of plain Flax layers, defined outside the package: trained on any devices, with all options, resumed."""
 
 import importlib.util
 import json

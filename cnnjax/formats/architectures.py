@@ -10,7 +10,6 @@ from typing import Literal, NamedTuple
 from cnnjax.models import resnet, small_cnn, vgg
 
 
-
 class Layer(NamedTuple):
     """A layer that has parameters.
 
