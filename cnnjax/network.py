@@ -5,7 +5,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import jax
 import jax.numpy as jnp
@@ -87,7 +87,7 @@ class Network:
     ) -> tuple[Float[Array, "batch ..."], dict[str, Array]]:
         """Logits, and the activations by layer, of images in [0, 1], which are normalized first. Evaluation mode."""
         output = self.apply(images)
-        return output.logits, output.activations
+        return cast(Array, output.logits), output.activations
 
     def apply(
         self,
@@ -133,7 +133,7 @@ class Network:
     def digest(self) -> str:
         """sha256, in hex, of the parameters and, where there is any, of the model's state. Computed once."""
         state = {f"model_state/{name}": array for name, array in models.flatten(self.model_state).items()}
-        return digest(models.flatten(self.params) | state)
+        return digest(cast(dict[str, Array], models.flatten(self.params) | state))
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -211,7 +211,7 @@ def digest(arrays: Mapping[str, Array | np.ndarray]) -> str:
 
 def to_numpy(array: Array | np.ndarray) -> np.ndarray:
     """The array on the host; of typed random keys, their data."""
-    if jax.dtypes.issubdtype(array.dtype, jax.dtypes.prng_key):
+    if jnp.issubdtype(array.dtype, jax.dtypes.prng_key):
         array = jax.random.key_data(array)
     return np.asarray(array)
 
@@ -248,7 +248,7 @@ def _class_names(shape: tuple[int, ...] | None, names: Sequence[str] | None) -> 
         return tuple(f"class {i}" for i in range(count))
     if len(names) != count:
         raise UserError(
-            f"the model has {shape[0]} logit{'s' * (shape[0] != 1)}, for {count} classes, but there are {len(names)} class "
-            f"names: create it with num_classes={1 if len(names) == 2 else len(names)}"
+            f"the model has {shape[0]} logit{'s' * (shape[0] != 1)}, for {count} classes, but there are {len(names)} "
+            f"class names: create it with num_classes={1 if len(names) == 2 else len(names)}"
         )
     return tuple(names)

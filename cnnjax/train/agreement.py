@@ -23,7 +23,7 @@ def check_hosts_agree(
     distributed.assert_equal("their classes", json.dumps(list(class_names)))
     distributed.assert_equal("what fits into their memory (loading)", str(isinstance(train, LazySplit)))
     for name, split in (("training", train), ("validation", valid)):
-        sums = _fingerprint(split), zlib.crc32(np.ascontiguousarray(split.labels))
+        sums = _fingerprint(split), zlib.crc32(np.asarray(split.labels).tobytes())
         distributed.assert_equal(f"their {name} images", json.dumps([len(split), *sums]))
 
 
@@ -31,4 +31,4 @@ def _fingerprint(split: ArraySplit | LazySplit) -> int:
     """A checksum of the images or, of streamed ones, of what tells them apart."""
     if isinstance(split, LazySplit):
         return split.images.fingerprint()
-    return zlib.crc32(np.ascontiguousarray(split.images))
+    return zlib.crc32(np.ascontiguousarray(split.images).data)

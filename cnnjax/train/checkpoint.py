@@ -64,6 +64,10 @@ class MemoryCheckpoints:
     def wait(self) -> None:
         """Nothing is being written."""
 
+    def load(self, state: TrainState, sums: metrics.Sums) -> tuple[TrainState, metrics.Sums, History]:
+        """The state as it is given: nothing is kept that a run could continue from."""
+        return state, sums, []
+
     def load_best(self, like: TrainState, history: History) -> tuple[TrainState, EpochMetrics]:
         """The state and metrics of the best epoch."""
         if self._best is None:
@@ -172,7 +176,7 @@ class Checkpoints:
                 f"{where} is of another network or optimizer ({min(different)}): start over in an empty run_dir"
             )
         try:
-            host = ocp.load(self.folder / name / "orbax", like)
+            host = ocp.load(str(self.folder / name / "orbax"), like)
         except Exception as error:
             raise UserError(f"{where} cannot be read ({_reason(error)}): resume the run again") from error
         found = checksums.leaves(host)
@@ -193,7 +197,7 @@ class Checkpoints:
         target = self.folder / name
         try:
             distributed.run_on_primary(self._prepare, host)
-            ocp.save(self.folder / "unfinished" / "orbax", host)  # returns when all hosts have written
+            ocp.save(str(self.folder / "unfinished" / "orbax"), host)  # returns when all hosts have written
             self._manifests = json.loads(distributed.run_on_primary(self._offer, name, host, history))
         except Exception as error:
             if distributed.is_primary():

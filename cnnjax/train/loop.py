@@ -28,6 +28,7 @@ from cnnjax.train.checkpoint import Checkpoints, MemoryCheckpoints
 from cnnjax.train.metrics import EpochMetrics, Metric
 from cnnjax.train.profiling import Profiler
 from cnnjax.train.progress import OnProgress, Progress
+from cnnjax.train.run_dir import Settings
 from cnnjax.train.state import TrainState
 from cnnjax.train.step import Augmentation, StepConfig
 from cnnjax.train.strategy import Strategy, TrainSteps
@@ -71,7 +72,7 @@ def fit(
     metrics: Mapping[str, Metric] | None = None, ema: float | None = None, freeze: Sequence[str] = (),
     precision: Literal["float32", "bfloat16"] = "float32", microbatches: int = 1, remat: bool = False,
     strategy: str = "auto", run_dir: str | Path | None = None, resume: bool = False,
-    config: run_dir.Settings | None = None, provenance: run_dir.Settings | None = None,
+    config: Settings | None = None, provenance: Settings | None = None,
     early_stopping_patience: int = 0, checkpoint_every_steps: int = 1000, dispatches_per_epoch: int = 0,
     workers: int = 0, callbacks: Sequence[Callback] = (), on_progress: OnProgress | None = None,
     tensorboard: bool = False, profile_steps: int = 0,
@@ -131,8 +132,8 @@ class _Options:
     strategy: str
     run_dir: str | Path | None
     resume: bool
-    config: run_dir.Settings | None
-    provenance: run_dir.Settings | None
+    config: Settings | None
+    provenance: Settings | None
     early_stopping_patience: int
     checkpoint_every_steps: int
     dispatches_per_epoch: int
@@ -158,7 +159,7 @@ class _Options:
         if (self.tensorboard or self.profile_steps) and self.run_dir is None:
             raise UserError("tensorboard and profile_steps need a run_dir to write to")
 
-    def settings(self) -> run_dir.Settings:
+    def settings(self) -> Settings:
         """What config.json records: the caller's settings, or these."""
         if self.config is not None:
             return self.config
@@ -413,8 +414,8 @@ class _Training:
         best, row = self.checkpoints.load_best(self.state, self.history)
         params, model_state = jax.tree.map(jnp.asarray, self._evaluated(best))
         split = distributed.run_all_or_raise(lambda: as_split(self.run_.dataset.test))
-        placed = strategy.replicate(self.strategy, (params, model_state, network.normalizer))
-        sums = self.evaluate(*placed, strategy.replicate_split(self.strategy, split))
+        params_, state_, normalizer = strategy.replicate(self.strategy, (params, model_state, network.normalizer))
+        sums = self.evaluate(params_, state_, normalizer, strategy.replicate_split(self.strategy, split))
         test = metrics.compute(sums) | {"count": len(split), "epoch": row["epoch"]}
         notes = {"config": dict(self.options.settings()), "best": row, "test": test, **(self.options.provenance or {})}
         notes["seconds"] = sum(row["seconds"] for row in self.history)

@@ -30,7 +30,7 @@ EpochMetrics = dict[str, float]
 """One epoch: epoch, step, train_loss, train_accuracy, valid_loss, valid_accuracy, images_per_second, seconds, and
 train_NAME and valid_NAME of each further metric."""
 
-Sums = dict[str, Array | np.ndarray]
+Sums = dict[str, Array]
 """Running sums over examples. Each name has a float32 array (2,): the sum, and the rounding error that it has left out.
 "count" is the number of examples, "finite" that of the batches before the loss was no longer finite; both are int32."""
 
@@ -110,7 +110,7 @@ def add(sums: Sums, batch: Mapping[str, Array]) -> Sums:
     return total | {"count": sums["count"] + batch["count"], "finite": sums["finite"] + finite}
 
 
-def compute(sums: Sums) -> dict[str, float]:
+def compute(sums: Mapping[str, Array | np.ndarray]) -> dict[str, float]:
     """The mean per example of the loss and of each metric. This waits for the device."""
     values = jax.device_get(sums)
     count = max(int(values["count"]), 1)

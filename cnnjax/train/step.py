@@ -8,7 +8,7 @@ batch), so it does not matter which device computes it.
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -96,7 +96,7 @@ def train_step(
     if axis is not None:
         gradient, sums = lax.pmean(gradient, axis), lax.psum(sums, axis)
     updates, opt_state = config.tx.update(gradient, state.opt_state, trained)
-    params = frozen | optax.apply_updates(trained, updates)
+    params = {**frozen, **cast(Params, optax.apply_updates(trained, updates))}
     ema = state.ema
     if ema is not None and config.ema is not None:
         ema = update_average(ema, params, model_state, state.step, config.ema)
@@ -138,7 +138,7 @@ def _gradient(
     images = normalize(normalizer, images).astype(config.precision)
 
     def mean_loss(params: Params) -> tuple[Array, tuple[Array, models.Output]]:
-        whole = _cast(config, frozen | params)
+        whole = _cast(config, {**frozen, **params})
         output = models.apply(
             config.graphdef, whole, model_state, images, train=True, keys=_fold(keys, DROPOUT), axis_name=axis
         )

@@ -10,7 +10,7 @@ All three ways compute the same to float32 rounding.
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +18,7 @@ import numpy as np
 from jax import lax
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
-from jaxtyping import Array, Int32, Key, PyTree
+from jaxtyping import Array, Key, PyTree
 
 from cnnjax import runtime
 from cnnjax.data import prefetch, sampling
@@ -33,8 +33,8 @@ from cnnjax.train.step import Batch, StepConfig, eval_step, train_step
 AXIS = "data"
 MODES = ("auto", "jit", "pmap", "mesh")
 
-Fed = Int32[np.ndarray, "steps batch"] | Examples
-"""Of a resident split the indices of some steps' batches; of a streamed one their images and labels, placed."""
+Fed: TypeAlias = np.ndarray | Examples
+"""Indices (steps, batch) into a resident split, int32; of a streamed one images and labels, placed."""
 
 
 TrainSteps = Callable[[TrainState, metrics.Sums, Fed], tuple[TrainState, metrics.Sums]]
@@ -65,7 +65,7 @@ class Strategy:
 
 
 def make_strategy(
-    mode: str, batch_size: int, devices: list[jax.Device] | None = None, microbatches: int = 1
+    mode: str, batch_size: int, devices: list | None = None, microbatches: int = 1
 ) -> Strategy:
     """The strategy that `mode` names: "auto" is "jit" on one device and "mesh" on several; "jit" uses the first.
 

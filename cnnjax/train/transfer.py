@@ -7,7 +7,7 @@ block trained too at a small learning rate, is an ordinary `fit` of the resultin
 
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -35,7 +35,7 @@ class Head(nnx.Module):
 
     casts_parameters = True
 
-    def __init__(self, model: nnx.Module):
+    def __init__(self, model: VGG):
         for name in HEAD:
             setattr(self, name, getattr(model, name))
         self.dropout = model.dropout
@@ -48,7 +48,7 @@ class Head(nnx.Module):
         keys: Key[Array, " batch"] | None = None,
     ) -> tuple[Float[Array, "batch logits"], dict[str, Array]]:
         """The logits, and the layers' activations."""
-        return VGG.head(self, images.reshape(len(images), -1), keys=keys if train else None)
+        return VGG.head(cast(VGG, self), images.reshape(len(images), -1), keys=keys if train else None)
 
 
 def check_base(base: Network, image_size: tuple[int, int]) -> None:
@@ -79,7 +79,7 @@ def replace_head(
     check_base(base, size)
     if len(class_names) < 2:
         raise UserError(f"a classifier needs two classes or more, not {len(class_names)}")
-    config = dict(base.config or {}) | {"include_top": True, "image_size": size, "dropout": dropout}
+    config: dict[str, Any] = dict(base.config or {}) | {"include_top": True, "image_size": size, "dropout": dropout}
     config |= {"dense_units": dense_units, "num_classes": 1 if len(class_names) == 2 else len(class_names)}
     graphdef, params, model_state = models.split(models.create(**config, seed=seed))
     params = {name: leaves if name in HEAD else base.params[name] for name, leaves in params.items()}
@@ -134,7 +134,7 @@ def fit_head(
     `options` are those of `fit`. The weights in `run_dir` are the whole network's, too.
     """
     folder = options.get("run_dir")
-    head = Network.create(Head(network.model()), features, normalizer=normalize.identity())
+    head = Network.create(Head(cast(VGG, network.model())), features, normalizer=normalize.identity())
     head = head.replace(provenance=dict(network.provenance))
     result = loop.fit(head, features, optimizer, **options)
     if result.network.config is not None:  # read back from a finished run
