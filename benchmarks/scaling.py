@@ -140,7 +140,7 @@ def scaling(
     turns = {"rounds": rounds, "calls": calls}
     sizes = {"weak": {n: each * n for n in devices}, "strong": dict.fromkeys(devices, batch_size)}
     rows = {axis: measure(base | {"name": f"{model}, {axis}"}, sizes[axis], turns) for axis in axes}
-    spent = costs(devices, {"rounds": rounds, "calls": 10})
+    spent = costs(devices, {"rounds": rounds, "calls": 5 * calls})
     device = jax.devices()[0]  # not before: it would be taken from the contenders
     found = {axis: points(axis, sizes[axis], rows[axis], device.platform == "cpu") for axis in axes}
     for axis, some in found.items():

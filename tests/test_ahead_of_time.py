@@ -95,8 +95,8 @@ assert all(s.is_fully_replicated for s in jax.tree.leaves(program.output_shardin
 (state, sums, fixed, rows), _ = program.input_shardings
 memory = program.memory_analysis()
 used = memory.argument_size_in_bytes + memory.temp_size_in_bytes
-print(json.dumps(compiled.read(program.as_text()) | {"used": used, "carry": layout((state, sums)), "fixed": layout(fixed),
-    "rows": layout(rows), "chips": len(chips)}))
+layouts = {"carry": layout((state, sums)), "fixed": layout(fixed), "rows": layout(rows)}
+print(json.dumps(compiled.read(program.as_text()) | {"used": used, "chips": len(chips)} | layouts))
 """
 
 

@@ -1,4 +1,4 @@
-"""The race to keras-vis' activations: when a target is reached, the port against NumPy, and the command with tiny images."""
+"""The race to keras-vis' activations: when a target is reached, the port against NumPy, the command on tiny images."""
 
 import json
 import subprocess
