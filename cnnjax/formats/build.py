@@ -176,7 +176,7 @@ def _change(plan: _Plan, options: Options, image_size: tuple[int, int] | None) -
 
 def _resize(plan: _Plan, image_size: tuple[int, int]) -> None:
     """Let the network take images of this size. Raises UserError if its dense layers do not allow it."""
-    if plan.config.get("include_top", True) and plan.architecture and "image_size" in plan.config:
+    if plan.config.get("include_top", True) and plan.architecture and plan.architecture.fixed_size:
         halvings = plan.architecture.halvings
         for size, own, axis in zip(image_size, plan.image_size, ("height", "width"), strict=True):
             least = own >> halvings << halvings
