@@ -24,7 +24,7 @@ from cnnjax.data.normalize import Normalizer
 from cnnjax.network import Network
 from cnnjax.train import strategy
 from cnnjax.train.state import create_state
-from cnnjax.visualize import render
+from cnnjax.visualize.render import lower as lower_render
 
 EACH = 128
 FILTERS = 16
@@ -138,7 +138,7 @@ def drawing(chip: jax.Device) -> jax.stages.Lowered:
     graphdef, params, model_state = models.split(workloads.abstract("vgg16", size))
     names = tuple(map(str, range(1000)))
     network = Network(graphdef, params, model_state, no_normalizer(), names, (size, size), 3)
-    return render.lower(network, LAYER, FILTERS, SingleDeviceSharding(chip))
+    return lower_render(network, LAYER, FILTERS, SingleDeviceSharding(chip))
 
 
 def lower(program: str, chips: list[jax.Device]) -> jax.stages.Lowered:

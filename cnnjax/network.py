@@ -114,8 +114,7 @@ class Network:
         """Probability of each class, for images in [0, 1]. One logit is the second of two classes' (sigmoid)."""
         logits = self(images)[0]
         if logits.shape[1] == 1:
-            second = jax.nn.sigmoid(logits)
-            return jnp.concatenate([1 - second, second], axis=1)
+            return jax.nn.sigmoid(jnp.concatenate([-logits, logits], axis=1))  # exact for small probabilities, too
         return jax.nn.softmax(logits)
 
     def model(self) -> nnx.Module:

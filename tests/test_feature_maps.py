@@ -3,21 +3,20 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny
+from flax import nnx
 from oracles import keras_vis
 
-from cnnjax import formats
-from cnnjax.cli.config import ModelConfig
+from cnnjax import Network, models
 from cnnjax.data import normalize
 from cnnjax.errors import UserError
-from cnnjax.models import create, split
-from cnnjax.visualize import feature_maps, layers
+from cnnjax.visualize import at_image_size, feature_maps, layer_shapes
 
 
-def picture(side=12):
+def image(side=12):
     return np.random.default_rng(0).random((side, side, 3), dtype=np.float32)
 
 
-def standardised(maps):
+def standardized(maps):
     """The article's own lines, on maps without a dead one: (x - μ)/σ · 64 + 128, clipped."""
     maps = np.float64(maps)
     maps = (maps - maps.mean((1, 2), keepdims=True)) / maps.std((1, 2), keepdims=True)
@@ -34,14 +33,14 @@ def network():
 
 
 def test_maps_are_the_articles_and_dead_ones_are_marked(network):
-    found = feature_maps.compute(network, picture(), ["conv_1", "conv_2"])
+    found = feature_maps(network, image(), ["conv_1", "conv_2"])
     assert list(found) == ["conv_1", "conv_2"]
-    activations = network.forward(network.params, jnp.asarray(picture())[None])[1]
+    activations = network(jnp.asarray(image())[None])[1]
     for layer, channels in (("conv_1", [0, 1, 2, 3]), ("conv_2", [0, 2, 3])):
         expected = np.moveaxis(np.asarray(activations[layer][0]), -1, 0)
         maps = found[layer]
         assert maps.maps.dtype == np.uint8
-        assert np.abs(maps.maps[channels] - standardised(expected[channels])).max() < 1.01, "truncation, no more"
+        assert np.abs(maps.maps[channels] - standardized(expected[channels])).max() < 1.01, "truncation, no more"
         np.testing.assert_allclose(maps.mean, expected.mean((1, 2)), rtol=1e-5)
         np.testing.assert_allclose(maps.largest, expected.max((1, 2)), rtol=1e-5)
     assert found["conv_2"].dead.tolist() == [False, True, False, False, True]
@@ -50,39 +49,60 @@ def test_maps_are_the_articles_and_dead_ones_are_marked(network):
 
 
 def test_channels_by_number_by_list_and_by_layer(network):
-    full = feature_maps.compute(network, picture(), ["conv_1", "conv_2"], 5)
+    full = feature_maps(network, image(), ["conv_1", "conv_2"], 5)
     assert full["conv_1"].channels == (0, 1, 2, 3) and full["conv_2"].channels == (0, 1, 2, 3, 4)
-    some = feature_maps.compute(network, picture(), ["conv_1", "conv_2"], {"conv_1": [3, 1], "conv_2": 2})
+    some = feature_maps(network, image(), ["conv_1", "conv_2"], {"conv_1": [3, 1], "conv_2": 2})
     assert some["conv_1"].channels == (3, 1) and some["conv_2"].channels == (0, 1)
     np.testing.assert_array_equal(some["conv_1"].maps, full["conv_1"].maps[[3, 1]])
 
 
 def test_what_is_not_there_is_one_sentence(network):
     with pytest.raises(UserError, match=r"layer 'conv_9'.*conv_"):
-        feature_maps.compute(network, picture(), ["conv_9"])
+        feature_maps(network, image(), ["conv_9"])
     with pytest.raises(UserError, match="channel 19"):
-        feature_maps.compute(network, picture(), ["conv_1"], [19])
+        feature_maps(network, image(), ["conv_1"], [19])
     with pytest.raises(UserError, match="'predictions' has no maps"):
-        feature_maps.compute(network, picture(), ["predictions"])
+        feature_maps(network, image(), ["predictions"])
     with pytest.raises(UserError, match="no layer was named: choose some of conv_1, pool_1"):
-        feature_maps.compute(network, picture(), [])
+        feature_maps(network, image(), [])
 
 
-def test_another_side_is_shown_to_a_vggs_convolutions_alone():
-    config = ModelConfig(name="vgg11", width=0.05)
-    graph, params = split(create(config, side=32, num_classes=3, seed=0))
-
-    nothing = normalize.fit("none", np.zeros((1, 2, 2, 3), np.uint8))
-    vgg = formats.network(graph, params, config, 32, ("a", "b", "c"), nothing, {"by": "test"})
-    larger = layers.at_side(vgg, 48)
-    assert layers.shapes(larger)["block1_conv1"] == (48, 48, 3) and "fc1" not in layers.shapes(larger)
-    ours = feature_maps.compute(vgg, picture(48), ["block1_conv1"])["block1_conv1"]
-    kernel = params["block1_conv1"]["kernel"]
+def test_another_image_size_is_shown_to_a_vggs_convolutions_alone():
+    model = models.create("vgg11", image_size=32, num_classes=3, width_multiplier=0.05)
+    vgg = Network.create(model, normalizer=normalize.identity(), class_names=("a", "b", "c"))
+    larger = at_image_size(vgg, (48, 64))
+    assert layer_shapes(larger)["block1_conv1"] == (48, 64, 3) and "fc1" not in layer_shapes(larger)
+    assert not larger.class_names and larger.digest == vgg.digest
+    shown = np.random.default_rng(0).random((48, 64, 3), dtype=np.float32)
+    ours = feature_maps(vgg, shown, ["block1_conv1"])["block1_conv1"]
+    assert ours.maps.shape == (3, 48, 64)
+    kernel = vgg.params["block1_conv1"]["kernel"]
     expected = jax.lax.conv_general_dilated(
-        picture(48)[None], kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+        shown[None], kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
     )
     np.testing.assert_allclose(ours.mean, np.maximum(expected[0], 0).mean((0, 1)), rtol=1e-5)
-    small = create(ModelConfig(), side=32, num_classes=2, seed=0)
-    graph, params = split(small)
-    with pytest.raises(UserError, match="only takes pictures of side 32, not 48"):
-        layers.at_side(formats.network(graph, params, ModelConfig(), 32, ("a", "b"), nothing), 48)
+    small = Network.create(
+        models.create("small-cnn", image_size=32, width_multiplier=0.1), normalizer=normalize.identity()
+    )
+    with pytest.raises(UserError, match="only takes images of 32×32, not 48×48"):
+        at_image_size(small, 48)
+
+
+def test_a_resnet_takes_any_image_size_and_keeps_its_classes():
+    model = models.create("resnet18", num_classes=3, width_multiplier=0.05)
+    network = Network.create(model, normalizer=normalize.identity(), image_size=32)
+    larger = at_image_size(network, (48, 40))
+    assert larger.class_names == network.class_names and larger.image_size == (48, 40)
+    shapes = layer_shapes(network, (48, 40))
+    layer = "layer2.0.conv2"
+    shown = np.random.default_rng(0).random((48, 40, 3), dtype=np.float32)
+    assert feature_maps(network, shown, [layer], 2)[layer].maps.shape == (2, *shapes[layer][:2])
+
+
+def test_models_of_flax_layers_have_maps_by_their_paths():
+    network = tiny.flax(tiny.Plain(1, rngs=nnx.Rngs(0)), (10, 14), 1)
+    shown = np.random.default_rng(0).random((10, 14, 1), dtype=np.float32)
+    found = feature_maps(network, shown, ["conv", "deep"], [1, 3])
+    assert found["conv"].maps.shape == (2, 10, 14) and found["deep"].maps.shape == (2, 5, 7)
+    expected = np.moveaxis(np.asarray(network(shown[None])[1]["deep"][0]), -1, 0)[[1, 3]]
+    assert np.abs(found["deep"].maps - standardized(expected)).max() < 1.01

@@ -141,6 +141,19 @@ def test_feature_maps(tmp_path):
     check(figures.feature_map_grid(alone, tmp_path / "alone.png"), width=380)
 
 
+def test_heat_maps_lie_over_their_images(tmp_path):
+    grey = np.full((12, 16, 3), 0.5)
+    heat = np.zeros((12, 16))
+    heat[:, 8:] = 1.0
+    mixed = figures.overlays.overlay(grey, heat)
+    assert mixed.shape == (12, 16, 3) and mixed[0, 0].max() < 0.25 and mixed[0, -1].min() > 0.5
+    shades = [figures.overlays.overlay(np.full((1, 1, 1), value, np.uint8), [[0.3]])[0, 0] for value in (0, 255)]
+    np.testing.assert_allclose(shades[1] - shades[0], 0.4)
+    check(figures.heat_overlay([grey] * 5, [heat] * 5, list("abcde"), tmp_path / "heat.png"))
+    narrow = figures.heat_overlay([np.uint8(grey * 255)[..., :1]], [heat], (), tmp_path / "one.png")
+    check(narrow, width=300)
+
+
 def test_augmented_samples(tmp_path):
     random = np.random.default_rng(3)
     check(
