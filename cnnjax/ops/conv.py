@@ -34,15 +34,15 @@ def conv(
 ) -> Float[Array, "batch out_height out_width outputs"]:
     """Cross-correlation of images (NHWC) with a kernel (HWIO). Source: article, section 2.1.
 
-    `padding`: "SAME" keeps height and width at stride 1 and divides them by a larger stride, rounding up; "VALID" adds
-    nothing; a number adds that many zeros at every edge. The output has (height + padding - rows) / stride + 1 rows,
-    rounded down, where `padding` counts both edges; columns likewise.
+    `stride` is 1 or more. `padding`: "SAME" keeps height and width at stride 1 and divides them by a larger stride,
+    rounding up; "VALID" adds nothing; a number adds that many zeros at every edge. The output has
+    (height + padding - rows) / stride + 1 rows, rounded down, where `padding` counts both edges; columns likewise.
 
     Differentiable in forward and reverse mode, any number of times, and under vmap. On a CPU, values of x that are not
     finite also reach neighbouring outputs whose windows do not contain them.
 
-    Raises UserError if the kernel has another number of input channels than x, or if stride or padding is negative or
-    stride is 0.
+    Raises UserError if the kernel has another number of input channels than x, or if stride or padding is not one of
+    the values above.
     """
     _require(x, kernel, stride, padding)
     if isinstance(padding, int):
@@ -64,8 +64,10 @@ def _require(x: Array, kernel: Array, stride: int, padding: str | int) -> None:
         )
     if stride < 1:
         raise UserError(f"a convolution's stride is 1 or more: use stride=1 instead of {stride}")
-    if isinstance(padding, int) and padding < 0:
-        raise UserError(f"a convolution's padding is 0 or more: use padding=0 instead of {padding}")
+    if padding not in ("SAME", "VALID") and not (isinstance(padding, int) and padding >= 0):
+        raise UserError(
+            f"a convolution's padding is 'SAME', 'VALID' or a number of pixels: use one of these, not {padding!r}"
+        )
 
 
 @jax.custom_jvp
@@ -88,8 +90,9 @@ def _conv_then_max_pool(x: Array, kernel: Array) -> Array:
     return max_pool(conv(x, kernel))
 
 
-@partial(conv_max_pool.defjvp, symbolic_zeros=True)
-def _(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Array, Array]:
+def _conv_max_pool_jvp(
+    primals: tuple[Array, Array], tangents: tuple[Array | SymbolicZero, Array | SymbolicZero]
+) -> tuple[Array, Array]:
     """A derivative needs each window's maximum, so that here the convolution's full result is stored."""
     perturbed = [i for i, tangent in enumerate(tangents) if not isinstance(tangent, SymbolicZero)]
 
@@ -100,6 +103,9 @@ def _(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Arra
         return _conv_then_max_pool(*arguments)
 
     return jax.jvp(function, [primals[i] for i in perturbed], [tangents[i] for i in perturbed])
+
+
+conv_max_pool.defjvp(_conv_max_pool_jvp, symbolic_zeros=True)
 
 
 @dataclass(frozen=True)
