@@ -198,21 +198,22 @@ def compiled_programs():
     return [program._cache_size() for program in (ascent.advance, ascent.measure, ascent.init_noise)]
 
 
-def test_equal_optimizers_and_objectives_share_a_program_over_many_calls():
-    network = tiny.network()
+def test_many_calls_share_a_program_and_leave_nothing_behind():
+    network = tiny.flax(tiny.Plain(rngs=nnx.Rngs(0)), (10, 14))
 
     def draw(rate, weight, channel):
-        objective = visualize.channel("conv_1", channel) - weight * visualize.total_variation()
-        (image,) = visualize.render(network, objective, steps=2, optimizer=optax.adam(rate), transforms=jitter(1))
+        objective = visualize.channel("conv", channel) - weight * visualize.total_variation()
+        options = {"steps": 2, "optimizer": optax.adam(rate), "transforms": jitter(weight), "image_size": (7, 9)}
+        (image,) = visualize.render(network, objective, **options)
         return image
 
     draw(0.1, 1.0, 0)
-    programs = compiled_programs()
+    programs, arrays = compiled_programs(), len(jax.live_arrays())
     for number in range(4):
         draw(0.1, float(number), number)
-    assert compiled_programs() == programs
+    assert compiled_programs() == programs and len(jax.live_arrays()) == arrays
     draw(0.2, 1.0, 0)
-    assert compiled_programs()[0] == programs[0] + 1
+    assert compiled_programs() == [programs[0] + 1, *programs[1:]]
 
 
 def test_a_batch_is_one_convolution_a_layer_and_deeper_layers_are_dropped():

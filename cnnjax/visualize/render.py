@@ -64,6 +64,7 @@ def render(
     """
     if batch_size < 1:
         raise UserError(f"batch_size={batch_size} must be at least 1")
+    digest = network.digest  # of the caller's object, which keeps it for the next call
     network = at_image_size(network, image_size)
     target = Target(layer_shapes(network), network.class_names)
     objective = objectives.as_objective(objective).bind(target)
@@ -82,7 +83,7 @@ def render(
         "optimizer": optimizer,
         "penalty": penalty,
     }
-    shared = _shared_facts(plan, replaced)
+    shared = _shared_facts(plan, digest, replaced)
     images = []
     size = min(batch_size, len(objective))
     for first in range(0, len(objective), size):
@@ -208,13 +209,13 @@ def _choose_recipe(
     return recipe
 
 
-def _shared_facts(plan: Plan, replaced: dict[str, object]) -> dict[str, Json]:
+def _shared_facts(plan: Plan, digest: str, replaced: dict[str, object]) -> dict[str, Json]:
     """Provenance that all images of one call have in common."""
     network = plan.network
     config = network.config
     changed = [name for name, value in replaced.items() if value is not None]
     return {
-        "weights": network.digest,
+        "weights": digest,
         "model": config["name"] if config else type(network.model()).__name__,
         "image_size": list(network.image_size),
         "recipe": plan.recipe.name,
