@@ -82,8 +82,10 @@ def run(
     load_image = example_image.chelsea_face if image is None else functools.partial(_resize, image)
     common = {"image_size": image_size, "per_class": per_class, "eval_per_class": eval_per_class, "seed": seed}
     runs = {
-        "plain": TrainingRun(**common, epochs=plain_epochs, batch_size=PLAIN_BATCH_SIZE, augment=None),
-        "augmented": TrainingRun(**common, epochs=augmented_epochs, batch_size=AUGMENTED_BATCH_SIZE, augment=Augment()),
+        "plain": TrainingRun(**common, epochs=plain_epochs, batch_size=min(PLAIN_BATCH_SIZE, per_class), augment=None),
+        "augmented": TrainingRun(
+            **common, epochs=augmented_epochs, batch_size=min(AUGMENTED_BATCH_SIZE, per_class), augment=Augment()
+        ),
     }
     dataset = functools.cache(
         lambda: procedural.load(
