@@ -25,8 +25,12 @@ def test_any_part_of_the_stream_is_that_part(start, count):
 
 
 def test_the_order_follows_the_key():
-    assert np.array_equal(sampling.example_indices(KEY, 0, 20, 20), sampling.example_indices(jax.random.key(3), 0, 20, 20))
-    assert not np.array_equal(sampling.example_indices(KEY, 0, 20, 20), sampling.example_indices(jax.random.key(4), 0, 20, 20))
+    assert np.array_equal(
+        sampling.example_indices(KEY, 0, 20, 20), sampling.example_indices(jax.random.key(3), 0, 20, 20)
+    )
+    assert not np.array_equal(
+        sampling.example_indices(KEY, 0, 20, 20), sampling.example_indices(jax.random.key(4), 0, 20, 20)
+    )
 
 
 def test_the_order_is_jaxs_own_permutation_and_a_key_may_be_given_as_its_data():
@@ -50,9 +54,7 @@ def test_steps_per_epoch():
 
 
 def test_batch_larger_than_the_data_is_one_sentence():
-    with pytest.raises(
-        UserError, match="batch_size=41 is larger than the 40 training images: use 40 or less"
-    ):
+    with pytest.raises(UserError, match="batch_size=41 is larger than the 40 training images: use 40 or less"):
         sampling.steps_per_epoch(0, 41, 40)
 
 

@@ -64,9 +64,7 @@ class Strategy:
         return self.mesh.devices.flat[0].platform
 
 
-def make_strategy(
-    mode: str, batch_size: int, devices: list | None = None, microbatches: int = 1
-) -> Strategy:
+def make_strategy(mode: str, batch_size: int, devices: list | None = None, microbatches: int = 1) -> Strategy:
     """The strategy that `mode` names: "auto" is "jit" on one device and "mesh" on several; "jit" uses the first.
 
     `devices`: those of all hosts by default. Raises UserError when the devices cannot share out a batch evenly, or
