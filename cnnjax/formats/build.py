@@ -139,7 +139,8 @@ def _description(path: Path, contents: Contents, options: Options) -> Descriptio
         if found.config is not None and options.model is None and found.config.get("name") not in models.MODELS:
             raise UserError(f"{path} describes no model known here, {found.config.get('name')!r}: fetch it again")
         return found
-    inferred = infer({name: tensor.shape_here for name, tensor in contents.tensors.items()})
+    shapes = {name: tensor.shape_here for name, tensor in contents.tensors.items()}
+    inferred = infer(shapes, options.image_size or contents.image_size or None)
     if inferred is None:
         there = [tensor.name for tensor in contents.tensors.values()] + contents.unknown
         raise UserError(

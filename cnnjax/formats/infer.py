@@ -20,12 +20,12 @@ class Inferred(NamedTuple):
     image_size: tuple[int, int]
 
 
-def infer(shapes: Shapes) -> Inferred | None:
+def infer(shapes: Shapes, image_size: tuple[int, int] | None = None) -> Inferred | None:
     """The model that these arrays fit best, or None if they fit none.
 
     Where some are missing or have a wrong shape the others decide, so that the wrong ones can be named afterwards. The
     image size is the smallest that gives the first dense layer its inputs: 224 for the usual 7 × 7, and also where the
-    model does not depend on it.
+    model does not depend on it. `image_size` is used instead where it gives the layer as many inputs.
     """
     found = {name.rpartition("/")[0] for name in shapes}
     architecture = min(ARCHITECTURES.values(), key=lambda known: len(found.symmetric_difference(known.paths())))
@@ -33,7 +33,10 @@ def infer(shapes: Shapes) -> Inferred | None:
         return None
     width = _width_multiplier(architecture, shapes)
     cells = _cells(architecture, shapes, width)
-    size = (cells or 7) << architecture.halvings
+    side = (math.isqrt(cells) or 7) << architecture.halvings
+    size = (side, side)
+    if image_size and math.prod(length >> architecture.halvings for length in image_size) == cells:
+        size = image_size
     optional = {
         "dense_units": _dense_units(architecture, shapes, width),
         "include_top": not found.isdisjoint(architecture.top),
@@ -42,12 +45,12 @@ def infer(shapes: Shapes) -> Inferred | None:
     config = {
         "name": architecture.name,
         "num_classes": _outputs(shapes, last) or 1000,
-        "image_size": (size, size),
+        "image_size": size,
         "channels": (_kernel(shapes, first, 4) or (0, 0, 3))[2] or 3,
         "width_multiplier": width,
         **{name: value for name, value in optional.items() if name in architecture.arguments},
     }
-    return Inferred(config, (size, size))
+    return Inferred(config, size)
 
 
 def _kernel(shapes: Shapes, layer: Layer, rank: int) -> tuple[int, ...]:
@@ -62,11 +65,11 @@ def _outputs(shapes: Shapes, layer: Layer) -> int:
 
 
 def _cells(architecture: Architecture, shapes: Shapes, width: float) -> int:
-    """Height and width of the feature maps that the first dense layer takes; 0 if unknown."""
+    """Pixels of the feature maps that the first dense layer takes; 0 if unknown."""
     channels = [scale_width(layer.units, width) for layer in architecture.layers if layer.kind == "conv"][-1]
     for layer in architecture.layers:
         if layer.kind == "flat" and (kernel := _kernel(shapes, layer, 2)):
-            return math.isqrt(kernel[0] // channels)
+            return kernel[0] // channels
     return 0
 
 

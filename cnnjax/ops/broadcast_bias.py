@@ -7,8 +7,9 @@ from jax import lax
 from jaxtyping import Array, Float
 
 
-def broadcast_bias(bias: Float[Array, " channels"], shape: tuple[int, ...]) -> Float[Array, "..."]:
-    """`jnp.broadcast_to(bias, shape)`, where the last axis of `shape` is the channels.
+def broadcast_bias(bias: Float[Array, " channels"], shape: tuple) -> Array:
+    """`jnp.broadcast_to(bias, shape)`, where the last axis of `shape` is the channels. Sizes may be
+    symbolic (`jax.export.symbolic_shape`).
 
     Differentiable in forward and reverse mode, any number of times, and under vmap. On a CPU it is the product of a
     column of ones and the bias. XLA compiles it as a broadcast; its gradient stays a matrix product, which is faster

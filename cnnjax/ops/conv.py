@@ -146,14 +146,14 @@ class _Convolution(trilinear.Form):
 
     def _kernel_gradient(self, x: Array, g: Array) -> Array:
         together = _images_together(x, g, self.window[1])
-        if not together:
+        if not together or not isinstance(x.shape[0], int):  # a symbolic batch cannot be divided into blocks
             return self.plain(1, x, g)
         return _in_blocks(partial(winograd.kernel_gradient, edges=self.edges), x, g, together)
 
 
 def _in_blocks(gradient: Callable[[Array, Array], Array], x: Array, g: Array, largest: int) -> Array:
     """The sum over blocks of images that fit into the cache."""
-    batch = len(x)
+    batch = x.shape[0]
     least = -(-batch // largest)
     count = next((n for n in range(least, 2 * least) if batch % n == 0), least)
     if count == 1:

@@ -33,7 +33,7 @@ def conv(
     ends = ((down + reach[0] - 1) * block[0], (right + reach[1] - 1) * block[1])
     padding = [(low, end - low - n, 0) for n, end, (low, _) in zip(x.shape[1:3], ends, edges, strict=True)]
     x = lax.pad(x, jnp.zeros((), x.dtype), ((0, 0, 0), *padding, (0, 0, 0)))
-    x = x.reshape(len(x), -1, block[0], ends[1] // block[1], block[1], inputs).transpose(0, 1, 3, 2, 4, 5)
+    x = x.reshape(x.shape[0], -1, block[0], ends[1] // block[1], block[1], inputs).transpose(0, 1, 3, 2, 4, 5)
     x = x.reshape(*x.shape[:3], -1)
 
     def shifted(i: int, j: int) -> Array:
@@ -46,5 +46,5 @@ def conv(
     all_ = all_.reshape(*reach, -1, all_.shape[-1])
 
     y = lax.conv_general_dilated(x, all_, (1, 1), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC"))
-    y = y.reshape(len(y), down, right, *block, outputs).transpose(0, 1, 3, 2, 4, 5)
-    return y.reshape(len(y), down * block[0], right * block[1], outputs)[:, :height, :width]
+    y = y.reshape(y.shape[0], down, right, *block, outputs).transpose(0, 1, 3, 2, 4, 5)
+    return y.reshape(y.shape[0], down * block[0], right * block[1], outputs)[:, :height, :width]
