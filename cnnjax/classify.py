@@ -1,4 +1,4 @@
-"""What a network says to pictures in files: the likeliest classes of each, with their probabilities."""
+"""The most probable classes of images in files, according to a network."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -9,106 +9,118 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, UInt8
+from jaxtyping import Array, Float, Int32, UInt8
 
 from cnnjax import runtime
 from cnnjax.data import imagenet
 from cnnjax.data.decode import decode
 from cnnjax.data.folder import ENDINGS
 from cnnjax.errors import UserError
-from cnnjax.formats import Network
+from cnnjax.network import Network
 
 
-class Answer(NamedTuple):
-    """One picture's likeliest classes, the likeliest first. picture: as the network saw it."""
+class Prediction(NamedTuple):
+    """One image's most probable classes, in descending order. image: as the network sees it, before normalization."""
 
     file: Path
-    picture: UInt8[np.ndarray, "side side 3"]
+    image: UInt8[np.ndarray, "height width channels"]
     classes: tuple[str, ...]
     probabilities: tuple[float, ...]
 
 
-class Broken(NamedTuple):
-    """A file that cannot be read as a picture, and why."""
+class UnreadableImage(NamedTuple):
+    """A file that cannot be read as an image, and why."""
 
     file: Path
     reason: str
 
 
-def find_pictures(places: Sequence[Path]) -> list[Path]:
-    """The files in `places`; in the stead of a folder all pictures below it, by their endings, sorted.
+def find_images(paths: Sequence[Path]) -> list[Path]:
+    """The given files, and the image files in and below the given folders, sorted within each folder. No file twice.
 
-    Raises UserError for a place that is not there, or a folder without pictures.
+    Raises UserError for a path that does not exist, or a folder without images.
     """
     files: list[Path] = []
-    for place in places:
-        if place.is_dir():
-            found = sorted(f for f in place.rglob("*") if f.suffix.lower() in ENDINGS and not f.name.startswith("."))
+    for path in paths:
+        if path.is_dir():
+            found = sorted(f for f in path.rglob("*") if f.suffix.lower() in ENDINGS and not f.name.startswith("."))
             if not found:
-                raise UserError(f"the folder {place} holds no pictures ({', '.join(ENDINGS)}): give another")
+                raise UserError(f"the folder {path} contains no images ({', '.join(ENDINGS)}): give another one")
             files += found
-        elif place.exists():
-            files.append(place)
+        elif path.exists():
+            files.append(path)
         else:
-            raise UserError(f"there is no picture {place}: give the path of a JPEG, PNG or WebP file, or of a folder")
+            raise UserError(f"there is no image {path}: give the path of a JPEG, PNG or WebP file, or of a folder")
     return list(dict.fromkeys(files))
 
 
-def probabilities(logits: Float[Array, "batch outputs"]) -> Float[Array, "batch classes"]:
-    """Softmax; of one sigmoid logit, which speaks for class 1, the probabilities of both classes."""
-    if logits.shape[1] == 1:
-        return jax.nn.sigmoid(jnp.concatenate([-logits, logits], axis=1))
-    return jax.nn.softmax(logits)
+def classify(
+    network: Network, files: Sequence[Path], top: int = 5, batch_size: int = 16
+) -> Iterator[Prediction | UnreadableImage]:
+    """The `top` most probable classes of each file, in the files' order, as soon as they are known.
 
+    One compiled program serves all batches, the last one being padded; threads decode the next batch while the device
+    works on one. Images are framed as the network's training images were (`imagenet.crop`); for a network of one
+    channel they become grey.
 
-def classify(network: Network, files: Sequence[Path], top: int = 5, batch: int = 16) -> Iterator[Answer | Broken]:
-    """The `top` likeliest classes of each file, in the files' order, as soon as they are known.
-
-    One compiled program for all, the last batch filled up; threads decode the next batch while the device works on one.
-    Pictures are framed as the network's were (`imagenet.crop`). Raises UserError for a network without classes.
+    Raises UserError for a network without classes, or one whose images are neither RGB nor grey.
     """
     if not network.class_names:
         raise UserError("these weights have no classes, only convolutions: give weights with their dense layers")
-    if min(top, batch) < 1:
-        raise UserError(f"--top {top} and --batch {batch} must be at least 1")
-    top, size = min(top, len(network.class_names)), min(batch, max(len(files), 1))
-
-    # Cleaning is an argument, too: whitening's arrays are too large to be constants of a program.
-    @jax.jit
-    def run(params, cleaning, pictures):
-        logits = network._replace(cleaning=cleaning).forward(params, pictures.astype(jnp.float32) / 255)[0]
-        return jax.lax.top_k(probabilities(logits), top)
-
-    read = partial(_read, side=network.side, crop=imagenet.crop(network.class_names))
-    before: Iterable[Answer | Broken] = ()
+    if network.channels not in (1, 3):
+        raise UserError(f"the network's images have {network.channels} channels: files are read as RGB or grey only")
+    for name, value in (("top", top), ("batch_size", batch_size)):
+        if value < 1:
+            raise UserError(f"{name}={value} must be at least 1")
+    top, size = min(top, len(network.class_names)), min(batch_size, max(len(files), 1))
+    crop = imagenet.crop(network.class_names)
+    read = partial(_read, image_size=network.image_size, channels=network.channels, crop=crop)
+    before: Iterable[Prediction | UnreadableImage] = ()
     with ThreadPoolExecutor(runtime.cores()) as threads:
         for start in range(0, len(files), size):
             group = files[start : start + size]
-            pictures = list(threads.map(read, group))
-            shown = np.zeros((size, network.side, network.side, 3), np.uint8)
-            for slot, picture in enumerate(pictures):
-                if not isinstance(picture, Broken):
-                    shown[slot] = picture
-            found = run(network.params, network.cleaning, shown)
+            images = list(threads.map(read, group))
+            batch = np.zeros((size, *network.image_shape), np.uint8)
+            for slot, image in enumerate(images):
+                if not isinstance(image, UnreadableImage):
+                    batch[slot] = image
+            found = _top_classes(network, batch, top)
             yield from before
-            before = _answers(network.class_names, group, pictures, found)
+            before = _predictions(network.class_names, group, images, found)
     yield from before
 
 
-def _read(file: Path, side: int, crop: float) -> np.ndarray | Broken:
+@partial(jax.jit, static_argnames=("top",))
+def _top_classes(
+    network: Network, images: UInt8[Array, "batch height width channels"], top: int
+) -> tuple[Float[Array, "batch {top}"], Int32[Array, "batch {top}"]]:
+    """The largest probabilities, in descending order, and their classes."""
+    values, indices = jax.lax.top_k(network.probabilities(images.astype(jnp.float32) / 255), top)
+    return values, indices
+
+
+def _read(file: Path, image_size: tuple[int, int], channels: int, crop: float) -> np.ndarray | UnreadableImage:
     try:
-        return decode(file, side, crop)
+        image = decode(file, image_size, crop)
     except Exception as error:  # Pillow's decoders raise many kinds
-        return Broken(file, str(error) or type(error).__name__)
+        return UnreadableImage(file, str(error) or type(error).__name__)
+    if channels == 1:
+        # The luma of ITU-R 601-2, as Pillow's conversion to "L".
+        return np.rint(image @ np.array([0.299, 0.587, 0.114]))[..., None].astype(np.uint8)
+    return image
 
 
-def _answers(
-    names: tuple[str, ...], group: Sequence[Path], pictures: list[np.ndarray | Broken], found: Sequence[Array]
-) -> Iterator[Answer | Broken]:
+def _predictions(
+    names: tuple[str, ...],
+    group: Sequence[Path],
+    images: list[np.ndarray | UnreadableImage],
+    found: tuple[Array, Array],
+) -> Iterator[Prediction | UnreadableImage]:
     """Waits for the device, not before the first is asked for."""
-    chances, classes = map(np.asarray, found)
-    for index, (file, picture) in enumerate(zip(group, pictures, strict=True)):
-        if isinstance(picture, Broken):
-            yield picture
+    probabilities, classes = map(np.asarray, found)
+    for index, (file, image) in enumerate(zip(group, images, strict=True)):
+        if isinstance(image, UnreadableImage):
+            yield image
         else:
-            yield Answer(file, picture, tuple(names[c] for c in classes[index]), tuple(map(float, chances[index])))
+            chosen = tuple(names[number] for number in classes[index])
+            yield Prediction(file, image, chosen, tuple(map(float, probabilities[index])))

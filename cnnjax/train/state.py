@@ -38,9 +38,9 @@ def create_state(
     ema: bool = False,
 ) -> TrainState:
     """The state before the first step. The optimizer's state covers only the layers that are not `frozen`."""
-    average = MovingAverage(params, model_state) if ema else None
-    if average is not None:
-        average = jax.tree.map(lambda leaf: leaf, average)
+    # Copies: the step reuses the memory of each array, so no two may share it, nor may the caller's be among them.
+    params, model_state = jax.tree.map(jnp.copy, (params, model_state))
+    average = jax.tree.map(jnp.copy, MovingAverage(params, model_state)) if ema else None
     return TrainState(
         jnp.zeros((), jnp.int32), params, model_state, tx.init(partition_params(params, frozen)[1]), average
     )

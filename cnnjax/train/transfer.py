@@ -48,7 +48,7 @@ class Head(nnx.Module):
         keys: Key[Array, " batch"] | None = None,
     ) -> tuple[Float[Array, "batch logits"], dict[str, Array]]:
         """The logits, and the layers' activations."""
-        return VGG.head(self, images.reshape(len(images), -1), keys if train else None)
+        return VGG.head(self, images.reshape(len(images), -1), keys=keys if train else None)
 
 
 def check_base(base: Network, image_size: tuple[int, int]) -> None:
