@@ -50,8 +50,8 @@ FILES: dict[str, File] = {
 }
 """The names that `formats.resolve` accepts beside a path.
 
-Keras publishes MD5 sums (keras/src/applications/vgg16.py) and no SHA-256: they detect any damage, and no method
-is known to make another file with the MD5 sum of a given one. torchvision publishes the first eight digits of the SHA-256 in the
+Keras publishes MD5 sums (keras/src/applications/vgg16.py) and no SHA-256: they detect any damage, and no method is
+known to make another file with the MD5 sum of a given one. torchvision publishes the first eight digits of the SHA-256 in the
 file's name; the other digits are those on which projects that pin the file agree.
 """
 # Simonyan and Zisserman's own parameters: filter 40 of block3_conv3 is the article's. torchvision trained anew.
@@ -93,7 +93,7 @@ def fetch(name: str, files: Mapping[str, File] = FILES) -> Path:
                 print(f"fetched {path}")
     except requests.RequestException as error:
         kept = _length(_part(path))
-        on = f"run this again to go on after {kept / 1e6:.1f} MB, or " if kept else "get it elsewhere and "
+        on = f"run this again to continue after {kept / 1e6:.1f} MB, or " if kept else "get it elsewhere and "
         raise UserError(f"cannot download {file.url} ({_reason(requests, error)}): {on}{by_hand}") from None
     except OSError as error:
         raise UserError(
