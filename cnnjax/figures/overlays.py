@@ -8,7 +8,8 @@ import jax
 import matplotlib
 import numpy as np
 
-from cnnjax.figures.canvas import MUTED, SMALL, WIDTH, photograph, save, sheet, text
+from cnnjax.figures.canvas import photograph, save, sheet, text
+from cnnjax.figures.style import MUTED, SMALL, WIDTH
 
 _GAP = 8
 
