@@ -1,13 +1,13 @@
-"""Training steps and the filter ascent, compiled for TPUs and GPUs on a machine that has neither.
+"""Training steps and the optimization of images, compiled for TPUs and GPUs on a machine that has neither.
 
     python benchmarks/ahead_of_time.py
     python benchmarks/ahead_of_time.py --platforms tpu --only "TPU v5e-8" --programs "vgg16 mesh"
 
-Needs the extras `tpu` and `cuda` (either alone will do: the other platform is left out, and said so); no accelerator
-and no driver. A TPU compilation of VGG16 takes two minutes or more of a core. Rows that are in the results' file
-already stay there, and are not compiled again without --again; each is written as soon as it is there.
-Writes benchmarks/results/ahead_of_time.json and, when there are TPUs' rows, the plot beside it. README.md says what the
-columns are and how the compiler's estimates were corrected.
+Needs the extras `tpu` and `cuda` (with one of them the other platform is left out, with a message), but no accelerator
+and no driver. Compiling VGG16 for a TPU takes two minutes or more on one core. Rows that are already in the file of
+results are kept, and compiled again only with --again; each row is written as soon as it is known.
+Writes benchmarks/results/ahead_of_time.json and, if there are rows of TPUs, a plot next to it. README.md explains the
+columns and how the compiler's estimates were corrected.
 """
 
 import dataclasses
@@ -35,10 +35,10 @@ WORKER = Path(compiled.__file__)
 
 @dataclasses.dataclass(frozen=True)
 class Row(compiled.Found):
-    """A program on a machine. All numbers are a chip's but `images_per_second`, which is all chips' together.
+    """A program on a machine. All numbers are per chip, except `images_per_second`, which is for all chips together.
 
-    flops: analytic (`flops.py`). step: seconds, `of_step` its parts: what the compiler's cycles take, operations
-    without an estimate, all-reduces. share: of the chip's peak, by the analytic FLOPs; roofline_share: by the
+    flops: analytic (`flops.py`). step: seconds; of_step: its parts, which are the compiler's cycles, operations without
+    an estimate, and all-reduces. share: of the chip's peak, by the analytic FLOPs. roofline_share: the same by the
     compiler's other estimate. None on GPUs, whose compiler estimates no times.
     """
 
@@ -56,16 +56,16 @@ class Row(compiled.Found):
 
     @property
     def fits(self) -> bool:
-        """In a chip's memory."""
+        """Whether the program fits into the memory of a chip."""
         return self.bytes_used < self.memory
 
 
 def row(name: str, program: str, found: dict[str, Any]) -> Row:
-    """The compiler's findings with what follows from them."""
+    """What the compiler reports, with what follows from it."""
     machine, model = MACHINES[name], program.split()[0]
     ascent = program.endswith("ascent")
     images, chips = (compiled.FILTERS, 1) if ascent else (compiled.EACH, 8)
-    work = {"model": model, "side": compiled.MODELS[model], "batch": images, "layer": compiled.LAYER}
+    work = {"model": model, "image_size": compiled.MODELS[model], "batch_size": images, "layer": compiled.LAYER}
     count = flops.count(work | {"task": "input-gradient" if ascent else "train"})
     more = dict.fromkeys(("step", "of_step", "images_per_second", "share", "roofline_share"))
     if machine.platform == "tpu":
@@ -83,7 +83,7 @@ def row(name: str, program: str, found: dict[str, Any]) -> Row:
 
 
 def times(machine: Machine, chips: int, found: dict[str, Any]) -> tuple[float, float, float]:
-    """Seconds of a step's parts: what has an estimate, what has none, and summing over chips (none of it hidden)."""
+    """Seconds of a step's parts: operations with an estimate, those without, and sums over chips (not overlapped)."""
     return (
         found["cycles"] / machine.clock,
         found["unknown_bytes"] / (machine.passes * machine.clock),
@@ -92,7 +92,7 @@ def times(machine: Machine, chips: int, found: dict[str, Any]) -> tuple[float, f
 
 
 def compile_there(name: str, program: str) -> Row:
-    """Compile in a process of its own. Raises UserError, with its last line, when that fails."""
+    """Compile in another process. Raises UserError, with the last line that it printed, if that fails."""
     command = [sys.executable, str(WORKER), name, program]
     done = subprocess.run(command, env=os.environ | machines.ENVIRONMENT, capture_output=True, text=True)
     if done.returncode:
@@ -125,13 +125,13 @@ def _timed(r: Row) -> tuple[str, ...]:
 
 
 def earlier(path: Path) -> dict[tuple[str, str], Row]:
-    """The rows of the results' file, if there is one."""
+    """The rows in the file of results, if there is one."""
     if not path.is_file():
         return {}
     try:
         rows = json.loads(path.read_text())["rows"]
         fields = [field.name for field in dataclasses.fields(compiled.Found)]
-        # What follows from the findings is worked out anew.
+        # What follows from the compiler's report is computed anew.
         found = [row(r["machine"], r["program"], {name: r[name] for name in fields}) for r in rows]
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path} is not a file of this benchmark ({error}): give another --out") from error
@@ -146,14 +146,14 @@ def ahead_of_time(
     again: bool = False,
     out: Path = Path("benchmarks/results/ahead_of_time.json"),
 ) -> None:
-    """Compile programs for machines, and tabulate what the compiler says.
+    """Compile programs for machines, and tabulate what the compiler reports.
 
     Args:
-        platforms: Whose machines.
-        only: Which of them.
-        programs: What to compile; "mesh" is jit over a mesh.
-        again: Compile also what the results' file has already.
-        out: Where the results go.
+        platforms: The platforms of the machines.
+        only: The machines.
+        programs: The programs to compile; "mesh" is jit over a mesh.
+        again: Compile rows again that are already in the file of results.
+        out: The file for the results.
     """
     for name in only:
         if name not in MACHINES:

@@ -1,8 +1,8 @@
-"""Contenders side by side: each in a process of its own, taking turns in random order, on one table and one plot.
+"""Contenders side by side: each in a process of its own, taking turns in random order, in one table and one plot.
 
-A contender is a file of `contenders/` with `prepare(work: dict) -> Callable[[], None]`: the callable does the work once
-and returns when it is done. Processes keep the libraries' thread pools and flags apart; only one works at a time. The
-first call of each, which compiles, is timed apart.
+A contender is a file in `contenders/` with `prepare(work: dict) -> Callable[[], object]`: the callable does the work
+once and returns when it is finished. Processes keep the libraries' thread pools and flags apart; only one works at a
+time. The first call of each, which compiles, is timed separately.
 """
 
 import dataclasses
@@ -21,10 +21,13 @@ from typing import Any
 
 from tqdm import tqdm
 
+from cnnjax import files
 from cnnjax.errors import UserError
 
-# The contenders are alive together: none may take an accelerator's whole memory.
+# The contenders are alive at the same time: none may take all memory of an accelerator.
 os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+# `runtime.configure`, which the scripts call, adds a flag to XLA_FLAGS; the contenders must not inherit it.
+XLA_FLAGS = os.environ.get("XLA_FLAGS", "")
 
 WORKER = Path(__file__).with_name("contender.py")
 PACKAGES = (
@@ -35,7 +38,7 @@ PACKAGES = (
 
 @dataclasses.dataclass(frozen=True)
 class Contender:
-    """Who takes part: a name for the table, the file of `contenders/`, options for it, and environment variables."""
+    """Who takes part: a name for the table, the file in `contenders/`, options for it, and environment variables."""
 
     who: str
     file: str
@@ -44,7 +47,7 @@ class Contender:
 
 
 OURS = Contender("cnnjax", "ours")
-FLAX = Contender("plain Flax", "plain_flax", environment=(("CNNJAX_RUNTIME", "off"),))
+FLAX = Contender("plain Flax", "plain_flax")
 KERAS = Contender("Keras (TensorFlow)", "keras_tensorflow", (("jit_compile", False),))
 KERAS_XLA = Contender("Keras (TensorFlow, XLA)", "keras_tensorflow", (("jit_compile", True),))
 TORCH = Contender("PyTorch eager", "pytorch", (("compile", False),))
@@ -54,9 +57,11 @@ EVERYONE = {c.who: c for c in (OURS, FLAX, KERAS, KERAS_XLA, TORCH, TORCH_COMPIL
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """One contender at one workload; `ratio` is its median over ours: above 1, ours is faster.
+    """One contender at one workload.
 
-    median, low, high, first: seconds. `peak_share`: of the device's FLOP/s, see `peak.py`. None: does not apply.
+    median, low, high, first: seconds per call; `first` includes the start of the process and compilation. ratio: the
+    median over this package's; above 1 this package is faster. peak_share: of the device's FLOP/s, see `peak.py`.
+    None where a field does not apply.
     """
 
     workload: str
@@ -72,7 +77,7 @@ class Row:
 
 
 class Process:
-    """A contender at work: prepared, and called once, when the constructor returns; then `seconds()` per call.
+    """A contender at work. When the constructor returns it is prepared and was called once; then call `seconds`.
 
     `first`: seconds from the start of its interpreter to the end of the first call.
     """
@@ -80,7 +85,7 @@ class Process:
     def __init__(self, contender: Contender, work: dict[str, Any]) -> None:
         self.who = contender.who
         command = [sys.executable, str(WORKER), contender.file, json.dumps(work | dict(contender.options))]
-        environment = os.environ | dict(contender.environment)
+        environment = os.environ | {"XLA_FLAGS": XLA_FLAGS} | dict(contender.environment)
         begun = time.perf_counter()
         self.process = subprocess.Popen(
             command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
@@ -89,7 +94,7 @@ class Process:
         self.first = time.perf_counter() - begun
 
     def seconds(self, calls: int) -> list[float]:
-        """Seconds of each of so many calls."""
+        """The seconds that each of `calls` calls takes."""
         self.process.stdin.write(f"{calls}\n")
         self.process.stdin.flush()
         return self._answer()["seconds"]
@@ -122,11 +127,11 @@ def compare(
     seed: int = 0,
     peak: float | None = None,
 ) -> list[Row]:
-    """Every contender `rounds` times `calls` calls of `work`, in an order drawn anew for each round.
+    """Time every contender in `rounds` turns of `calls` calls each, in an order drawn anew for each round.
 
-    `work` has a "name" and, for images a second, a "batch", for FLOP/s, "flops" (of a call); `peak` is the device's, in
-    FLOP/s. A contender that cannot take part is named and left out;
-    raises UserError when that is ours.
+    work: has a "name"; for images per second also the "images" of a call (by default its "batch_size"), and for FLOP/s
+    the "flops" of a call. peak: the device's, in FLOP/s. A contender that cannot take part is named and left out;
+    raises UserError if it is this package.
     """
     order = random.Random(seed)
     running: list[Process] = []
@@ -152,7 +157,7 @@ def compare(
 
 
 def starts(work: dict[str, Any], contenders: Sequence[Contender], *, rounds: int = 5, seed: int = 0) -> list[Row]:
-    """Interpreter start to the first call's end, `rounds` fresh processes of each contender, in random order."""
+    """Time `rounds` processes of each contender from their start to the end of the first call, in random order."""
     order = random.Random(seed)
     seconds: dict[str, list[float]] = {contender.who: [] for contender in contenders}
     with tqdm(total=rounds * len(contenders), desc=work["name"], unit=" starts", leave=False) as bar:
@@ -168,10 +173,10 @@ def starts(work: dict[str, Any], contenders: Sequence[Contender], *, rounds: int
 def rows(
     work: dict[str, Any], seconds: dict[str, list[float]], first: dict[str, float], peak: float | None = None
 ) -> list[Row]:
-    """The table's rows from every contender's seconds a call. `peak`: the device's FLOP/s."""
+    """The rows of the table from every contender's seconds per call. `peak`: the device's FLOP/s."""
     medians = {who: statistics.median(values) for who, values in seconds.items()}
     ours = medians.get(OURS.who)
-    batch, flops = work.get("batch"), work.get("flops")
+    images, flops = work.get("images", work.get("batch_size")), work.get("flops")
     return [
         Row(
             workload=work["name"],
@@ -181,7 +186,7 @@ def rows(
             high=max(values),
             first=first[who],
             ratio=medians[who] / ours if ours else None,
-            images_per_second=batch / medians[who] if batch else None,
+            images_per_second=images / medians[who] if images else None,
             flops_per_second=flops / medians[who] if flops else None,
             peak_share=flops / medians[who] / peak if flops and peak else None,
         )
@@ -212,7 +217,7 @@ def table(found: Sequence[Row]) -> str:
 
 
 def aligned(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-    """Columns of text: the first two to the left, the others, numbers, to the right."""
+    """Columns of text: the first two aligned to the left, the others, which are numbers, to the right."""
     widths = [max(map(len, column)) for column in zip(head, *lines, strict=True)]
     return "\n".join(
         "  ".join(f"{cell:{'<' if i < 2 else '>'}{widths[i]}}" for i, cell in enumerate(line)).rstrip()
@@ -221,7 +226,7 @@ def aligned(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
 
 
 def write(path: Path, found: Sequence[Any], device: str, more: dict[str, Any] | None = None) -> None:
-    """The rows (dataclasses) with device, versions and time, as JSON. Raises UserError where it can't be written."""
+    """Write the rows (dataclasses) with device, versions and date as JSON. Raises UserError if it cannot be written."""
     about = {
         "device": device,
         "cores": os.cpu_count(),
@@ -230,15 +235,12 @@ def write(path: Path, found: Sequence[Any], device: str, more: dict[str, Any] | 
         "versions": versions(),
         "rows": [dataclasses.asdict(row) for row in found],
     }
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(about | (more or {}), indent=1) + "\n")
-    except OSError as error:
-        raise UserError(f"cannot write {path} ({error.strerror}): give another --out") from error
+    text = json.dumps(about | (more or {}), indent=1) + "\n"
+    files.atomic_write(path, lambda temporary: temporary.write_text(text))
 
 
 def versions() -> dict[str, str]:
-    """Of the packages that take part, as far as they are installed."""
+    """The versions of the packages that take part and are installed."""
     found = {}
     for package in PACKAGES:
         try:
@@ -249,7 +251,7 @@ def versions() -> dict[str, str]:
 
 
 def chosen(names: Sequence[str], among: Mapping[str, Contender] = EVERYONE) -> list[Contender]:
-    """Contenders by name. Raises UserError for one that there is not."""
+    """Contenders by name. Raises UserError for an unknown one."""
     for name in names:
         if name not in among:
             raise UserError(f"there is no contender {name!r}: choose among {', '.join(among)}")

@@ -1,9 +1,9 @@
-"""From the start of the interpreter to the first finished training step of the small network: cold and warm.
+"""Time from the start of Python to the end of the first training step of the small network, cold and warm.
 
     python benchmarks/compile_time.py
 
-Cold: an empty compilation cache, as on a new machine. Warm: the cache that the cold start left. Needs the extra
-`peers`. Writes benchmarks/results/compile_time.json and the plot beside it.
+Cold: the compilation cache is empty, as on a new machine. Warm: it holds what the cold start has compiled. Needs the
+extra `peers`. Writes benchmarks/results/compile_time.json and a plot next to it.
 """
 
 import os
@@ -17,7 +17,7 @@ import jax
 from cnnjax import figures
 from cnnjax.cli import command_line
 
-WORK = {"model": "small-cnn", "batch": 32, "side": 150, "task": "train"}
+WORK = {"model": "small-cnn", "batch_size": 32, "image_size": 150, "task": "train"}
 WHO = tuple(who for who in compare.EVERYONE if who != compare.TORCH_COMPILED.who)
 
 
@@ -27,9 +27,9 @@ def compile_time(
     """Time cold and warm starts.
 
     Args:
-        who: Which contenders; cnnjax is the one that ratios refer to.
-        rounds: Warm starts of each.
-        out: Where the results go.
+        who: The contenders; ratios refer to cnnjax.
+        rounds: Warm starts of each contender.
+        out: The file for the results.
     """
     found = {}
     with tempfile.TemporaryDirectory() as folder:

@@ -1,6 +1,6 @@
-"""One program compiled for one machine that is not here: `compiled.py MACHINE PROGRAM` prints a line of JSON.
+"""One program compiled for a machine that need not be present: `compiled.py MACHINE PROGRAM` prints a line of JSON.
 
-In a process of its own: its environment must be set before jax is imported (`machines.ENVIRONMENT`).
+This runs in a process of its own, because its environment (`machines.ENVIRONMENT`) must be set before jax is imported.
 """
 
 import json
@@ -10,27 +10,38 @@ import sys
 import time
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
+import jax
 import machines
+import workloads
+from flax import nnx
+from jax.sharding import SingleDeviceSharding
 from machines import MACHINES, Machine
+
+from cnnjax import models
+from cnnjax.data import normalize
+from cnnjax.data.normalize import Normalizer
+from cnnjax.network import Network
+from cnnjax.train import strategy
+from cnnjax.train.state import create_state
+from cnnjax.visualize import render
 
 EACH = 128
 FILTERS = 16
 LAYER = "block5_conv3"
 MODELS = {"small-cnn": 150, "vgg16": 224}
-PROGRAMS = tuple(f"{m} {way}" for m in MODELS for way in ("mesh", "pmap", "mesh, plain Flax")) + ("vgg16 ascent",)
+PROGRAMS = tuple(f"{m} {mode}" for m in MODELS for mode in ("mesh", "pmap", "mesh, plain Flax")) + ("vgg16 ascent",)
 
 
 @dataclass(frozen=True)
 class Found:
-    """What the compiler made of a program, for each chip.
+    """What the compiler reports about a program, for each chip.
 
-    bytes_used: arguments, results that are not arguments' memory, and temporaries. compiler_flops: as it counts.
-    reductions, reduced_bytes: all-reduces over the chips. convolutions: in the compiled program, of which `cudnn` are
-    cuDNN calls (0 on a TPU). cycles: the sum of its estimates, `unknown_bytes`: what operations without one (select and
-    scatter) read and write. roofline: its `optimal_seconds`, plus one second for each operation that it does not
-    know; `unknown`: how many.
+    bytes_used: arguments, results that do not reuse an argument's memory, and temporaries. compiler_flops: as the
+    compiler counts. reductions, reduced_bytes: all-reduces over the chips. convolutions: in the program; `cudnn` of
+    them are cuDNN calls (0 on a TPU). cycles: the sum of the compiler's estimates. unknown_bytes: what operations
+    without an estimate (select and scatter) read and write. roofline: the compiler's `optimal_seconds`, plus one second
+    for each operation that it does not know, of which there are `unknown`.
     """
 
     bytes_used: int
@@ -56,7 +67,7 @@ def size(shape: str) -> int:
 
 
 def read(hlo: str) -> dict[str, int]:
-    """Counts from a compiled program's text; a loop's body counts once."""
+    """Counts from the text of a compiled program; the body of a loop counts once."""
     reductions = re.findall(r"= (.*?) all-reduce(?:-start)?\(", hlo)
     scatters = re.findall(r"= (\S+) select-and-scatter\(.*stride=([\dx]+)", hlo)
     cudnn = len(re.findall(r'custom_call_target="__cudnn\$conv', hlo))
@@ -74,8 +85,8 @@ def read(hlo: str) -> dict[str, int]:
     }
 
 
-def measured(lowered: Any) -> Found:
-    """Compile, and read."""
+def measure(lowered: jax.stages.Lowered) -> Found:
+    """Compile a program and read what the compiler reports."""
     begun = time.perf_counter()
     program = lowered.compile()
     seconds = time.perf_counter() - begun
@@ -93,96 +104,57 @@ def measured(lowered: Any) -> Found:
     )
 
 
-def training(model: str, way: str, chips: list[Any], each: int = EACH, plain: bool = False) -> Any:
-    """A step of training in bfloat16, `each` pictures a chip, lowered; with ordinary Flax layers if `plain`."""
-    import jax
-    from flax import nnx
-
-    from cnnjax import models
-    from cnnjax.cli.config import AugmentConfig, ModelConfig, OptimizerConfig
-    from cnnjax.train import optimizers, strategy
-    from cnnjax.train.step import Task, create_state
-
-    side, classes = MODELS[model], 2 if model == "small-cnn" else 1000
-
-    def make() -> nnx.Module:
-        if plain:
-            return _plain(model, side)
-        return models.create(ModelConfig(name=model), side=side, num_classes=classes, seed=0)
-
-    graph, params = models.split(nnx.eval_shape(make))
-    rule = OptimizerConfig() if model == "small-cnn" else OptimizerConfig(name="sgd", learning_rate=1e-2)
-    task = Task(graph, optimizers.create(rule, 1000), AugmentConfig(), precision="bfloat16")
-    state = jax.eval_shape(lambda params: create_state(params, task.optimizer), params)
-    where = strategy.choose(way, each * len(chips), chips)
-    return strategy.lowered(where, task, state, _no_cleaning(), (side, side, 3), each * len(chips))
+def training(
+    model: str, mode: str, chips: list[jax.Device], each: int = EACH, plain: bool = False
+) -> jax.stages.Lowered:
+    """A training step in bfloat16 with `each` images per chip, lowered; of ordinary Flax layers if `plain`."""
+    size, batch_size = MODELS[model], each * len(chips)
+    network = nnx.eval_shape(lambda: plain_model(model, size)) if plain else workloads.abstract(model, size)
+    config = workloads.step_config(network, model, precision="bfloat16", cast_params=plain)
+    _, params, model_state = models.split(network)
+    state = jax.eval_shape(lambda *arrays: create_state(*arrays, config.tx), params, model_state)
+    where = strategy.make_strategy(mode, batch_size, chips)
+    return strategy.lower_train_step(where, config, state, no_normalizer(), (size, size, 3), batch_size)
 
 
-def _no_cleaning() -> Any:
-    import jax
-    import jax.numpy as jnp
-
-    from cnnjax.data.normalize import Cleaning
-
-    return Cleaning("none", *jax.eval_shape(lambda: (jnp.zeros(0), jnp.zeros((0, 0)), jnp.zeros(0))))
+def no_normalizer() -> Normalizer:
+    """The identity, with shapes in place of its arrays."""
+    return jax.eval_shape(normalize.identity)
 
 
-def _plain(model: str, side: int) -> Any:
-    """The contender's network behind this package's interface, without dropout, computing in bfloat16."""
-    import jax.numpy as jnp
-    from flax import nnx
-
+def plain_model(model: str, image_size: int) -> nnx.Module:
+    """The network of the contender plain_flax.py, without dropout."""
     sys.path.insert(0, str(Path(__file__).parent / "contenders"))
     import plain_flax
 
-    class Plain(nnx.Module):
-        def __init__(self, network: plain_flax.Network):
-            self.blocks, self.dense, self.last = network.blocks, network.dense, network.last
-            for layer in (*(conv for convs in self.blocks for conv in convs), *self.dense, self.last):
-                layer.dtype = jnp.bfloat16
-
-        convolve = plain_flax.Network.convolve
-
-        def __call__(self, images: Any, keys: Any = None, *, remat: bool = False) -> tuple[Any, dict[str, Any]]:
-            x = self.convolve(images)
-            x = x.reshape(len(x), -1)
-            for layer in self.dense:
-                x = nnx.relu(layer(x))
-            return self.last(x), {}
-
-    return Plain(plain_flax.build(model, side, nnx.Rngs(0)))
+    network = plain_flax.build(model, image_size, nnx.Rngs(0))
+    network.dropout.rate = 0.0
+    return network
 
 
-def drawing(chip: Any) -> Any:
+def drawing(chip: jax.Device) -> jax.stages.Lowered:
     """Steps of the ascent for `FILTERS` filters of VGG16's last convolution, on one chip, lowered."""
-    from flax import nnx
-
-    from cnnjax import models
-    from cnnjax.cli.config import ModelConfig
-    from cnnjax.formats import Network
-    from cnnjax.visualize import render
-
-    config = ModelConfig(name="vgg16")
-    made = nnx.eval_shape(lambda: models.create(config, side=224, num_classes=1000, seed=0))
+    size = MODELS["vgg16"]
+    graphdef, params, model_state = models.split(workloads.abstract("vgg16", size))
     names = tuple(map(str, range(1000)))
-    network = Network(*models.split(made), config, 224, names, _no_cleaning(), "", {})
-    return render.lowered(network, LAYER, FILTERS, chip)
+    network = Network(graphdef, params, model_state, no_normalizer(), names, (size, size), 3)
+    return render.lower(network, LAYER, FILTERS, SingleDeviceSharding(chip))
 
 
-def lowered(program: str, chips: list[Any]) -> Any:
+def lower(program: str, chips: list[jax.Device]) -> jax.stages.Lowered:
     """The program of that name for these chips."""
-    model, _, way = program.partition(" ")
-    if way == "ascent":
+    model, _, mode = program.partition(" ")
+    if mode == "ascent":
         return drawing(chips[0])
-    way, _, plain = way.partition(", ")
-    return training(model, way, chips, plain=bool(plain))
+    mode, _, plain = mode.partition(", ")
+    return training(model, mode, chips, plain=bool(plain))
 
 
 def main() -> None:
-    """Compile what the command line names, and print what was found."""
+    """Compile what the command line names, and print what the compiler reports."""
     answers, sys.stdout = sys.stdout, sys.stderr
     machine: Machine = MACHINES[sys.argv[1]]
-    found = measured(lowered(sys.argv[2], machines.devices(machine)))
+    found = measure(lower(sys.argv[2], machines.devices(machine)))
     print(json.dumps(asdict(replace(found, compile_seconds=round(found.compile_seconds, 1)))), file=answers)
 
 

@@ -1,6 +1,6 @@
-"""One contender's process: `contender.py FILE WORK` prepares, then for each number read does the work that often.
+"""The process of one contender: `contender.py FILE WORK` prepares, then does the work as often as stdin says.
 
-Answers are lines of JSON; what libraries print besides goes to stderr.
+Answers are lines of JSON on stdout; everything that libraries print goes to stderr.
 """
 
 import importlib
@@ -11,7 +11,7 @@ from pathlib import Path
 
 
 def main() -> None:
-    """Prepare, call once (which compiles), say so, then obey."""
+    """Prepare, call once (which compiles), answer, and then follow the lines on stdin."""
     answers = sys.stdout
     sys.stdout = sys.stderr
     sys.path.insert(0, str(Path(__file__).parent / "contenders"))

@@ -1,11 +1,11 @@
-"""Pictures a second from JPEG files to augmented batches on the device, without training; and what augmentation costs.
+"""Images per second from JPEG files to augmented batches on the device, and the cost of augmentation in training.
 
     python benchmarks/input_pipeline.py
 
-cnnjax takes part three times: decoding the files (its first epoch), reading its cache of decoded pictures (a second
-run's first epoch), and with pictures resident on the device (every later epoch). All augment as the article does. Then
-cnnjax's training step with and without augmentation inside its program, taking turns.
-Needs the extra `peers`. Writes benchmarks/results/input_pipeline.json and the plot beside it.
+cnnjax takes part three times: decoding the files (its first epoch), reading its cache of decoded images (the first
+epoch of a second run), and with images resident on the device (every later epoch). All augment as the article does.
+Then the training step of cnnjax with and without augmentation inside of its program, taking turns.
+Needs the extra `peers`. Writes benchmarks/results/input_pipeline.json and a plot next to it.
 """
 
 import tempfile
@@ -33,11 +33,11 @@ PIPELINES = (
 )
 WHO = {contender.who: contender for contender in PIPELINES}
 AUGMENTING = replace(compare.OURS, who="cnnjax, augmenting", options=(("augment", True),))
-DEMAND = 0.10  # the most that augmentation may take of a training step
+DEMAND = 0.10  # the largest share of a training step that augmentation may take
 
 
 def augmentation_share(found: list[compare.Row]) -> float:
-    """What part of the augmenting training step is augmentation, from the medians of both."""
+    """The share of the augmenting training step that is augmentation, from the medians of both steps."""
     medians = {row.who: row.median for row in found}
     return 1 - medians[compare.OURS.who] / medians[AUGMENTING.who]
 
@@ -46,8 +46,8 @@ def input_pipeline(
     *,
     who: tuple[str, ...] = tuple(WHO),
     per_class: int = 1000,
-    side: int = 150,
-    batch: int = 32,
+    image_size: int = 150,
+    batch_size: int = 32,
     rounds: int = 5,
     calls: int = 3,
     out: Path = Path("benchmarks/results/input_pipeline.json"),
@@ -55,35 +55,36 @@ def input_pipeline(
     """Time pipelines side by side, then augmentation inside the training step.
 
     Args:
-        who: Which pipelines; cnnjax, which decodes, is the one that ratios refer to.
-        per_class: Files a class.
-        side: Pixels a side after resizing.
-        batch: Pictures a batch.
+        who: The pipelines; ratios refer to cnnjax, which decodes.
+        per_class: Files per class.
+        image_size: Height and width in pixels after resizing.
+        batch_size: Images per batch.
         rounds: Epochs of each pipeline, and turns of each training step.
-        calls: Training steps a turn.
-        out: Where the results go.
+        calls: Training steps per turn.
+        out: The file for the results.
     """
     contenders = compare.chosen(who, WHO)
-    steps = 2 * per_class // batch
+    steps = 2 * per_class // batch_size
     if not steps:
-        raise UserError(f"--batch {batch} is larger than the {2 * per_class} pictures: give more --per-class")
+        raise UserError(f"--batch-size {batch_size} is larger than the {2 * per_class} images: raise --per-class")
     limit = peak.measure()
     folder = jpegs.files(per_class)
-    name = f"an epoch of {steps * batch} pictures"
-    work = {"name": name, "folder": str(folder), "side": side, "size": batch, "batch": steps * batch}
-    work["workers"] = runtime.cores()  # for who has processes of its own
+    images = steps * batch_size
+    name = f"an epoch of {images} images"
+    work = {"name": name, "folder": str(folder), "image_size": image_size, "batch_size": batch_size, "images": images}
+    work["workers"] = runtime.cores()  # for contenders with worker processes
     with tempfile.TemporaryDirectory() as cache:
-        own = (("CNNJAX_CACHE", cache),)  # a hundred megabytes that the user's cache need not keep
+        own = (("CNNJAX_CACHE", cache),)  # keeps a hundred megabytes out of the user's cache
         taking_part = [replace(c, environment=own) if c.who == CACHED else c for c in contenders]
         pipelines = compare.compare(work, taking_part, rounds=rounds, calls=1)
     print(compare.table(pipelines), flush=True)
-    work = SMALL | {"task": "train", "batch": batch, "side": side, "name": "a training step"}
+    work = SMALL | {"task": "train", "batch_size": batch_size, "image_size": image_size, "name": "a training step"}
     work["flops"] = flops.count(work)
     both = (compare.OURS, AUGMENTING)
     trained = compare.compare(work, both, rounds=rounds, calls=calls, peak=limit.flops_per_second)
     share = augmentation_share(trained)
     print(compare.table(trained))
-    print(f"augmentation takes {share:.1%} of the training step (at most {DEMAND:.0%} is asked for)")
+    print(f"augmentation takes {share:.1%} of the training step (at most {DEMAND:.0%} is required)")
     more = {"rounds": rounds, "calls": calls, "augmentation_share": share, "demand": DEMAND}
     compare.write(out, [*pipelines, *trained], limit.device, more)
     plot = figures.compare({name: pipelines, work["name"]: trained}, out.with_suffix(".png"))

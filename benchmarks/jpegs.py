@@ -1,4 +1,4 @@
-"""JPEG files of cats and dogs, 500 × 375 as Kaggle's have it on average, rendered once; and tiny ones, of nothing."""
+"""JPEG files for the benchmarks, made once: rendered cats and dogs of the average size of Kaggle's, and tiny noise."""
 
 import os
 from pathlib import Path
@@ -12,13 +12,13 @@ from cnnjax import procedural, runtime
 
 
 def files(per_class: int) -> Path:
-    """A folder in the user's cache with a folder per class and so many files in each, made if they are not there."""
+    """A folder in the user's cache with `per_class` files of 500 × 375 pixels per class; missing files are rendered."""
     folder = runtime.cache_dir() / "benchmark-jpeg" / str(per_class)
     for name in ("cat", "dog"):
         place = folder / name
         place.mkdir(parents=True, exist_ok=True)
         missing = [i for i in range(per_class) if not (place / f"{i}.jpg").exists()]
-        with tqdm(total=len(missing), desc=f"drawing JPEG files of {name}s", unit=" file", leave=False) as bar:
+        with tqdm(total=len(missing), desc=f"rendering JPEG files of {name}s", unit=" file", leave=False) as bar:
             for first in range(0, len(missing), 100):
                 some = missing[first : first + 100]
                 keys = jax.vmap(lambda i: jax.random.fold_in(jax.random.key(0), i))(np.asarray(some, np.uint32))
@@ -29,7 +29,7 @@ def files(per_class: int) -> Path:
 
 
 def tiny(per_class: int) -> Path:
-    """The same with 64 × 48 files of blurred noise, of which a class has 500 different ones: the others are links."""
+    """The same with 64 × 48 files of blurred noise: 500 different files per class; the others are links to them."""
     folder = runtime.cache_dir() / "benchmark-jpeg" / f"tiny-{per_class}"
     random = np.random.default_rng(0)
     for name in ("cat", "dog"):

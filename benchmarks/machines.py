@@ -1,7 +1,7 @@
-"""Accelerators that are not here: what a compiler has to know of them, and what their makers say.
+"""Accelerators that need not be present: what a compiler must know of them, and their makers' figures.
 
-Peaks (dense, bfloat16), memory and its bandwidth are the makers' data sheets' (cloud.google.com/tpu/docs/system-
-architecture-tpu-vm; NVIDIA's A100 and H100 data sheets). `links`: bytes a second that a chip sends to its slice of
+Peaks (dense, bfloat16), memory and its bandwidth are from the makers' data sheets (cloud.google.com/tpu/docs/system-
+architecture-tpu-vm; NVIDIA's A100 and H100 data sheets). `links`: bytes per second that a chip sends to its slice of
 eight, over half of a TPU's links, as in `prediction.py`, or over NVLink.
 """
 
@@ -16,11 +16,12 @@ GIB = 2**30
 
 @dataclass(frozen=True)
 class Machine:
-    """One kind of chip, in eights. `memory`: bytes a chip, `bandwidth`: of it, bytes a second; `peak`: FLOP/s a chip.
+    """Eight chips of one kind.
 
-    `platform`: as JAX names it; `topology`: as the platform's plug-in names eight chips; `options`: more for it.
-    `macs`: multiply-adds that a TPU's matrix units begin in a cycle, which with the peak gives the clock.
-    `passes`: bytes a cycle, read and written, that the TPU compiler's model gives x + 1 over bfloat16.
+    platform: JAX's name of it. topology: the platform plug-in's name for eight chips; options: further ones for it.
+    peak: FLOP/s per chip. memory: bytes per chip, and its bandwidth in bytes per second. macs: multiply-adds that a
+    TPU's matrix units start per cycle, which with the peak gives the clock. passes: bytes per cycle, read and written,
+    that the TPU compiler's model assumes for x + 1 over bfloat16.
     """
 
     platform: str
@@ -35,7 +36,7 @@ class Machine:
 
     @property
     def clock(self) -> float:
-        """Cycles a second."""
+        """Cycles per second."""
         return self.peak / (2 * self.macs)
 
 
@@ -79,7 +80,7 @@ MACHINES = {
     "8 × A100": Machine("cuda", "1x1x8", 312e12, 85100068864, 2039e9, 300e9, (("target_config", _A100),)),
 }
 
-# Read before jax starts. No metadata server is asked; several processes may load the library, for none has a TPU.
+# To be set before jax is imported. No metadata server is asked; several processes may load libtpu: none has a TPU.
 ENVIRONMENT = {
     "JAX_PLATFORMS": "cpu",
     "TPU_SKIP_MDS_QUERY": "1",
@@ -88,13 +89,12 @@ ENVIRONMENT = {
     "TPU_WORKER_ID": "0",
     "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
     "TF_CPP_MIN_LOG_LEVEL": "2",
-    "CNNJAX_RUNTIME": "off",
-    "JAX_TRACEBACK_FILTERING": "off",  # the last line of what a process says is then the error
+    "JAX_TRACEBACK_FILTERING": "off",  # so that the last line of a process's output is the error
 }
 
 
 def missing(platform: str) -> str:
-    """Why nothing can be compiled for a platform ("tpu", "cuda") here; empty when it can."""
+    """Why nothing can be compiled for a platform ("tpu", "cuda") here; empty if it can."""
     package, extra = {"tpu": ("libtpu", "tpu"), "cuda": ("jax_cuda12_plugin", "cuda")}[platform]
     if find_spec(package):
         return ""
@@ -102,7 +102,7 @@ def missing(platform: str) -> str:
 
 
 def devices(machine: Machine) -> list[Any]:
-    """The machine's chips, as JAX describes them to a compiler. Raises UserError where the plug-in is missing."""
+    """The machine's chips, as JAX describes them to a compiler. Raises UserError if the plug-in is missing."""
     from jax.experimental import topologies
 
     if reason := missing(machine.platform):

@@ -1,12 +1,11 @@
-"""What bfloat16, microbatches and rematerialisation save: the memory of VGG16's training step in each combination.
+"""What bfloat16, microbatches and rematerialization save: the memory of VGG16's training step in each combination.
 
     python benchmarks/memory.py
     python benchmarks/memory.py --compiler h100 --out benchmarks/results/memory_h100.json
 
-Nothing is run: the compiler itself tells what the step will take (`memory_analysis`). Of a CPU that is what counts
-there, and not a measure of accelerators: a CPU computes bfloat16 by way of float32. `--compiler h100` asks XLA's GPU
-compiler, without a GPU, what an H100 would need (extra `cuda`). Writes benchmarks/results/memory.json and the plot
-beside it.
+Nothing is run: the compiler states what the step will take (`memory_analysis`). For a CPU this says nothing about
+accelerators, because a CPU computes bfloat16 in float32. `--compiler h100` asks XLA's GPU compiler, without a GPU, what
+an H100 would need (extra `cuda`). Writes benchmarks/results/memory.json and a plot next to it.
 """
 
 import itertools
@@ -20,20 +19,19 @@ import compare
 import flops
 import jax
 import jax.numpy as jnp
-from flax import nnx
+import workloads
 from jax.experimental import topologies
 from jax.sharding import SingleDeviceSharding
 from tqdm import tqdm
 
 from cnnjax import figures, models
 from cnnjax.cli import command_line
-from cnnjax.cli.config import AugmentConfig, ModelConfig, OptimizerConfig
-from cnnjax.data.normalize import Cleaning
+from cnnjax.data import normalize
 from cnnjax.errors import UserError
-from cnnjax.train import optimizers
-from cnnjax.train.step import Batch, Task, create_state, train_step
+from cnnjax.train.state import TrainState, create_state
+from cnnjax.train.step import Batch, train_step
 
-# Of openxla/xla, xla/backends/gpu/target_config/specs/h100_sxm.txtpb, what this compilation reads.
+# The part of openxla/xla, xla/backends/gpu/target_config/specs/h100_sxm.txtpb, that this compilation reads.
 H100 = """
 gpu_device_info {
   threads_per_block_limit: 1024 threads_per_warp: 32 threads_per_core_limit: 2048 core_count: 132 fpus_per_core: 128
@@ -51,9 +49,12 @@ device_description_str: "NVIDIA H100 80GB HBM3"
 
 @dataclass(frozen=True)
 class Row:
-    """Bytes of a compiled step. The state is among the arguments, and its memory is taken over by the next (`alias`);
-    `temporary` is everything that is alive only within the step; `peak`: arguments, results that are not aliased, and
-    temporaries. `flops`: products of convolutions and dense layers, over those of the step that keeps everything."""
+    """Bytes of a compiled step.
+
+    arguments: the state and the batch. alias: the part of the arguments whose memory the results reuse, which is the
+    state. temporary: what is alive only within the step. peak: arguments, results that are not aliased, and
+    temporaries. flops: of convolutions and dense layers, relative to the step without rematerialization.
+    """
 
     precision: Literal["float32", "bfloat16"]
     microbatches: int
@@ -67,7 +68,7 @@ class Row:
 
 
 def device(compiler: Literal["cpu", "h100"]) -> Any:
-    """Whom to compile for. Raises UserError where its compiler is not installed."""
+    """The device to compile for. Raises UserError if its compiler is not installed."""
     if compiler == "cpu":
         return jax.devices("cpu")[0]
     try:
@@ -79,26 +80,24 @@ def device(compiler: Literal["cpu", "h100"]) -> Any:
 
 
 def recomputed(work: dict[str, Any]) -> float:
-    """FLOPs with rematerialisation over those without, by arithmetic: the blocks' convolutions once more."""
+    """FLOPs with rematerialization relative to those without: the blocks' convolutions are computed once more."""
     rows = flops.network(work).rows
     again = sum(row.flops for row in rows if row.flops and "conv" in row.layer)
-    return 1 + again * work["batch"] / flops.count(work)
+    return 1 + again * work["batch_size"] / flops.count(work)
 
 
-def compiled(work: dict[str, Any], changes: dict[str, Any], place: Any) -> Any:
-    """The training step of `work` ("model", "batch", "side"), compiled for a device."""
-    batch, side, classes = work["batch"], work["side"], 2 if work["model"] == "small-cnn" else 1000
-    config = ModelConfig(name=work["model"])
-    made = nnx.eval_shape(lambda: models.create(config, side=side, num_classes=classes, seed=0))
-    graph, params = models.split(made)
-    rule = optimizers.create(OptimizerConfig(name="sgd"), 1000)
-    task = Task(graph, rule, AugmentConfig(), **changes)
-    state = jax.eval_shape(lambda params: create_state(params, rule), params)
-    images = jax.ShapeDtypeStruct((batch, side, side, 3), jnp.uint8)
-    numbers = jax.ShapeDtypeStruct((batch,), jnp.int32)
+def compiled(work: dict[str, Any], changes: dict[str, Any], place: Any) -> jax.stages.Compiled:
+    """The training step of `work` ("model", "batch_size", "image_size"), compiled for a device."""
+    batch_size, size = work["batch_size"], work["image_size"]
+    network = workloads.abstract(work["model"], size)
+    _, params, model_state = models.split(network)
+    config = workloads.step_config(network, work["model"], **changes)
+    state = jax.eval_shape(lambda *arrays: create_state(*arrays, config.tx), params, model_state)
+    images = jax.ShapeDtypeStruct((batch_size, size, size, 3), jnp.uint8)
+    numbers = jax.ShapeDtypeStruct((batch_size,), jnp.int32)
 
-    def step(state: Any, batch: Batch) -> Any:
-        return train_step(task, state, batch, jax.random.key(0), Cleaning("none", None, None, None))
+    def step(state: TrainState, batch: Batch) -> Any:
+        return train_step(config, state, batch, jax.random.key(0), normalize.identity())
 
     here = SingleDeviceSharding(place)
     program = jax.jit(step, donate_argnums=0, in_shardings=here, out_shardings=here)
@@ -108,8 +107,8 @@ def compiled(work: dict[str, Any], changes: dict[str, Any], place: Any) -> Any:
 def memory(
     *,
     model: Literal["small-cnn", "vgg11", "vgg13", "vgg16", "vgg19"] = "vgg16",
-    batch: int = 32,
-    side: int = 224,
+    batch_size: int = 32,
+    image_size: int = 224,
     precisions: tuple[Literal["float32", "bfloat16"], ...] = ("float32", "bfloat16"),
     microbatches: tuple[int, ...] = (1, 4),
     compiler: Literal["cpu", "h100"] = "cpu",
@@ -118,22 +117,22 @@ def memory(
     """Compile a training step in every combination and tabulate its memory.
 
     Args:
-        model: Whose training step.
-        batch: Pictures a step.
-        side: Pixels a side.
-        precisions: What layers compute in.
-        microbatches: Numbers of parts to cut the batch into.
-        compiler: For what device.
-        out: Where the results go.
+        model: The network that is trained.
+        batch_size: Images per step.
+        image_size: Height and width in pixels.
+        precisions: Types in which the layers compute.
+        microbatches: Numbers of parts that the batch is divided into.
+        compiler: The device to compile for.
+        out: The file for the results.
     """
     if not precisions or not microbatches:
         raise UserError("there is nothing to compile: give --precisions and --microbatches")
-    if uneven := [count for count in microbatches if count < 1 or batch % count]:
-        raise UserError(f"--microbatches {uneven[0]} does not divide the batch of {batch}")
-    work = {"model": model, "batch": batch, "side": side, "task": "train"}
+    if uneven := [count for count in microbatches if count < 1 or batch_size % count]:
+        raise UserError(f"--microbatches {uneven[0]} does not divide the batch of {batch_size}")
+    work = {"model": model, "batch_size": batch_size, "image_size": image_size, "task": "train"}
     place, rows, again = device(compiler), [], recomputed(work)
-    ways = list(itertools.product(precisions, microbatches, (False, True)))
-    for precision, count, remat in tqdm(ways, unit=" programs", dynamic_ncols=True):
+    combinations = list(itertools.product(precisions, microbatches, (False, True)))
+    for precision, count, remat in tqdm(combinations, unit=" programs", dynamic_ncols=True):
         started = time.perf_counter()
         program = compiled(work, {"precision": precision, "microbatches": count, "remat": remat}, place)
         found = program.memory_analysis()
@@ -142,9 +141,8 @@ def memory(
         seconds = time.perf_counter() - started
         rows.append(Row(precision, count, remat, *sizes, peak, again if remat else 1.0, seconds))
     print(table(rows))
-    about = {"compiler": compiler, **work}
-    compare.write(out, rows, place.device_kind, about)
-    title = f"{model}, a training step of {batch} pictures of {side}², compiled for {place.device_kind}"
+    compare.write(out, rows, place.device_kind, {"compiler": compiler, **work})
+    title = f"{model}, a training step of {batch_size} images of {image_size}², compiled for {place.device_kind}"
     plot = figures.memory(title, rows, out.with_suffix(".png"))
     print(f"wrote {out} and {plot}")
 

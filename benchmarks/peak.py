@@ -1,4 +1,4 @@
-"""The most floating-point operations a second that the device gives: a large matmul, and what its maker says.
+"""The floating-point operations per second of the device: of a large matmul, and as its maker states them.
 
     python benchmarks/peak.py
 
@@ -21,8 +21,8 @@ ROUNDS = 10
 SIDES = {"cpu": (512, 1024, 2048)}  # small ones finish between two interruptions by other programs
 LARGE = (4096, 8192)
 
-# Dense, per chip, from the makers' data sheets: (bfloat16, float32). JAX computes float32 matmuls at its default
-# precision in TF32 on these GPUs, and from bfloat16 inputs on TPUs, so those are the limits given for float32.
+# Dense, per chip, from the makers' data sheets: (bfloat16, float32). At its default precision JAX computes float32
+# matmuls in TF32 on these GPUs and from bfloat16 inputs on TPUs, so these are the limits given for float32.
 PUBLISHED = {
     "A100": (312e12, 156e12),
     "H100 PCIe": (756e12, 378e12),
@@ -37,7 +37,7 @@ PUBLISHED = {
 
 @dataclasses.dataclass(frozen=True)
 class Peak:
-    """FLOP/s of one device in `dtype`: measured, and the published number where it is known."""
+    """FLOP/s of one device in `dtype`: measured, and as published where that is known."""
 
     device: str
     dtype: str
@@ -46,12 +46,12 @@ class Peak:
 
     @property
     def flops_per_second(self) -> float:
-        """What shares refer to: the published peak of an accelerator, else the measured one."""
+        """The peak that shares refer to: the published one of an accelerator, else the measured one."""
         return self.published or self.measured
 
 
 def published(device: str, dtype: str) -> float | None:
-    """FLOP/s that the maker states for a device kind as JAX names it; None when it is not in the list."""
+    """FLOP/s that the maker states for a device kind, by JAX's name for it; None if it is not in the list."""
     for name, (half, single) in PUBLISHED.items():
         if name in device:
             return {"bfloat16": half, "float32": single}.get(dtype)
@@ -59,9 +59,9 @@ def published(device: str, dtype: str) -> float | None:
 
 
 def measure(dtype: str = "float32") -> Peak:
-    """The default device's peak, measured in a process of its own so that the device is free again afterwards.
+    """The default device's peak, measured in another process so that the device is free again afterwards.
 
-    Raises UserError, with the process's last line, when that fails.
+    Raises UserError, with the last line that the process printed, if that fails.
     """
     command = [sys.executable, str(Path(__file__)), "--dtype", dtype]
     done = subprocess.run(command, capture_output=True, text=True)
@@ -77,10 +77,10 @@ def matmuls(dtype: str) -> Peak:
 
     device = jax.devices()[0]
     best = 0.0
-    for side in SIDES.get(device.platform, LARGE):
-        a = jax.random.normal(jax.random.key(0), (side, side), dtype)
+    for image_size in SIDES.get(device.platform, LARGE):
+        a = jax.random.normal(jax.random.key(0), (image_size, image_size), dtype)
         multiply = jax.jit(lambda a: a @ a)
-        best = max(best, max(_rate(multiply, a, 2 * side**3) for _ in range(1 + ROUNDS)))
+        best = max(best, max(_rate(multiply, a, 2 * image_size**3) for _ in range(1 + ROUNDS)))
     return Peak(device.device_kind, dtype, best, published(device.device_kind, dtype))
 
 

@@ -1,15 +1,15 @@
-"""What a training step would take on many chips, from FLOPs, gradient bytes and link bandwidths: a written model.
+"""A model of the time of a training step on many chips, from FLOPs, bytes of gradients and bandwidths of links.
 
     python benchmarks/prediction.py
-    python benchmarks/prediction.py --model small-cnn --batch 32
+    python benchmarks/prediction.py --model small-cnn --batch-size 32
 
 compute   = FLOPs of a chip's part of the batch / (the chip's peak × the share of it that is reached)
 reduction = sum over levels of 2 (n - 1) / n × bytes / bandwidth, where a level joins n chips or groups of them
 
-A level is what one kind of link joins. The inner one leaves each chip 1 / n of the sums to exchange on the next (reduce
-and scatter, exchange, gather). A step takes compute + reduction when gradients are summed after the backward pass, and
-the longer of the two when all summing hides behind it; any program is in between. Latencies (some microseconds a hop)
-and the feed are left out. README.md says where the numbers are from.
+A level is what one kind of link joins. The inner level leaves each chip 1 / n of the sums to exchange on the next one
+(reduce and scatter, exchange, gather). A step takes compute + reduction if gradients are summed after the backward
+pass, and the longer of the two if they are summed entirely during it; any program is in between. Latencies (some
+microseconds per hop) and the input pipeline are left out. README.md gives the sources of the numbers.
 """
 
 import math
@@ -28,7 +28,7 @@ CHIPS = (8, 64, 512)
 
 @dataclass(frozen=True)
 class Level:
-    """`size` chips, or groups of them, joined by links that each chip sends over at `bandwidth` bytes a second."""
+    """`size` chips, or groups of them, joined by links that each chip sends over at `bandwidth` bytes per second."""
 
     size: int
     bandwidth: float
@@ -36,7 +36,7 @@ class Level:
 
 @dataclass(frozen=True)
 class Machine:
-    """`peak`: FLOP/s of a chip in bfloat16. `share`: of it, that a step reaches. `levels`: by number of chips."""
+    """peak: FLOP/s of a chip in bfloat16. share: the part of it that a step reaches. levels: by number of chips."""
 
     peak: float
     share: float
@@ -65,19 +65,19 @@ def reduction(levels: tuple[Level, ...], size: float) -> float:
 
 
 def prediction(
-    *, model: Literal["small-cnn", "vgg16"] = "vgg16", batch: int = 128, share: float = 0.0, bytes_each: int = 4
+    *, model: Literal["small-cnn", "vgg16"] = "vgg16", batch_size: int = 128, share: float = 0.0, bytes_each: int = 4
 ) -> None:
     """Print a table of predicted steps.
 
     Args:
-        model: Whose training step.
-        batch: Pictures a chip.
-        share: Of a chip's peak, that a step reaches; 0 takes each machine's own.
-        bytes_each: Of a parameter's gradient: 4 in float32.
+        model: The network that is trained.
+        batch_size: Images per chip.
+        share: The share of a chip's peak that a step reaches; 0 takes each machine's own.
+        bytes_each: Bytes of one parameter's gradient: 4 in float32.
     """
-    if batch < 1 or not 0 <= share <= 1:
-        raise UserError(f"--batch {batch} must be 1 or more, and --share {share} from 0 to 1")
-    work = (SMALL if model == "small-cnn" else VGG) | {"task": "train", "batch": batch}
+    if batch_size < 1 or not 0 <= share <= 1:
+        raise UserError(f"--batch-size {batch_size} must be 1 or more, and --share {share} from 0 to 1")
+    work = (SMALL if model == "small-cnn" else VGG) | {"task": "train", "batch_size": batch_size}
     gradients = bytes_each * flops.network(work).parameters
     lines = []
     for name, machine in MACHINES.items():
@@ -89,10 +89,11 @@ def prediction(
             lines.append((
                 name, str(chips), f"{1e3 * compute:.1f}", f"{1e3 * summed:.1f}",
                 f"{1e3 * shortest:.1f}–{1e3 * longest:.1f}",
-                f"{chips * batch / longest:,.0f}–{chips * batch / shortest:,.0f}",
+                f"{chips * batch_size / longest:,.0f}–{chips * batch_size / shortest:,.0f}",
                 f"{compute / longest:.0%}–{compute / shortest:.0%}",
             ))  # fmt: skip
-    print(f"{model}, {batch} pictures a chip, {flops.count(work) / 1e12:.2f} TFLOP, gradients {gradients / 1e6:.1f} MB")
+    counted = f"{flops.count(work) / 1e12:.2f} TFLOP, gradients {gradients / 1e6:.1f} MB"
+    print(f"{model}, {batch_size} images per chip, {counted}")
     head = ("machine", "chips", "compute, ms", "reduction, ms", "step, ms", "images/s", "efficiency")
     print(compare.aligned(head, lines))
 

@@ -1,8 +1,8 @@
-"""One layer's filters, drawn by everyone: what keras-vis' recipe reaches, and how long who takes to get there.
+"""One layer's filters, drawn by every contender: the activations that keras-vis' recipe reaches, and the time to them.
 
-Two targets. "end": the activation of the picture that the recipe ends with. "highest": that of the better of its two
-passes' pictures; the second pass, which smooths, costs activation, so that "end" alone can be met by a few steps of
-the first. The recipe's own seconds are the whole of it for "end", and for "highest" end with the better pass.
+There are two targets. "end" is the activation of the image that the recipe ends with. "highest" is that of the better
+of its two stages' images: the second stage, which smooths, lowers the activation, so that a few steps of the first can
+reach "end". The recipe's own time is all of it for "end", and for "highest" until the end of the better stage.
 """
 
 import dataclasses
@@ -29,14 +29,14 @@ AGREEMENT = 1e-3
 
 
 class Look(NamedTuple):
-    """A contender after a piece of its work: a pass of one filter, or a chunk of steps of all."""
+    """A contender after a part of its work: a stage of one filter, or some steps of all filters."""
 
     seconds: float
-    """Of this piece."""
+    """Of this part."""
     steps: int
-    """In this piece, of each filter in it."""
+    """In this part, of each filter in it."""
     activations: dict[int, float]
-    """By the filter's place: the mean of its map for its picture so far, as uint8 and without jitter."""
+    """By the filter's index: the mean of its map for its image so far, as uint8 and without jitter."""
 
 
 class Result(NamedTuple):
@@ -44,16 +44,17 @@ class Result(NamedTuple):
 
     seconds: float
     steps: list[int]
-    """By filter, until its target was reached, or all."""
+    """For each filter, until its target was reached; all steps if it was not."""
     activations: list[float]
-    """By filter, then."""
+    """For each filter, after these steps."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Row(compare.Row):
     """One contender at one layer and target. Seconds are for all `filters` together.
 
-    Where ours reached fewer than there are, its seconds are of all the steps that it may take; mind the ratio then.
+    If cnnjax did not reach all targets, its seconds are those of all the steps that it may take, and the ratio does not
+    compare like with like.
     """
 
     target: str
@@ -61,25 +62,25 @@ class Row(compare.Row):
     reached: int
     """Filters whose activation is at least the target's."""
     dead: int
-    """Filters whose target is 0: there was nothing to reach. They count as not reached."""
+    """Filters whose target is 0, so that there was nothing to reach. They count as not reached."""
     steps: float
-    """Median over the filters: until the target was reached, or of all."""
+    """Median over the filters, until the target was reached; all steps if it was not."""
     activation: float
-    """Median over the filters, then."""
+    """Median over the filters, after these steps."""
     step_seconds: float
-    """Seconds per step and image, with all that belongs to it."""
+    """Seconds per step and image, all overhead included."""
     step_ratio: float
-    """`step_seconds` over ours."""
+    """`step_seconds` relative to cnnjax's."""
 
 
 def targets(looks: Sequence[Look], count: int) -> dict[str, list[float]]:
-    """Both targets, by filter, from the keras-vis port's looks."""
-    passes = [[look.activations[i] for look in looks if i in look.activations] for i in range(count)]
-    return {"end": [each[-1] for each in passes], "highest": [max(each) for each in passes]}
+    """Both targets, by filter, from the looks at the keras-vis port."""
+    stages = [[look.activations[i] for look in looks if i in look.activations] for i in range(count)]
+    return {"end": [each[-1] for each in stages], "highest": [max(each) for each in stages]}
 
 
 def drawn(looks: Sequence[Look], count: int, target: str) -> Result:
-    """Of someone who draws one filter after the other: to the end, or to the filter's own highest picture."""
+    """The result of a contender that draws one filter after the other, to its end or to its highest activation."""
     seconds, steps, activations = 0.0, [], []
     for i in range(count):
         own = [look for look in looks if i in look.activations]
@@ -92,7 +93,7 @@ def drawn(looks: Sequence[Look], count: int, target: str) -> Result:
 
 
 def climbed(looks: Sequence[Look], goals: Sequence[float]) -> Result:
-    """Of someone who draws all filters at once: until the last of them has reached its goal, or to the end."""
+    """The result of a contender that draws all filters at once, until the last of them has reached its goal."""
     values = np.array([[look.activations[i] for i in range(len(goals))] for look in looks])
     met = values >= np.asarray(goals)
     first = np.where(met.any(axis=0), met.argmax(axis=0), len(looks) - 1)
@@ -101,20 +102,20 @@ def climbed(looks: Sequence[Look], goals: Sequence[float]) -> Result:
     return Result(seconds, taken[first].tolist(), values[first, range(len(goals))].tolist())
 
 
-def require_agreement(maps: dict[str, np.ndarray]) -> None:
-    """Raises UserError unless everyone's maps of one picture are ours, up to 1e-3 of the largest value."""
+def check_agreement(maps: dict[str, np.ndarray]) -> None:
+    """Raises UserError unless all contenders' maps of one image equal cnnjax's, up to 1e-3 of the largest value."""
     ours = maps[OURS.who]
     for who, theirs in maps.items():
         error = np.abs(theirs - ours).max() / np.abs(ours).max() if theirs.shape == ours.shape else np.inf
         if not error <= AGREEMENT:
             raise UserError(
-                f"{who}'s activations of one picture differ from cnnjax's by {error:.1e} of the largest, so the "
+                f"{who}'s activations of one image differ from cnnjax's by {error:.1e} of the largest, so the "
                 "networks are not the same: use other weights, and full float32 precision"
             )
 
 
 class Entrant:
-    """A contender at work on one layer: its process, and the files in `folder` by which it tells how far it is."""
+    """A contender at work on one layer: its process, and the files in `folder` in which it reports its progress."""
 
     def __init__(self, contender: compare.Contender, work: dict[str, Any], folder: Path) -> None:
         slug = contender.who.replace(" ", "-").replace(",", "")
@@ -122,7 +123,7 @@ class Entrant:
         self.process = compare.Process(contender, work | {"answer": str(self.answer), "maps": str(self.maps)})
 
     def run(self, progress: Callable[[str], Any]) -> list[Look]:
-        """All filters once, piece by piece."""
+        """Draw all filters once, part by part."""
         looks, steps, done = [], 0, False
         while not done:
             seconds = sum(self.process.seconds(1))
@@ -134,7 +135,10 @@ class Entrant:
 
 
 def enter(contenders: Sequence[compare.Contender], work: dict[str, Any], folder: Path, entered: list[Entrant]) -> None:
-    """Start everyone, into `entered`. Who cannot take part is named and left out; UserError for ours or the port."""
+    """Start all contenders, into `entered`. One that cannot take part is named and left out.
+
+    Raises UserError if that is cnnjax or the port.
+    """
     for contender in tqdm(contenders, desc=f"{work['layer']}: compiling", unit=" contender", leave=False):
         try:
             entered.append(Entrant(contender, work, folder))
@@ -142,15 +146,15 @@ def enter(contenders: Sequence[compare.Contender], work: dict[str, Any], folder:
             if contender in (OURS, PORT):
                 raise
             tqdm.write(str(error))
-    require_agreement({entrant.who: np.load(entrant.maps) for entrant in entered})
+    check_agreement({entrant.who: np.load(entrant.maps) for entrant in entered})
 
 
 def race(
     contenders: Sequence[compare.Contender], work: dict[str, Any], rounds: int, folder: Path
 ) -> tuple[dict[str, list[dict[str, list[Look]]]], dict[str, float]]:
-    """Everyone's looks, {who: looks} a round, and seconds to the end of the first call. Ours is each round's last.
+    """The looks {who: looks} of each round, and the seconds to the end of the first call. cnnjax is last in each round.
 
-    Raises UserError where the networks disagree, or ours or the port cannot take part.
+    Raises UserError if the networks disagree, or cnnjax or the port cannot take part.
     """
     order, found = random.Random(work["seed"]), []
     entered: list[Entrant] = []
@@ -188,7 +192,7 @@ def rows(work: dict[str, Any], rounds: Sequence[dict[str, list[Look]]], first: d
             )
         seconds = {who: [result[who].seconds for result in results] for who in first}
         pace = {who: statistics.median(step_seconds(looks[who]) for looks in rounds) for who in first}
-        for row in compare.rows({"name": f"{work['layer']}, {target}", "batch": count}, seconds, first):
+        for row in compare.rows({"name": f"{work['layer']}, {target}", "images": count}, seconds, first):
             last = results[-1][row.who]
             found.append(
                 Row(

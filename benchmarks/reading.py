@@ -1,9 +1,9 @@
-"""Reading VGG16, 553 MB: seconds and memory, beside the library whose format it is.
+"""Time and memory of reading VGG16, 553 MB, compared with the library that the format belongs to.
 
     python benchmarks/reading.py
 
-Files with random weights are made on the spot, one at a time. Every reading has a process of its own, in alternating
-turns; the files are in the system's cache. Needs the extra `peers`. Writes benchmarks/results/reading.json.
+Files with random weights are made first, one at a time. Each reading has a process of its own, in alternating turns;
+the files are in the system's cache. Needs the extra `peers`. Writes benchmarks/results/reading.json.
 """
 
 import json
@@ -31,7 +31,7 @@ FORMATS = {
     "torchvision-safetensors": "vgg16.safetensors",
     "cnnjax": "weights.safetensors",
 }
-"""The file that each is tried on; `cnnjax` has no other library to compare with."""
+"""The file in each format; there is no other library that reads cnnjax's."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,16 +46,16 @@ class Row:
     spread: tuple[float, float]
     """The shortest and the longest."""
     peak_bytes: int
-    """Median of the most memory above what the process had before."""
+    """Median of the peak memory, less what the process had before."""
     peak_ratio: float
-    """`peak_bytes` over the file's."""
+    """`peak_bytes` relative to the file's."""
     time_ratio: float
-    """cnnjax's median of `seconds` over this one's."""
+    """cnnjax's median of `seconds` relative to this reader's."""
     turns: list[float]
 
 
 def once(command: str, **flags: str) -> dict[str, float]:
-    """What a process of reading_once.py says."""
+    """The answer of a process of reading_once.py."""
     script = Path(__file__).with_name("reading_once.py")
     arguments = [part for name, value in flags.items() for part in (f"--{name}", value)]
     done = subprocess.run([sys.executable, str(script), command, *arguments], capture_output=True, text=True)
@@ -113,7 +113,7 @@ def reading(
         formats: Which.
         rounds: Turns of each reader.
         folder: Where the files are made, 600 MB at a time; by default the system's folder for such files.
-        out: Where the results go.
+        out: The file for the results.
     """
     for format in formats:
         if format not in FORMATS:

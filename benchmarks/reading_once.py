@@ -1,11 +1,11 @@
-"""One process of benchmarks/reading.py: write VGG16 with random weights, or read it, once.
+"""A process of benchmarks/reading.py: writes VGG16 with random weights, or reads it once.
 
     python benchmarks/reading_once.py write --format torchvision-zip --path FILE
     python benchmarks/reading_once.py read --who cnnjax --format torchvision-zip --path FILE
 
-Reading prints the seconds, and by how many bytes the most memory that the process ever had exceeds what it had before.
-The source library's model is built beforehand, with all its memory; cnnjax makes its own within the seconds. "PyTorch,
-model too" has one without memory before, and gets it within the seconds as well, but draws no random numbers.
+Reading prints the seconds, and the difference in bytes between the peak memory of the process and its memory before.
+The source library's model is built beforehand, with all its memory; cnnjax builds its own within the measured time.
+"PyTorch, model too" allocates its model's memory within the measured time as well, but draws no random numbers.
 """
 
 import functools
@@ -22,12 +22,12 @@ from cnnjax.cli import command_line
 os.environ["KERAS_BACKEND"] = "tensorflow"
 STAGES = (2, 2, 3, 3, 3)
 ALL = "PyTorch, model too"
-"""Its model's memory is not there beforehand, but part of what is timed, as it is of cnnjax' time."""
+"""PyTorch, with the memory of its model allocated within the measured time, as cnnjax does."""
 UNITS = (64, 128, 256, 512, 512)
 
 
 def memory(what: str) -> int:
-    """Bytes: VmRSS now, VmHWM at most so far."""
+    """Memory of this process in bytes: "VmRSS", the present one, or "VmHWM", the peak."""
     return 1024 * int(re.search(rf"{what}:\s+(\d+) kB", Path("/proc/self/status").read_text())[1])
 
 
@@ -57,7 +57,7 @@ def keras_model() -> Any:
 
 
 def prepared(who: str, format: str, path: Path) -> Callable[[], Any]:
-    """The call to time; all that the reader has before it is made here."""
+    """The call to time. What the reader has before it is made here."""
     if who == "cnnjax":
         import jax
 
@@ -87,10 +87,10 @@ def prepared(who: str, format: str, path: Path) -> Callable[[], Any]:
 def read(*, who: str, format: str, path: Path) -> None:
     """Read once."""
     call = prepared(who, format, path)
-    with path.open("rb") as file:  # so that it is in the system's cache for everyone
+    with path.open("rb") as file:  # so that it is in the system's cache for every reader
         while file.read(1 << 20):
             pass
-    Path("/proc/self/clear_refs").write_text("5")  # forget the most memory so far
+    Path("/proc/self/clear_refs").write_text("5")  # resets the peak
     before, start = memory("VmRSS"), time.perf_counter()
     kept = call()
     seconds = time.perf_counter() - start
@@ -99,16 +99,13 @@ def read(*, who: str, format: str, path: Path) -> None:
 
 
 def write(*, format: str, path: Path) -> None:
-    """Write by the source library, or ours by ours."""
+    """Write a file by the library that its format belongs to."""
     if format == "cnnjax":
         from cnnjax import formats, models
-        from cnnjax.cli import config
         from cnnjax.data import normalize
+        from cnnjax.network import Network
 
-        model = config.ModelConfig(name="vgg16")
-        graph, params = models.split(models.create(model, side=224, num_classes=1000, seed=0))
-        names = tuple(map(str, range(1000)))
-        formats.save(path, formats.network(graph, params, model, 224, names, normalize.caffe()))
+        formats.save(path, Network.create(models.create("vgg16"), normalizer=normalize.caffe()))
     elif format == "keras-h5":
         import h5py
         from keras.src.legacy.saving import legacy_h5_format

@@ -3,8 +3,8 @@
     python benchmarks/step_time.py
     python benchmarks/step_time.py --workloads small-train --who cnnjax "PyTorch eager" --rounds 15
 
-Needs the extra `peers`. The device's peak FLOP/s are measured first. Writes benchmarks/results/step_time.json and the
-plot beside it.
+Needs the extra `peers`. The device's peak FLOP/s are measured first. Writes benchmarks/results/step_time.json and a
+plot next to it.
 """
 
 from dataclasses import asdict
@@ -18,7 +18,10 @@ from cnnjax import figures
 from cnnjax.cli import command_line
 from cnnjax.errors import unknown
 
-SMALL, VGG = {"model": "small-cnn", "batch": 32, "side": 150}, {"model": "vgg16", "batch": 8, "side": 224}
+SMALL, VGG = (
+    {"model": "small-cnn", "batch_size": 32, "image_size": 150},
+    {"model": "vgg16", "batch_size": 8, "image_size": 224},
+)
 WORKLOADS = {
     "small-train": SMALL | {"task": "train"},
     "small-forward": SMALL | {"task": "forward"},
@@ -32,8 +35,8 @@ def step_time(
     *,
     workloads: tuple[str, ...] = tuple(WORKLOADS),
     who: tuple[str, ...] = tuple(compare.EVERYONE),
-    batch: int = 0,
-    side: int = 0,
+    batch_size: int = 0,
+    image_size: int = 0,
     rounds: int = 7,
     calls: int = 3,
     out: Path = Path("benchmarks/results/step_time.json"),
@@ -41,13 +44,13 @@ def step_time(
     """Time steps side by side.
 
     Args:
-        workloads: Which of small-train, small-forward, vgg16-train, vgg16-forward, vgg16-input-gradient.
-        who: Which contenders; cnnjax is the one that ratios refer to.
-        batch: Pictures a step; 0 takes the workload's own.
-        side: Pixels a side; 0 takes the workload's own.
+        workloads: Any of small-train, small-forward, vgg16-train, vgg16-forward, vgg16-input-gradient.
+        who: The contenders; ratios refer to cnnjax.
+        batch_size: Images per step; 0 takes the workload's own.
+        image_size: Height and width in pixels; 0 takes the workload's own.
         rounds: Turns of each contender.
-        calls: Steps a turn.
-        out: Where the results go.
+        calls: Steps per turn.
+        out: The file for the results.
     """
     contenders = compare.chosen(who)
     for name in workloads:
@@ -57,7 +60,7 @@ def step_time(
     found: list[compare.Row] = []
     for name in workloads:
         work = WORKLOADS[name] | {"name": name}
-        work |= {key: value for key, value in (("batch", batch), ("side", side)) if value}
+        work |= {key: value for key, value in (("batch_size", batch_size), ("image_size", image_size)) if value}
         work["flops"] = flops.count(work)
         found += compare.compare(work, contenders, rounds=rounds, calls=calls, peak=limit.flops_per_second)
         print(compare.table([row for row in found if row.workload == name]), flush=True)

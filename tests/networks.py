@@ -16,20 +16,21 @@ def images(side, batch=4):
     return jax.random.normal(jax.random.key(1), (batch, side, side, 3))
 
 
-def loss(graph, labels, params, images):
-    logits, _ = models.apply(graph, params, images)
+def loss(graphdef, labels, params, images):
+    """The mean cross entropy of a model without state."""
+    logits = models.apply(graphdef, params, {}, images).logits
     if logits.shape[1] == 1:
         return optax.sigmoid_binary_cross_entropy(logits[:, 0], labels.astype(jnp.float32)).mean()
     return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
 
 
-def results(graph, labels, params, images):
+def results(graphdef, labels, params, images):
     """Logits, loss, and its gradients with respect to the parameters and the images."""
 
     @jax.jit
     def run(params, images):
-        logits, _ = models.apply(graph, params, images)
-        return logits, *jax.value_and_grad(partial(loss, graph, labels), (0, 1))(params, images)
+        logits = models.apply(graphdef, params, {}, images).logits
+        return logits, *jax.value_and_grad(partial(loss, graphdef, labels), (0, 1))(params, images)
 
     return run(params, images)
 

@@ -1,4 +1,4 @@
-"""Programs for accelerators that are not here: what is read from them and, with a compiler for them, the thing."""
+"""Programs for accelerators that are not present: what is read from them and, with their compiler, from a real one."""
 
 import dataclasses
 import json
@@ -87,16 +87,15 @@ def test_what_is_not_there_is_named(tmp_path, monkeypatch, capsys):
 PROBE = """
 import sys, json, jax, machines, compiled
 chips = machines.devices(machines.MACHINES[sys.argv[1]])
-lowered = compiled.training("small-cnn", sys.argv[2], chips, each=8)
-program = lowered.compile()
+program = compiled.training("small-cnn", sys.argv[2], chips, each=8).compile()
 def layout(tree):
     return sorted({str(tuple(getattr(sharding, "spec", ()))) for sharding in jax.tree.leaves(tree)})
 
 assert all(s.is_fully_replicated for s in jax.tree.leaves(program.output_shardings))
-(carry, fixed, rows), _ = program.input_shardings
+(state, sums, fixed, rows), _ = program.input_shardings
 memory = program.memory_analysis()
 used = memory.argument_size_in_bytes + memory.temp_size_in_bytes
-print(json.dumps(compiled.read(program.as_text()) | {"used": used, "carry": layout(carry), "fixed": layout(fixed),
+print(json.dumps(compiled.read(program.as_text()) | {"used": used, "carry": layout((state, sums)), "fixed": layout(fixed),
     "rows": layout(rows), "chips": len(chips)}))
 """
 

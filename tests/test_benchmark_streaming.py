@@ -1,4 +1,4 @@
-"""The benchmark of streams, tiny: as a user runs it, and what it refuses."""
+"""The benchmark of streaming with a tiny workload, and its error messages."""
 
 import json
 import subprocess
@@ -18,7 +18,7 @@ SCRIPT = Path(__file__).parents[1] / "benchmarks" / "streaming.py"
 def test_streaming_as_a_user_runs_it(tmp_path):
     out = tmp_path / "streaming.json"
     who = ["cnnjax", "cnnjax, processes", "PyTorch DataLoader"]
-    flags = ["--workloads", "small", "--small", "32", "--few", "8", "--many", "16", "--batch", "4", "--cores", "1"]
+    flags = ["--workloads", "small", "--small", "32", "--few", "8", "--many", "16", "--batch-size", "4", "--cores", "1"]
     command = [sys.executable, str(SCRIPT), "--who", *who, *flags, "--rounds", "2", "--out", str(out)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
@@ -37,12 +37,12 @@ def test_tiny_files_are_made_once_and_shared(tmp_path, monkeypatch):
     assert len(list(folder.glob("*/*.jpg"))) == 1004 and jpegs.tiny(502) == folder
     contents = [(folder / "cat" / f"{number}.jpg").read_bytes() for number in (0, 1, 500, 501)]
     assert contents[:2] == contents[2:] and contents[0] != contents[1]
-    with Image.open(folder / "dog" / "501.jpg") as picture:
-        assert (picture.format, picture.size) == ("JPEG", (64, 48))
+    with Image.open(folder / "dog" / "501.jpg") as image:
+        assert (image.format, image.size) == ("JPEG", (64, 48))
 
 
-def test_what_cannot_be_measured_is_one_sentence():
-    with pytest.raises(UserError, match="there is no workload 'large': choose among small, photographs"):
+def test_errors_are_one_sentence():
+    with pytest.raises(UserError, match="unknown workload 'large': choose one of small, photographs"):
         streaming.streaming(workloads=("large",))
     with pytest.raises(UserError, match="--small 10 is too few for batches of 32: give 32 or more"):
         streaming.streaming(small=10)

@@ -1,4 +1,4 @@
-"""The race to keras-vis' activations: what counts as reached, the port against NumPy, the command on tiny pictures."""
+"""The race to keras-vis' activations: when a target is reached, the port against NumPy, and the command with tiny images."""
 
 import json
 import subprocess
@@ -89,11 +89,11 @@ def test_rows_count_who_reached_what_and_compare_steps():
 
 def test_networks_that_differ_do_not_race():
     maps = np.random.default_rng(0).random((4, 4, 3))
-    race.require_agreement({"cnnjax": maps, "keras-vis port": maps * 1.0005})
-    with pytest.raises(UserError, match="keras-vis port's activations of one picture differ from cnnjax's by"):
-        race.require_agreement({"cnnjax": maps, "keras-vis port": maps * 1.002})
+    race.check_agreement({"cnnjax": maps, "keras-vis port": maps * 1.0005})
+    with pytest.raises(UserError, match="keras-vis port's activations of one image differ from cnnjax's by"):
+        race.check_agreement({"cnnjax": maps, "keras-vis port": maps * 1.002})
     with pytest.raises(UserError, match="differ"):
-        race.require_agreement({"cnnjax": maps, "keras-vis port": maps * np.nan})
+        race.check_agreement({"cnnjax": maps, "keras-vis port": maps * np.nan})
 
 
 def test_ours_stops_once_every_target_was_reached():
@@ -105,11 +105,11 @@ def test_ours_stops_once_every_target_was_reached():
     assert (rising[0] < targets).any()
     stopped = list(ours_filters.climb(network, "conv_2", channels, targets, 45))
     assert [taken for taken, _, _ in stopped] == [10, 20]
-    for (_, goals, pictures), (_, same, others) in zip(stopped, everything, strict=False):
+    for (_, goals, images), (_, same, others) in zip(stopped, everything, strict=False):
         np.testing.assert_array_equal(goals, same)
-        np.testing.assert_array_equal(pictures, others)
-    shown = jnp.asarray(stopped[-1][2], jnp.float32)
-    maps = network.forward(network.params, shown / 255)[1]["conv_2"]
+        np.testing.assert_array_equal(images, others)
+    shown = jnp.asarray(stopped[-1][2]).astype(jnp.float32)
+    maps = network(shown / 255)[1]["conv_2"]
     np.testing.assert_allclose(stopped[-1][1], [maps[i, ..., k].mean() for i, k in enumerate(channels)], rtol=1e-5)
 
 
@@ -123,7 +123,15 @@ def test_the_port_is_keras_vis():
 @needs_keras
 def test_visualization_as_a_user_runs_it(tmp_path):
     out = tmp_path / "results" / "visualization.json"
-    command = [ROOT / "benchmarks" / "visualization.py", "--layers", "block1_conv2", "--filters", "1", "--side", "32"]
+    command = [
+        ROOT / "benchmarks" / "visualization.py",
+        "--layers",
+        "block1_conv2",
+        "--filters",
+        "1",
+        "--image-size",
+        "32",
+    ]
     done = run(*command, "--steps", "3", "2", "--who", "cnnjax", "keras-vis port", "--out", out, timeout=300)
     assert done.returncode == 0, done.stderr
     assert f"wrote {out}" in done.stdout
@@ -133,7 +141,7 @@ def test_visualization_as_a_user_runs_it(tmp_path):
         (f"block1_conv2, {target}", who, 1, 0) for target in race.TARGETS for who in ("cnnjax", "keras-vis port")
     }
     assert all(np.isfinite(row["median"]) and row["step_seconds"] > 0 for row in results["rows"])
-    assert results["steps"] == [3, 2] and results["channels"] == {"block1_conv2": [0]} and results["side"] == 32
+    assert results["steps"] == [3, 2] and results["channels"] == {"block1_conv2": [0]} and results["image_size"] == 32
     assert out.with_suffix(".png").stat().st_size > 5000
 
 
@@ -143,7 +151,7 @@ def test_visualization_as_a_user_runs_it(tmp_path):
         ({"layers": ("block9_conv1",)}, "unknown layer 'block9_conv1': did you mean"),
         ({"layers": ("block1_pool",)}, "unknown layer 'block1_pool': did you mean"),
         ({"who": ("keras",)}, "unknown contender 'keras': did you mean"),
-        ({"filters": 0}, "--steps, --filters and --rounds start at 1"),
+        ({"filters": 0}, "--steps, --filters and --rounds must be at least 1"),
     ],
 )
 def test_bad_input_is_one_sentence(flags, sentence):

@@ -22,7 +22,7 @@ ROOT = Path(__file__).parents[1]
 
 def test_rows_are_medians_and_ratios():
     seconds = {"cnnjax": [0.2, 0.1, 0.4], "other": [0.3, 0.9, 0.5]}
-    found = compare.rows({"name": "work", "batch": 10}, seconds, {"cnnjax": 1.0, "other": 2.0})
+    found = compare.rows({"name": "work", "batch_size": 10}, seconds, {"cnnjax": 1.0, "other": 2.0})
     assert [(r.who, r.median, r.low, r.high) for r in found] == [("cnnjax", 0.2, 0.1, 0.4), ("other", 0.5, 0.3, 0.9)]
     assert [r.ratio for r in found] == [1.0, 2.5]
     assert [r.images_per_second for r in found] == [50.0, 20.0]
@@ -41,16 +41,18 @@ def test_rows_have_flops_and_their_share_of_the_peak():
 
 
 @pytest.mark.parametrize(
-    ("model", "side", "task"),
+    ("model", "image_size", "task"),
     [("small-cnn", 32, "train"), ("small-cnn", 33, "forward"), ("vgg16", 32, "train"), ("vgg16", 48, "input-gradient")],
 )
-def test_flops_are_those_of_the_traced_step(model, side, task, monkeypatch):
+def test_flops_are_those_of_the_traced_step(model, image_size, task, monkeypatch):
     """Oracle: every convolution and dot in the jaxpr of the plain Flax contender's own gradient."""
     monkeypatch.syspath_prepend(ROOT / "benchmarks" / "contenders")
     import plain_flax
 
-    work = {"model": model, "side": side, "task": task, "batch": 2, "layer": "block4_conv2"}
-    graph, params, rest = nnx.split(nnx.eval_shape(lambda: plain_flax.build(model, side, nnx.Rngs(0))), nnx.Param, ...)
+    work = {"model": model, "image_size": image_size, "task": task, "batch_size": 2, "layer": "block4_conv2"}
+    graph, params, rest = nnx.split(
+        nnx.eval_shape(lambda: plain_flax.build(model, image_size, nnx.Rngs(0))), nnx.Param, ...
+    )
 
     def value(params, rest, images):
         network = nnx.merge(graph, params, rest)
@@ -59,7 +61,9 @@ def test_flops_are_those_of_the_traced_step(model, side, task, monkeypatch):
 
     step = {"train": jax.grad(value), "forward": value, "input-gradient": jax.grad(value, argnums=2)}[task]
     with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
-        traced = jax.make_jaxpr(step)(params, rest, jax.ShapeDtypeStruct((2, side, side, 3), jnp.float32)).jaxpr
+        traced = jax.make_jaxpr(step)(
+            params, rest, jax.ShapeDtypeStruct((2, image_size, image_size, 3), jnp.float32)
+        ).jaxpr
     walk = Walk()
     walk.run(traced, [Value() for _ in traced.invars])
     assert flops.count(work) == sum(walk.flops.values())
@@ -84,7 +88,7 @@ def test_an_unknown_contender_is_named():
 
 def test_a_contender_that_cannot_take_part_is_left_out(capfd):
     broken = compare.Contender("nobody", "no_such_file")
-    work = {"name": "tiny", "model": "small-cnn", "task": "forward", "batch": 2, "side": 16}
+    work = {"name": "tiny", "model": "small-cnn", "task": "forward", "batch_size": 2, "image_size": 16}
     (row,) = compare.compare(work, [compare.OURS, broken], rounds=1, calls=1)
     assert row.who == "cnnjax"
     assert 0 < row.median < row.first
@@ -94,7 +98,7 @@ def test_a_contender_that_cannot_take_part_is_left_out(capfd):
 def test_step_time_as_a_user_runs_it(tmp_path):
     out = tmp_path / "results" / "step.json"
     command = [sys.executable, str(ROOT / "benchmarks" / "step_time.py"), "--workloads", "small-train"]
-    command += ["--who", "cnnjax", "PyTorch eager", "--side", "16", "--batch", "2", "--rounds", "2"]
+    command += ["--who", "cnnjax", "PyTorch eager", "--image-size", "16", "--batch-size", "2", "--rounds", "2"]
     done = subprocess.run([*command, "--out", str(out)], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     assert f"wrote {out}" in done.stdout
@@ -102,7 +106,7 @@ def test_step_time_as_a_user_runs_it(tmp_path):
     assert {row["who"] for row in results["rows"]} == {"cnnjax", "PyTorch eager"}
     assert all(np.isfinite(row["median"]) and row["median"] > 0 for row in results["rows"])
     assert "jax" in results["versions"]
-    work = {"model": "small-cnn", "task": "train", "batch": 2, "side": 16}
+    work = {"model": "small-cnn", "task": "train", "batch_size": 2, "image_size": 16}
     for row in results["rows"]:
         assert row["flops_per_second"] == pytest.approx(flops.count(work) / row["median"])
         assert row["peak_share"] == pytest.approx(row["flops_per_second"] / results["peak"]["measured"])

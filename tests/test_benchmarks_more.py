@@ -1,4 +1,4 @@
-"""The benchmarks of growth and of the input pipeline, tiny: as a user runs them, and what they refuse."""
+"""The benchmarks of growth and of the input pipeline with tiny workloads, and their error messages."""
 
 import json
 import subprocess
@@ -31,32 +31,34 @@ def run(script: str, out: Path, *flags: str) -> dict:
 
 
 def test_growth_as_a_user_runs_it(tmp_path):
-    flags = ["--who", "cnnjax", "--batches", "2", "--sides", "16", "--devices", "2"]
-    results = run("growth.py", tmp_path / "growth.json", *flags, "--batch", "2", "--side", "16")
+    flags = ["--who", "cnnjax", "--batch-sizes", "2", "--image-sizes", "16", "--devices", "2"]
+    results = run("growth.py", tmp_path / "growth.json", *flags, "--batch-size", "2", "--image-size", "16")
     points = results["rows"]
     assert [(p["axis"], p["value"]) for p in points] == [
-        ("batch", 2), ("side", 16), ("devices", 2)
+        ("batch_size", 2), ("image_size", 16), ("devices", 2)
     ]  # fmt: skip
-    assert points[1] == points[0] | {"axis": "side", "value": 16}  # measured once
+    assert points[1] == points[0] | {"axis": "image_size", "value": 16}  # measured once
     for p in points:
-        assert p["who"] == "cnnjax" and p["side"] == 16
+        assert p["who"] == "cnnjax" and p["image_size"] == 16
         assert 0 < p["slowest"] <= p["median"] <= p["fastest"]
-        work = {"model": "small-cnn", "task": "train", "batch": 1, "side": 16}
+        work = {"model": "small-cnn", "task": "train", "batch_size": 1, "image_size": 16}
         assert p["flops_per_second"] == pytest.approx(flops.count(work) * p["median"])
         assert p["peak_share"] == pytest.approx(p["flops_per_second"] / results["peak"]["measured"])
 
 
-def test_growth_refuses_what_cannot_be_measured():
-    with pytest.raises(UserError, match="a batch of 3 cannot be shared out to 2 devices: give another --batch"):
-        growth.growth(batch=3, devices=(1, 2))
-    with pytest.raises(UserError, match="--sides 0 is too small"):
-        growth.growth(sides=(0, 16))
+def test_errors_of_the_growth_benchmark():
+    with pytest.raises(
+        UserError, match="a batch of 3 cannot be divided evenly among 2 devices: give another --batch-size"
+    ):
+        growth.growth(batch_size=3, devices=(1, 2))
+    with pytest.raises(UserError, match="--image-sizes 0 is too small"):
+        growth.growth(image_sizes=(0, 16))
     with pytest.raises(UserError, match="there is nothing to measure"):
-        growth.growth(batches=(), sides=(), devices=())
+        growth.growth(batch_sizes=(), image_sizes=(), devices=())
 
 
 def test_more_devices_than_there_are_are_left_out(capfd):
-    work = {"name": "tiny", "model": "small-cnn", "task": "train", "batch": 4, "side": 16, "mode": "mesh"}
+    work = {"name": "tiny", "model": "small-cnn", "task": "train", "batch_size": 4, "image_size": 16, "mode": "mesh"}
     few = compare.Contender("2 devices", "ours_devices", (("devices", 2),), (("JAX_NUM_CPU_DEVICES", "1"),))
     assert compare.compare(work, [few], rounds=1, calls=1) == []
     said = capfd.readouterr().out
@@ -65,11 +67,11 @@ def test_more_devices_than_there_are_are_left_out(capfd):
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    """Three JPEG files a class, of noise instead of rendered: compiling the renderer takes its time."""
+    """Three JPEG files per class, of noise: compiling the renderer takes long."""
     monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(runtime.cache_dir() / "xla"))
     monkeypatch.setenv("CNNJAX_CACHE", str(tmp_path))
     noise = np.random.default_rng(0).integers(0, 256, (3, 256, 256, 3), np.uint8)
-    monkeypatch.setattr(jpegs.procedural, "render", lambda name, keys, side: noise[: len(keys)])
+    monkeypatch.setattr(jpegs.procedural, "render", lambda name, keys, image_size: noise[: len(keys)])
     return jpegs.files(3)
 
 
@@ -80,18 +82,18 @@ def test_jpeg_files_are_made_once(folder):
     made[0].unlink()
     kept = made[1].stat().st_mtime_ns
     assert jpegs.files(3) == folder and made[0].exists() and made[1].stat().st_mtime_ns == kept
-    with Image.open(made[0]) as picture:
-        assert (picture.format, picture.size) == ("JPEG", (500, 375))
+    with Image.open(made[0]) as image:
+        assert (image.format, image.size) == ("JPEG", (500, 375))
 
 
 def test_the_input_pipeline_as_a_user_runs_it(folder, tmp_path):
     who = ["cnnjax", "cnnjax, from its cache"]
-    flags = ["--per-class", "3", "--side", "16", "--batch", "2"]
+    flags = ["--per-class", "3", "--image-size", "16", "--batch-size", "2"]
     results = run("input_pipeline.py", tmp_path / "pipeline.json", "--who", *who, *flags)
     rows = results["rows"]
     assert [row["who"] for row in rows] == [*who, "cnnjax", "cnnjax, augmenting"]
     for row in rows[:2]:
-        assert row["workload"] == "an epoch of 6 pictures" and row["flops_per_second"] is None
+        assert row["workload"] == "an epoch of 6 images" and row["flops_per_second"] is None
         assert row["images_per_second"] == pytest.approx(6 / row["median"])
     without, augmenting = rows[2:]
     assert results["augmentation_share"] == pytest.approx(1 - without["median"] / augmenting["median"])
@@ -105,5 +107,5 @@ def test_the_share_of_augmentation():
 
 
 def test_the_input_pipeline_refuses_a_batch_larger_than_the_data():
-    with pytest.raises(UserError, match="--batch 32 is larger than the 4 pictures"):
+    with pytest.raises(UserError, match="--batch-size 32 is larger than the 4 images"):
         input_pipeline.input_pipeline(per_class=2)

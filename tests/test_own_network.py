@@ -1,4 +1,4 @@
-"""A network of plain Flax layers, defined outside the package: trained, with everything, on any devices, and resumed."""
+"""A network of plain Flax layers, defined outside the package: trained on any devices, with all options, and resumed."""
 
 import importlib.util
 import json
@@ -12,7 +12,6 @@ import pytest
 from flax import nnx
 
 from cnnjax import Network, data, losses, train
-from cnnjax.train import strategy
 
 EXAMPLE = Path(__file__).parent.parent / "experiments" / "own_network.py"
 STEPS = 10
@@ -112,8 +111,3 @@ def _plain(network: Network) -> dict[str, np.ndarray]:
         for path, leaf in leaves
         if not jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
     }
-
-
-def test_state_on_devices_is_that_of_the_whole_batch():
-    """Parameters, statistics and the average themselves, one call after another, without the choice of the best."""
-    assert strategy.make_strategy("mesh", 16).devices == 8

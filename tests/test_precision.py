@@ -1,9 +1,7 @@
-"""bfloat16, microbatches and rematerialisation: fifty steps' losses beside float32 in one batch, memory, sums."""
+"""bfloat16, microbatches and rematerialization: fifty steps' losses beside float32 in one batch, memory, sums."""
 
 import re
-from dataclasses import replace
 from functools import partial
-from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -12,62 +10,56 @@ import pytest
 from flax import nnx
 from jax import lax
 
-from cnnjax import models
-from cnnjax.cli.config import (
-    AugmentConfig,
-    Config,
-    DataConfig,
-    ModelConfig,
-    OptimizerConfig,
-    TrainConfig,
-    as_dict,
-)
-from cnnjax.data import normalize
-from cnnjax.data.dataset import Dataset, Split
+from cnnjax import Network, losses, models
+from cnnjax.data import Augment, normalize
+from cnnjax.data.dataset import ArraySplit, Dataset
 from cnnjax.errors import UserError
 from cnnjax.models.layers import Conv
 from cnnjax.ops import conv, recompute
-from cnnjax.train import loop, metrics, optimizers, run_dir, step, strategy
+from cnnjax.train import loop, metrics, optimizers, step, strategy
+from cnnjax.train.state import TrainState, create_state
 
 SIDE, BATCH, STEPS, SIZE, CLASSES = 32, 32, 50, 96, 3
-SMALL = ModelConfig(width=0.25)
-VGG = ModelConfig(name="vgg13", width=1 / 8, dense=64, dropout=0.25)
-AUGMENT = AugmentConfig(enabled=True, rotation=0.0, shear=0.0, zoom=0.0, fill="constant")
+SMALL = {"name": "small-cnn", "width_multiplier": 0.25}
+VGG = {"name": "vgg13", "width_multiplier": 1 / 8, "dense_units": 64, "dropout": 0.25}
+AUGMENT = Augment(rotation=0.0, shear=0.0, zoom=0.0, fill="constant")
 RATE = 3e-4
 ALL = {"precision": "bfloat16", "microbatches": 4, "remat": True}
 # How far from float32's losses in one batch, in the mean over fifty steps and as a share of their mean.
 ROUNDING, HALF = 1e-5, 0.04
 
 
-def data() -> Split:
+def data() -> ArraySplit:
     """Class k is brighter in channel k."""
     rng = np.random.default_rng(0)
     labels = rng.integers(0, CLASSES, SIZE).astype(np.int32)
     images = rng.integers(0, 150, (SIZE, SIDE, SIDE, 3))
     images[np.arange(SIZE), :, :, labels] += 100
-    return Split(images.astype(np.uint8), labels)
+    return ArraySplit(images.astype(np.uint8), labels)
 
 
-def start(model: ModelConfig, rate: float = RATE, **changes) -> tuple[step.Task, step.TrainState]:
-    graph, params = models.split(models.create(model, side=SIDE, num_classes=CLASSES, seed=0))
-    task = step.Task(graph, optimizers.create(OptimizerConfig(learning_rate=rate), STEPS), AUGMENT, **changes)
-    return task, step.create_state(params, task.optimizer)
+def start(model: dict, rate: float = RATE, remat: bool = False, **changes) -> tuple[step.StepConfig, TrainState]:
+    made = models.create(**model, image_size=SIDE, num_classes=CLASSES, remat=remat)
+    graphdef, params, model_state = models.split(made)
+    tx = optimizers.with_standard_promotion(optimizers.create("adam", rate))
+    config = step.StepConfig(graphdef, tx, losses.cross_entropy(), augment=AUGMENT, num_classes=CLASSES, **changes)
+    return config, create_state(params, model_state, tx)
 
 
-def curve(model: ModelConfig, **changes):
+def curve(model: dict, **changes):
     """Each of fifty steps' mean loss, the last state, and the program's temporary memory in bytes."""
-    (task, state), split = start(model, **changes), data()
-    cleaning = normalize.fit("mean", split.images)
+    (config, state), split = start(model, **changes), data()
+    normalizer = normalize.fit_normalizer("mean", split)
 
     @jax.jit
-    def train(state, split):
+    def train(state, images, labels):
         def advance(state, indices):
-            batch = step.Batch(split.images[indices], split.labels[indices], jnp.arange(BATCH))
-            return step.train_step(task, state, batch, jax.random.key(0), cleaning)
+            batch = step.Batch(images[indices], labels[indices], jnp.arange(BATCH))
+            return step.train_step(config, state, batch, jax.random.key(0), normalizer)
 
         return lax.scan(advance, state, jnp.arange(STEPS * BATCH).reshape(STEPS, BATCH) % SIZE)
 
-    arguments = (state, jax.tree.map(jnp.asarray, split))
+    arguments = (state, jnp.asarray(split.images), jnp.asarray(split.labels))
     program = train.lower(*arguments).compile()
     state, sums = program(*arguments)
     assert (sums["count"] == BATCH).all() and sums["loss"].dtype == jnp.float32
@@ -126,20 +118,23 @@ def test_all_three_together_stay_near_float32(vgg):
 
 @pytest.fixture(scope="module")
 def programs():
-    """Mode -> a compiled call of two steps in microbatches, and what it gives; and the same of one batch by jit."""
+    """Mode -> a compiled call of two steps in microbatches, and its results; and the same of one batch by jit."""
     split, found = data(), {}
     for mode, count in (("whole", 1), ("jit", 2), ("mesh", 2), ("pmap", 2)):
-        way = strategy.choose("jit" if mode == "whole" else mode, BATCH, microbatches=count)
-        task, state = start(SMALL, microbatches=count)
-        fixed = strategy.replicate(way, (jax.random.key(0), normalize.fit("mean", split.images), split))
-        carry = strategy.replicate(way, (state, metrics.zeros()))
+        way = strategy.make_strategy("jit" if mode == "whole" else mode, BATCH, microbatches=count)
+        way = strategy.looped(way)
+        config, state = start(SMALL, microbatches=count)
+        resident = jnp.asarray(split.images), jnp.asarray(split.labels)
+        fixed = strategy.replicate(way, (jax.random.key(0), normalize.fit_normalizer("mean", split), resident))
+        state, sums = strategy.replicate(way, (state, metrics.zeros()))
         rows = (
             np.arange(2 * BATCH, dtype=np.int32).reshape(2, BATCH),
             np.tile(np.arange(BATCH, dtype=np.int32), (2, 1)),
         )
-        rows = strategy.place(way, strategy.own(way, rows))
-        program = strategy._program(way, strategy._training(way, task), (0,)).lower(carry, fixed, rows).compile()
-        found[mode] = program, jax.device_get(program(carry, fixed, rows)), carry
+        rows = strategy.shard_batch(way, strategy.local_shard(way, rows))
+        arguments = state, sums, fixed, rows
+        program = strategy._program(way, strategy._training(way, config)).lower(*arguments).compile()
+        found[mode] = program, jax.device_get(program(*arguments)), state
     return found
 
 
@@ -147,8 +142,10 @@ def programs():
 def test_microbatches_on_eight_devices_agree_with_one_batch(programs, mode):
     (state, sums), (one, one_sums) = programs[mode][1], programs["whole"][1]
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-6), state.params, one.params)
-    assert sums["count"] == one_sums["count"] == 2 * BATCH and sums["correct"] == one_sums["correct"]
-    np.testing.assert_allclose(sums["loss"], one_sums["loss"], rtol=1e-6)
+    assert sums["count"] == one_sums["count"] == 2 * BATCH
+    means, expected = metrics.compute(sums), metrics.compute(one_sums)
+    assert means["accuracy"] == expected["accuracy"]
+    np.testing.assert_allclose(means["loss"], expected["loss"], rtol=1e-6)
 
 
 def reduced_within_microbatches(text: str) -> list[bool]:
@@ -177,31 +174,57 @@ def test_gradients_are_summed_over_devices_once_a_step(programs, mode):
         assert f" {other}(" not in text and f" {other}-start(" not in text
 
 
-def test_a_loop_over_sharded_parts_would_sum_in_every_turn():
+def test_a_loop_over_sharded_parts_would_sum_in_every_iteration():
     """Why a mesh's microbatches are written for one device."""
-    way, split = strategy.choose("mesh", BATCH), data()
-    task, state = start(SMALL, microbatches=2)
-    fixed = (jax.random.key(0), normalize.fit("mean", split.images), split)
-    rows, carry = (np.zeros((2, BATCH), np.int32),) * 2, (state, metrics.zeros())
-    program = strategy._program(way, partial(strategy._train, task), ()).lower(carry, fixed, rows).compile()
-    assert any(reduced_within_microbatches(program.as_text()))
+    way, split = strategy.looped(strategy.make_strategy("mesh", BATCH)), data()
+    config, state = start(SMALL, microbatches=2)
+    fixed = (jax.random.key(0), normalize.fit_normalizer("mean", split), (split.images, split.labels))
+    rows = (np.zeros((2, BATCH), np.int32),) * 2
+    program = strategy._program(way, partial(strategy._train, config)).lower(state, metrics.zeros(), fixed, rows)
+    assert any(reduced_within_microbatches(program.compile().as_text()))
 
 
 @pytest.mark.parametrize("mode", ["jit", "mesh", "pmap"])
 def test_the_state_is_updated_in_place(programs, mode):
-    program, _, carry = programs[mode]
-    size = sum(leaf.nbytes for leaf in jax.tree.leaves(carry))
+    program, _, state = programs[mode]
+    size = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
     assert program.memory_analysis().alias_size_in_bytes >= size
-    assert all(leaf.is_deleted() for leaf in jax.tree.leaves(carry))
+    assert all(leaf.is_deleted() for leaf in jax.tree.leaves(state))
 
 
-@pytest.mark.parametrize("config", [SMALL, VGG])
-def test_layers_compute_in_the_type_of_the_images(config):
-    task, state = start(config)
+@pytest.mark.parametrize("model", [SMALL, VGG])
+def test_layers_compute_in_the_type_of_the_images(model):
+    config, state = start(model)
     images = jax.ShapeDtypeStruct((2, SIDE, SIDE, 3), jnp.bfloat16)
-    logits, activations = jax.eval_shape(partial(models.apply, task.graph), state.params, images)
-    *hidden, _ = activations.values()
-    assert {a.dtype for a in hidden} == {jnp.dtype(jnp.bfloat16)} and logits.dtype == jnp.float32
+    found = jax.eval_shape(
+        lambda *inputs: models.apply(config.graphdef, *inputs), state.params, state.model_state, images
+    )
+    *hidden, _ = found.activations.values()
+    assert {a.dtype for a in hidden} == {jnp.dtype(jnp.bfloat16)} and found.logits.dtype == jnp.float32
+
+
+class Plain(nnx.Module):
+    """A plain Flax model, which computes in the type of its parameters."""
+
+    def __init__(self, rngs: nnx.Rngs):
+        self.conv, self.dense = nnx.Conv(3, 4, (3, 3), rngs=rngs), nnx.Linear(4, CLASSES, rngs=rngs)
+
+    def __call__(self, x):
+        return self.dense(nnx.relu(self.conv(x)).mean((1, 2)))
+
+
+def test_plain_flax_layers_train_in_bfloat16_too():
+    """The step casts their parameters; these, their gradients' sums and the optimizer's state stay float32."""
+    split = data()
+    dataset = Dataset(split, split, lambda: split, ("a", "b", "c"))
+    network = Network.create(Plain(nnx.Rngs(0)), dataset)
+    found = {}
+    for precision in ("float32", "bfloat16"):
+        tx = optimizers.create("adam", 1e-3)
+        found[precision] = loop.fit(network, dataset, tx, batch_size=32, strategy="jit", precision=precision)
+    losses_ = [result.history[0]["train_loss"] for result in found.values()]
+    assert losses_[0] != losses_[1] and losses_[0] == pytest.approx(losses_[1], rel=0.02)
+    assert {leaf.dtype for leaf in jax.tree.leaves(found["bfloat16"].network.params)} == {jnp.dtype(jnp.float32)}
 
 
 @pytest.mark.parametrize(("side", "inputs", "outputs"), [(8, 3, 8), (12, 32, 64)])
@@ -232,9 +255,9 @@ def test_convolution_in_bfloat16_against_float64(side, inputs, outputs):
 def test_the_gradient_of_a_bias_is_summed_in_float32():
     """In bfloat16 a sum of ones ends at 256."""
     layer = Conv(3, 4, init=jax.nn.initializers.zeros, rngs=nnx.Rngs(0))
-    graph, params = models.split(layer)
+    graphdef, params, _ = models.split(layer)
     z = jnp.ones((2, 64, 64, 4), jnp.bfloat16)
-    gradient = jax.grad(lambda p: nnx.merge(graph, p).relu(z).astype(jnp.float32).sum())(params)["bias"]
+    gradient = jax.grad(lambda p: nnx.merge(graphdef, p).relu(z).astype(jnp.float32).sum())(params)["bias"]
     assert gradient.dtype == jnp.float32
     np.testing.assert_array_equal(gradient, [2 * 64 * 64] * 4)
 
@@ -257,56 +280,34 @@ def test_recompute_is_the_function_with_all_its_gradients():
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-4, atol=1e-4), of(again), of(plain))
 
 
-def test_a_run_trains_and_evaluates_as_its_config_says(tmp_path, monkeypatch):
-    pictures = data()
-    dataset = Dataset(pictures, pictures, lambda: pictures, ("a", "b", "c"))
-    told = TrainConfig(batch_size=96, steps_per_epoch=1, parallel="jit", calls_per_epoch=1, **ALL)
+def test_a_run_trains_and_evaluates_as_its_arguments_say(tmp_path, monkeypatch):
+    split = data()
+    dataset = Dataset(split, split, lambda: split, ("a", "b", "c"))
+    network = Network.create(models.create(**SMALL, image_size=SIDE, num_classes=CLASSES), dataset)
+    options = {"batch_size": 96, "steps_per_epoch": 1, "strategy": "jit", **ALL}
     seen = {}
-    monkeypatch.setattr(strategy, "evaluator", lambda way, graph, *rest: seen.update(evaluated=rest))
+    monkeypatch.setattr(strategy, "make_evaluator", lambda way, config, batch: seen.update(evaluated=batch))
 
-    def trainer(way, task, *rest):
-        raise KeyboardInterrupt(task)
+    def compile_train_steps(way, config, *rest):
+        raise KeyboardInterrupt(config)
 
-    monkeypatch.setattr(strategy, "trainer", trainer)
+    monkeypatch.setattr(strategy, "compile_train_steps", compile_train_steps)
     with pytest.raises(KeyboardInterrupt) as stopped:
-        loop.fit(Config(data=DataConfig(side=SIDE), model=SMALL, train=told), dataset, tmp_path)
-    task = stopped.value.args[0]
-    assert (task.precision, task.microbatches, task.remat) == ("bfloat16", 4, True)
-    # No more pictures at a time than training takes, if that is enough.
-    assert seen["evaluated"] == (loop.EVAL_BATCH, "bfloat16")
-    with pytest.raises(UserError, match="--train.microbatches 5 does not divide the 96 pictures"):
-        loop.fit(Config(train=replace(told, microbatches=5)), dataset, tmp_path / "other")
+        loop.fit(network, dataset, optimizers.create("adam", 1e-3), run_dir=tmp_path / "run", **options)
+    config = stopped.value.args[0]
+    assert (config.precision, config.microbatches, config.cast_params) == ("bfloat16", 4, False)
+    assert nnx.merge(config.graphdef, network.params, network.model_state).remat
+    # No more images at a time than training takes, if that is enough.
+    assert seen["evaluated"] == loop.EVAL_BATCH
+    with pytest.raises(UserError, match="microbatches=5 does not divide the 96 images"):
+        options["microbatches"] = 5
+        loop.fit(network, dataset, optimizers.create("adam", 1e-3), run_dir=tmp_path / "other", **options)
     assert not (tmp_path / "other").exists()
 
 
-def test_a_resumed_run_may_change_what_only_rounds(tmp_path):
-    config = Config(train=TrainConfig(precision="bfloat16"))
-    run_dir.prepare(tmp_path, config, resume=False)
-    (tmp_path / "weights.safetensors").touch()
-    free = replace(config.train, microbatches=4, remat=True)
-    run_dir.prepare(tmp_path, replace(config, train=free), resume=True)
-    with pytest.raises(UserError, match="started with --train.precision bfloat16 and cannot be resumed with float32"):
-        run_dir.prepare(tmp_path, replace(config, train=TrainConfig()), resume=True)
-
-
-def test_a_run_from_before_there_was_a_choice_was_float32(tmp_path):
-    saved = as_dict(Config())
-    for name in ("precision", "microbatches", "remat"):
-        del saved["train"][name]
-    run_dir.write(tmp_path / "config.json", saved)
-    (tmp_path / "weights.safetensors").touch()
-    with pytest.raises(UserError, match="was started with --train.precision float32"):
-        run_dir.prepare(tmp_path, Config(train=TrainConfig(precision="bfloat16")), resume=True)
-    run_dir.prepare(tmp_path, Config(), resume=True)
-
-
-def test_what_cannot_be_is_one_sentence():
-    with pytest.raises(UserError, match="--train.microbatches 0 must be at least 1"):
-        TrainConfig(microbatches=0)
-    with pytest.raises(UserError, match="unknown precision 'bfloat61': did you mean bfloat16"):
-        TrainConfig.__post_init__(SimpleNamespace(**vars(TrainConfig()) | {"precision": "bfloat61"}))
-    for mode, count, words in (("jit", 5, "the 32 pictures of a batch on each device: use 4 or 8"),
-                               ("jit", 64, "the 32 pictures of a batch on each device: use 32$"),
-                               ("mesh", 3, "the 4 pictures of a batch on each device: use 2 or 4")):  # fmt: skip
-        with pytest.raises(UserError, match=f"--train.microbatches {count} does not divide {words}"):
-            strategy.choose(mode, BATCH, microbatches=count)
+def test_microbatches_that_do_not_divide_are_one_sentence():
+    for mode, count, words in (("jit", 5, "the 32 images of a batch on each device: use 4 or 8"),
+                               ("jit", 64, "the 32 images of a batch on each device: use 32$"),
+                               ("mesh", 3, "the 4 images of a batch on each device: use 2 or 4")):  # fmt: skip
+        with pytest.raises(UserError, match=f"microbatches={count} does not divide {words}"):
+            strategy.make_strategy(mode, BATCH, microbatches=count)

@@ -3,17 +3,21 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 import tiny
+from flax import nnx
 from oracles import keras_vis
 
+from cnnjax import visualize
 from cnnjax.data import normalize
 from cnnjax.errors import UserError
-from cnnjax.visualize import image_io, layers, objectives, parameterizations, recipes, render
-from cnnjax.visualize.recipes import RECIPES, Pass, Recipe
+from cnnjax.visualize import Recipe, Stage, ascent, jitter, objectives, optimizers, parameterizations, recipes
+from cnnjax.visualize.ascent import Problem
+from cnnjax.visualize.image_io import Image
 
-SHORT = Recipe("short", (Pass(12, jitter=2), Pass(6, jitter=2, tv=0.001)))
 SIDE = 12
+SHORT = Recipe("short", (Stage(12, (jitter(2),)), Stage(6, (jitter(2),), tv=0.001)))
 
 
 def noise(seed=0, side=SIDE):
@@ -21,37 +25,57 @@ def noise(seed=0, side=SIDE):
     return (x - x.mean()) / x.std() * 12.75 + 127.5
 
 
-def objective_of(layer):
-    return objectives.class_ if layer is None else lambda channel: objectives.filter_(layer, channel)
+def objective_of(layer, index):
+    index = jnp.atleast_1d(index)
+    return objectives.class_logit(index) if layer is None else objectives.channel(layer, index)
+
+
+def problem_of(network, objective, tv, lp=10.0):
+    count = len(objective)
+    penalty = objectives.weighted(objectives.total_variation(), jnp.broadcast_to(jnp.asarray(tv), count))
+    penalty += objectives.weighted(objectives.lp_norm(), jnp.broadcast_to(jnp.asarray(lp), count))
+    argument = parameterizations.as_argument(parameterizations.Pixels())
+    optimizer = optimizers.Optimizer(optimizers.keras_vis_rmsprop())
+    return Problem(network, objective, penalty.broadcast(count), (), argument, optimizer, True)
 
 
 @functools.cache
 def compiled(layer):
-    """(params, index, tv, state) -> (score, gradient, state after one step)."""
+    """(network, index, tv, state) -> (score, gradient, state after one step)."""
 
-    def one(params, index, tv, state):
-        score = render.scorer(tiny.network()._replace(params=params), objective_of(layer), index[None], tv, 10.0)
-        gradient = jax.grad(lambda x: score(x)[0].sum())(state.image)
-        return score(state.image)[0][0], gradient[0], render.step(score, state)
+    def one(network, index, tv, state):
+        problem = problem_of(network, objective_of(layer, index), tv)
+        score = ascent.make_score(problem, jax.random.split(jax.random.key(0), 1))
+        gradient = jax.grad(lambda x: score(x)[0].sum())(state.params)
+        return score(state.params)[0][0], gradient[0], ascent.step(score, problem.optimizer, state)
 
     return jax.jit(one)
 
 
 def climb(layer, index, image, steps, tv, dtype=jnp.float64):
     """The scores before each step, the first gradient, and the states after each step."""
-    params = tiny.network(dtype=dtype).params
-    state = render.start(jnp.asarray(image, dtype)[None])
+    network = tiny.network(dtype=dtype)
+    problem = problem_of(network, objective_of(layer, index), tv)
+    state = ascent.init_state(problem, jnp.asarray(image, dtype)[None])
     results = []
     for _ in range(steps):
-        results.append(compiled(layer)(params, jnp.int32(index), jnp.asarray(tv, dtype), state))
+        results.append(compiled(layer)(network, jnp.int32(index), jnp.asarray(tv, dtype), state))
         state = results[-1][2]
     scores, gradients, states = zip(*results, strict=True)
     return np.array(scores), gradients[0], states
 
 
+def deprocessed(images):
+    return jax.vmap(parameterizations.Pixels().to_uint8)(images)
+
+
+def render_filters(network, channels, recipe=SHORT, layer="conv_2", **arguments):
+    return visualize.render_filters(network, layer, channels, recipe=recipe, **arguments)
+
+
 @pytest.fixture(scope="module")
 def drawn():
-    return render.filters(tiny.network(), "conv_2", range(5), SHORT)
+    return render_filters(tiny.network(), range(5))
 
 
 @pytest.mark.parametrize("layer, index", [("conv_1", 2), ("conv_2", 3), (None, 1)])
@@ -61,7 +85,7 @@ def test_loss_gradient_and_one_step_are_keras_vis(layer, index, tv):
     loss, gradient = keras_vis.loss_and_gradient(p, image, layer, index, tv)
     with jax.enable_x64(True):
         scores, ours, states = climb(layer, index, image, 1, tv)
-        after = np.asarray(states[0].image[0])
+        after = np.asarray(states[0].params[0])
     np.testing.assert_allclose(scores[0], -loss, rtol=1e-5)
     np.testing.assert_allclose(ours, -gradient, rtol=1e-5, atol=1e-12)
     np.testing.assert_allclose(after, keras_vis.minimize(p, image, layer, index, 1, tv), rtol=1e-5)
@@ -75,8 +99,8 @@ def test_twenty_steps_are_keras_vis_and_not_its_later_regression(layer, index, t
     expected = keras_vis.minimize(p, image, layer, index, 20, tv)
     with jax.enable_x64(True):
         state = climb(layer, index, image, 20, tv)[2][-1]
-        best = np.asarray(state.best_image[0])
-        shown = parameterizations.deprocess(state.best_image)[0]
+        best = np.asarray(state.best_params[0])
+        shown = deprocessed(state.best_params)[0]
     np.testing.assert_allclose(best, expected, rtol=1e-5, atol=1e-6)
     np.testing.assert_array_equal(shown, keras_vis.deprocess(expected))
     other = keras_vis.minimize(p, image, layer, index, 20, tv, norm="l2")
@@ -86,7 +110,7 @@ def test_twenty_steps_are_keras_vis_and_not_its_later_regression(layer, index, t
 def test_a_float32_step_is_close_too():
     p, image = keras_vis.parameters(SIDE), noise(2)
     state = climb("conv_2", 3, image, 1, 0.0, jnp.float32)[2][-1]
-    difference = np.abs(np.asarray(state.image[0]) - keras_vis.minimize(p, image, "conv_2", 3, 1, 0.0))
+    difference = np.abs(np.asarray(state.params[0]) - keras_vis.minimize(p, image, "conv_2", 3, 1, 0.0))
     assert np.quantile(difference, 0.99) < 1e-3
 
 
@@ -95,87 +119,108 @@ def test_the_best_is_the_image_after_the_step_whose_score_before_it_was_highest(
     scores, _, states = climb("conv_2", 3, ramp, 4, 0.1, jnp.float32)
     chosen = int(scores.argmax())
     assert 0 < chosen < 3, "the case must be one where neither the first nor the last is the best"
-    np.testing.assert_array_equal(states[-1].best_image, states[chosen].image)
+    np.testing.assert_array_equal(states[-1].best_params, states[chosen].params)
 
 
-def test_activations_rise_and_are_those_of_the_saved_picture(drawn):
+def test_activations_rise_and_are_those_of_the_saved_image(drawn):
     network = tiny.network()
-    for channel, picture in enumerate(drawn):
-        facts = picture.provenance
-        logits, activations = keras_vis.forward(keras_vis.parameters(SIDE), picture.image)
-        assert facts["activation_after"] == pytest.approx(activations["conv_2"][..., channel].mean(), rel=1e-4)
-        assert facts["activation_after"] > facts["activation_before"]
-        assert facts["layer"] == "conv_2" and facts["channel"] == channel and not facts["dead"]
-        assert facts["weights"] == network.digest and facts["steps"] == 18 and facts["recipe"] == "short"
+    for channel, image in enumerate(drawn):
+        notes = image.provenance
+        logits, activations = keras_vis.forward(keras_vis.parameters(SIDE), image.pixels)
+        assert notes["activation_after"] == pytest.approx(activations["conv_2"][..., channel].mean(), rel=1e-4)
+        assert notes["activation_after"] > notes["activation_before"]
+        assert notes["layer"] == "conv_2" and notes["channel"] == channel and not notes["dead"]
+        assert notes["weights"] == network.digest and notes["steps"] == 18 and notes["recipe"] == "short"
+        assert notes["image_size"] == [SIDE, SIDE] and notes["model"] == "Tiny" and notes["kind"] == "filter"
 
 
 def test_a_filter_alone_is_the_filter_in_company_bit_for_bit(drawn):
-    alone = render.filters(tiny.network(), "conv_2", [3], SHORT)[0]
-    np.testing.assert_array_equal(alone.image, drawn[3].image)
+    alone = render_filters(tiny.network(), [3])[0]
+    np.testing.assert_array_equal(alone.pixels, drawn[3].pixels)
     order = [3, 1, 0, 4, 2, 2, 1]
-    others = render.filters(tiny.network(), "conv_2", order, SHORT, batch=5)
-    np.testing.assert_array_equal([p.image for p in others], [drawn[i].image for i in order])
-    another = render.filters(tiny.network(), "conv_2", [3], SHORT, seed=1)[0]
-    assert not np.array_equal(another.image, drawn[3].image)
+    others = render_filters(tiny.network(), order, batch_size=5)
+    np.testing.assert_array_equal([image.pixels for image in others], [drawn[i].pixels for i in order])
+    another = render_filters(tiny.network(), [3], seed=1)[0]
+    assert not np.array_equal(another.pixels, drawn[3].pixels)
 
 
-def test_progress_is_told_in_full_and_changes_nothing(drawn):
-    told = []
-    watched = render.filters(tiny.network(), "conv_2", range(5), SHORT, on_progress=told.append)
-    assert sum(told) == 5 * SHORT.steps and len(told) >= 3
-    np.testing.assert_array_equal([p.image for p in watched], [p.image for p in drawn])
+def test_progress_is_reported_in_full_and_changes_nothing(drawn):
+    reported = []
+    watched = render_filters(tiny.network(), range(5), on_progress=reported.append)
+    assert sum(reported) == 5 * SHORT.steps and len(reported) >= 3
+    np.testing.assert_array_equal([image.pixels for image in watched], [image.pixels for image in drawn])
 
 
 def test_a_filter_that_never_fires_is_marked_dead():
     bias = keras_vis.parameters(SIDE)["bias_2"]
     bias[1] = -1e3
-    dead = render.filters(tiny.network(bias_2=bias), "conv_2", range(5), SHORT)
-    assert [p.provenance["dead"] for p in dead] == [False, True, False, False, False]
+    dead = render_filters(tiny.network(bias_2=bias), range(5))
+    assert [image.provenance["dead"] for image in dead] == [False, True, False, False, False]
     assert dead[1].provenance["activation_after"] == 0
 
 
-def test_the_second_pass_starts_from_the_first_ones_saved_picture():
-    network, still = tiny.network(), Pass(9, jitter=0)
-    smooth = Pass(4, jitter=0, tv=5.0)
-    first = render.filters(network, "conv_2", [3], Recipe("one", (still,)))[0]
-    both = render.filters(network, "conv_2", [3], Recipe("two", (still, smooth)))[0]
-    state = climb("conv_2", 3, first.image, 4, 5.0, jnp.float32)[2][-1]
-    by_hand = np.asarray(parameterizations.deprocess(state.best_image)[0], int)
-    assert np.abs(by_hand - both.image).max() <= 1
-    assert not np.array_equal(both.image, first.image)
+def test_the_second_stage_starts_from_the_first_ones_saved_image():
+    network, still = tiny.network(), Stage(9)
+    smooth = Stage(4, tv=5.0)
+    first = render_filters(network, [3], Recipe("one", (still,)))[0]
+    both = render_filters(network, [3], Recipe("two", (still, smooth)))[0]
+    state = climb("conv_2", 3, first.pixels, 4, 5.0, jnp.float32)[2][-1]
+    by_hand = np.asarray(deprocessed(state.best_params)[0], int)
+    assert np.abs(by_hand - both.pixels).max() <= 1
+    assert not np.array_equal(both.pixels, first.pixels)
 
 
-def test_a_share_of_smoothing_serves_activations_of_any_size():
+def test_a_ratio_of_smoothing_serves_activations_of_any_size():
     def draw(scale, relative):
         p = keras_vis.parameters(SIDE)
         network = tiny.network(kernel_2=p["kernel_2"] * scale, bias_2=p["bias_2"] * scale)
-        passes = Pass(9, jitter=0, lp=0.0), Pass(6, jitter=0, tv=3.0 if relative else 0.003, lp=0.0, relative=relative)
-        return np.asarray(render.filters(network, "conv_2", [3], Recipe("two", passes))[0].image, int)
+        stages = Stage(9, lp=0.0), Stage(6, tv=3.0 if relative else 0.003, lp=0.0, relative=relative)
+        return np.asarray(render_filters(network, [3], Recipe("two", stages))[0].pixels, int)
 
     assert np.abs(draw(1.0, True) - draw(1024.0, True)).max() <= 2
     assert np.abs(draw(1.0, False) - draw(1024.0, False)).max() > 10
 
 
-def test_one_program_for_all_channels_passes_step_counts_and_weights_of_a_layer():
+def test_one_program_for_all_channels_stages_step_counts_and_weights_of_a_layer():
     network = tiny.network()
-    before = render._advance._cache_size()
-    render.filters(network, "conv_1", [0, 1], SHORT)
-    render.filters(network, "conv_1", [3, 2], Recipe("other", (Pass(7, jitter=0.3, tv=3.0),)), seed=4)
-    other = network._replace(params=jax.tree.map(lambda x: x * 2, network.params), seal="e" * 64)
-    render.filters(other, "conv_1", [1, 2], SHORT)
-    assert render._advance._cache_size() == before + 1
+    render_filters(network, [0, 1], layer="conv_1")
+    programs = compiled_programs()
+    render_filters(network, [3, 2], Recipe("other", (Stage(7, (jitter(0.3),), tv=3.0),)), layer="conv_1", seed=4)
+    other = network.replace(params=jax.tree.map(lambda x: x * 2, network.params), provenance={"by": "test"})
+    render_filters(other, [1, 2], layer="conv_1", on_progress=lambda count: None)
+    assert compiled_programs() == programs
+
+
+def compiled_programs():
+    return [program._cache_size() for program in (ascent.advance, ascent.measure, ascent.init_noise)]
+
+
+def test_equal_optimizers_and_objectives_share_a_program_over_many_calls():
+    network = tiny.network()
+
+    def draw(rate, weight, channel):
+        objective = visualize.channel("conv_1", channel) - weight * visualize.total_variation()
+        (image,) = visualize.render(network, objective, steps=2, optimizer=optax.adam(rate), transforms=jitter(1))
+        return image
+
+    draw(0.1, 1.0, 0)
+    programs = compiled_programs()
+    for number in range(4):
+        draw(0.1, float(number), number)
+    assert compiled_programs() == programs
+    draw(0.2, 1.0, 0)
+    assert compiled_programs()[0] == programs[0] + 1
 
 
 def test_a_batch_is_one_convolution_a_layer_and_deeper_layers_are_dropped():
     def convolutions(layer, batch):
-        arrays, rest = layers.pack(tiny.network())
+        problem = problem_of(tiny.network(), objective_of(layer, np.arange(batch)), 1.0)
 
-        def gradient(arrays, images):
-            targets = jnp.arange(batch, dtype=jnp.int32)
-            score = render.scorer(layers.unpack(arrays, rest), objective_of(layer), targets, 1.0, 10.0)
+        def gradient(problem, images):
+            score = ascent.make_score(problem, jax.random.split(jax.random.key(0), batch))
             return jax.grad(lambda x: score(x)[0].sum())(images)
 
-        lowered = jax.jit(gradient).lower(arrays, jnp.zeros((batch, SIDE, SIDE, 3)))
+        lowered = jax.jit(gradient).lower(problem, jnp.zeros((batch, SIDE, SIDE, 3)))
         lines = lowered.as_text().splitlines()
         assert not any("while" in line for line in lines)
         convolving = [line for line in lines if "stablehlo.convolution" in line]
@@ -188,71 +233,210 @@ def test_a_batch_is_one_convolution_a_layer_and_deeper_layers_are_dropped():
 
 
 def test_two_classes_of_one_sigmoid_are_opposite_ends_of_its_logit():
-    network = tiny.network(outputs=1, names=("cat", "dog"))
-    cat, dog = render.classes(network, recipe=SHORT)
-    for picture, sign in ((cat, -1), (dog, 1)):
-        facts = picture.provenance
-        logit = keras_vis.forward(keras_vis.parameters(SIDE), picture.image)[0][0]
-        assert facts["activation_after"] == pytest.approx(sign * logit, rel=1e-3)
-        assert facts["probability_after"] == pytest.approx(1 / (1 + np.exp(-sign * logit)), rel=1e-3)
-        assert facts["probability_after"] > facts["probability_before"]
+    network = tiny.network(logits=1, names=("cat", "dog"))
+    cat, dog = visualize.render_classes(network, recipe=SHORT)
+    for image, sign in ((cat, -1), (dog, 1)):
+        notes = image.provenance
+        logit = keras_vis.forward(keras_vis.parameters(SIDE), image.pixels)[0][0]
+        assert notes["activation_after"] == pytest.approx(sign * logit, rel=1e-3)
+        assert notes["probability_after"] == pytest.approx(1 / (1 + np.exp(-sign * logit)), rel=1e-3)
+        assert notes["probability_after"] > notes["probability_before"]
     assert (cat.provenance["class"], dog.provenance["class"]) == ("cat", "dog")
 
 
 def test_classes_by_name_raise_their_probability():
-    lamp, rabbit = render.classes(tiny.network(), ["lamp", "rabbit"], SHORT)
+    lamp, rabbit = visualize.render_classes(tiny.network(), ["lamp", "rabbit"], recipe=SHORT)
     assert lamp.provenance["class_index"] == 2 and rabbit.provenance["class_index"] == 0
     assert lamp.provenance["probability_after"] > lamp.provenance["probability_before"]
+    (same,) = visualize.render(tiny.network(), visualize.class_logit("lamp"), recipe=SHORT)
+    np.testing.assert_array_equal(same.pixels, lamp.pixels)
+    assert same.provenance.keys() == lamp.provenance.keys() and same.file_name == "class-lamp.png"
 
 
-def test_what_is_not_there_is_one_sentence():
+def test_what_does_not_exist_is_one_sentence():
     network = tiny.network()
     with pytest.raises(UserError, match=r"layer 'conv2'.*conv_2"):
-        render.filters(network, "conv2", [0], SHORT)
+        render_filters(network, [0], layer="conv2")
     with pytest.raises(UserError, match="no channel 5: its 5 channels are 0 to 4"):
-        render.filters(network, "conv_2", [0, 5], SHORT)
+        render_filters(network, [0, 5])
     with pytest.raises(UserError, match=r"class 'hamer'.*hammer"):
-        render.classes(network, ["hamer"], SHORT)
+        visualize.render_classes(network, ["hamer"], recipe=SHORT)
+    with pytest.raises(UserError, match=r"class 'hamer'.*hammer"):
+        visualize.render(network, visualize.class_logit("hamer"))
+    with pytest.raises(UserError, match="no class 3: the network's 3 classes are 0 to 2"):
+        visualize.render(network, visualize.class_logit(3))
+    with pytest.raises(UserError, match="only takes images of 12×12, not 9×9"):
+        render_filters(network, [0], image_size=9)
+    with pytest.raises(UserError, match="batch_size=0"):
+        render_filters(network, [0], batch_size=0)
+    with pytest.raises(UserError, match="steps=1 is too few"):
+        render_filters(network, [0], steps=1)
 
 
-def test_a_saved_picture_carries_its_provenance(drawn, tmp_path):
-    path = image_io.save(drawn[2], tmp_path / "new" / image_io.file_name(drawn[2]))
+def test_a_saved_image_carries_its_provenance(drawn, tmp_path):
+    path = drawn[2].save(tmp_path / "new")
     assert path.name == "conv_2-2.png" and path.with_suffix(".json").exists()
-    read = image_io.read(path)
-    np.testing.assert_array_equal(read.image, drawn[2].image)
+    read = Image.read(path)
+    np.testing.assert_array_equal(read.pixels, drawn[2].pixels)
     assert read.provenance == drawn[2].provenance
+    assert repr(read).startswith("Image(12×12×3, kind='filter', layer='conv_2', channel=2, activation=")
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(UserError, match="cannot be written"):
-        image_io.save(drawn[2], tmp_path / "file" / "a.png")
+    with pytest.raises(UserError, match="cannot write"):
+        drawn[2].save(tmp_path / "file" / "a.png")
+    (tmp_path / "other.png").write_bytes(b"no image")
+    with pytest.raises(UserError, match="cannot read"):
+        Image.read(tmp_path / "other.png")
 
 
 def test_the_articles_recipes_are_the_articles():
-    filters, classes = RECIPES["article-filters"], RECIPES["article-classes"]
+    def summary(recipe):
+        (transform,) = {stage.transforms for stage in recipe.stages}
+        return [(s.steps, s.tv, s.lp) for s in recipe.stages], transform[0].bind((224, 224)).limit.tolist()
+
+    filters, classes = recipes.RECIPES["article-filters"], recipes.RECIPES["article-classes"]
     assert filters.steps * 40 + classes.steps * 12 == 27_200
-    assert [(p.steps, p.tv, p.lp, p.jitter) for p in filters.passes] == [(300, 0, 10, 0.05), (200, 10, 10, 0.05)]
-    assert [(p.steps, p.tv, p.lp, p.jitter) for p in classes.passes] == [(300, 0, 10, 16), (300, 10, 10, 16)]
+    assert summary(filters) == ([(300, 0, 10), (200, 10, 10)], [11, 11])
+    assert summary(classes) == ([(300, 0, 10), (300, 10, 10)], [16, 16])
 
 
-class Cleaned(tiny.Tiny):
-    def forward(self, params, images):
-        return super().forward(params, normalize.clean(self.cleaning, images))
-
-
-def test_the_article_feeds_raw_pictures_to_caffes_weights_and_to_no_others():
-    caffe = Cleaned(*tiny.network())._replace(cleaning=normalize.caffe())
-    raw, plain = (Recipe("short", (Pass(3, jitter=1, lp=0.01),), raw=raw) for raw in (True, False))
+def test_the_article_feeds_raw_images_to_caffes_weights_and_to_no_others():
+    caffe = tiny.network(normalizer=normalize.caffe())
+    raw, plain = (Recipe("short", (Stage(3, (jitter(1),), lp=0.01),), raw=raw) for raw in (True, False))
 
     def draw(network, recipe):
-        (picture,) = render.filters(network, "conv_2", [1], recipe)
-        return picture.image, picture.provenance["input"]
+        (image,) = render_filters(network, [1], recipe)
+        return image.pixels, image.provenance["input"]
 
     as_article, told = draw(caffe, raw)
     assert told == "RGB in 0 to 255, nothing subtracted"
-    np.testing.assert_array_equal(as_article, draw(caffe._replace(cleaning=normalize.raw()), plain)[0])
+    np.testing.assert_array_equal(as_article, draw(caffe.replace(normalizer=normalize.raw()), plain)[0])
     usual, told = draw(caffe, plain)
     assert told.startswith("BGR in 0 to 255 minus") and (usual != as_article).any()
-    other = caffe._replace(cleaning=normalize.imagenet())
-    assert draw(other, raw)[1] == normalize.told(normalize.imagenet())
-    assert "nothing subtracted" in render.told(caffe, raw)
-    assert "only Caffe's weights are fed raw by recipe short" in render.told(other, raw)
+    other = caffe.replace(normalizer=normalize.imagenet())
+    assert draw(other, raw)[1] == normalize.describe(normalize.imagenet())
+    assert "nothing subtracted" in visualize.describe_input(caffe, raw)
+    assert "only Caffe's weights are fed raw by recipe short" in visualize.describe_input(other, raw)
     assert recipes.recipe("article", "filters").raw and recipes.recipe("article", "classes").name == "article-classes"
+
+
+def test_a_function_is_an_objective_and_combinations_are_drawn_as_one_program():
+    network = tiny.network()
+
+    def brightness(logits, activations, image):
+        return image.mean()
+
+    for objective in (brightness, visualize.channel("conv_2", 0) * 0 + brightness):
+        (image,) = visualize.render(network, objective, recipe=Recipe("plain", (Stage(9, lp=0.0),)))
+        assert image.provenance["activation_after"] == pytest.approx(image.pixels.mean(), rel=1e-5)
+        assert "brightness" in image.provenance["objective"] and "dead" not in image.provenance
+    both = visualize.channel("conv_2", [0, 3]) + 0.5 * visualize.channel("conv_1", 2)
+    images = visualize.render(network, both, recipe=SHORT)
+    assert [image.provenance["objective"] for image in images] == [
+        "channel(conv_2, 0) + 0.5 * channel(conv_1, 2)",
+        "channel(conv_2, 3) + 0.5 * channel(conv_1, 2)",
+    ]
+    for image, channel in zip(images, (0, 3), strict=True):
+        activations = keras_vis.forward(keras_vis.parameters(SIDE), image.pixels)[1]
+        expected = activations["conv_2"][..., channel].mean() + 0.5 * activations["conv_1"][..., 2].mean()
+        assert image.provenance["activation_after"] == pytest.approx(expected, rel=1e-4)
+    (neuron,) = visualize.render(network, visualize.neuron("conv_1", 2, 0, 5), recipe=SHORT)
+    expected = keras_vis.forward(keras_vis.parameters(SIDE), neuron.pixels)[1]["conv_1"][0, 5, 2]
+    assert neuron.provenance["activation_after"] == pytest.approx(expected, rel=1e-4)
+    assert neuron.file_name == "conv_1-2-neuron.png"
+
+
+def test_any_optax_optimizer_transforms_and_penalty():
+    network, objective = tiny.network(), visualize.channel("conv_2", range(3))
+    noisy = jitter(1), lambda key, image: image + jax.random.normal(key, image.shape)
+    options = {"steps": 30, "transforms": noisy}
+    images = visualize.render(
+        network, objective, optimizer=optax.adam(2.0), penalty=1e-4 * visualize.total_variation(), **options
+    )
+    for image in images:
+        assert image.provenance["replaced"] == ["transforms", "optimizer", "penalty"]
+        assert image.provenance["activation_after"] > image.provenance["activation_before"]
+    smooth = visualize.render(
+        network, objective, optimizer=optax.adam(2.0), penalty=10 * visualize.total_variation(), **options
+    )
+
+    def roughness(image):
+        return np.abs(np.diff(image.pixels.astype(float), axis=0)).mean()
+
+    assert all(roughness(a) < 0.8 * roughness(b) for a, b in zip(smooth, images, strict=True))
+
+
+def test_transforms_change_what_the_network_is_shown_and_not_the_image():
+    ramp = np.broadcast_to(np.linspace(90, 160, SIDE)[:, None, None], (SIDE, SIDE, 3))
+    objective = visualize.channel("conv_1", 1)
+
+    class Ramp:
+        def init(self, key, image_size, channels):
+            return {"shift": jnp.zeros(())}
+
+        def to_image(self, params):
+            return jnp.asarray(ramp, jnp.float32) + params["shift"]
+
+    still = optax.sgd(0.0)
+    (image,) = visualize.render(
+        tiny.network(), objective, steps=2, parameterization=Ramp(), transforms=jitter(5), optimizer=still
+    )
+    np.testing.assert_array_equal(image.pixels, ramp.astype(np.uint8))
+
+
+def test_another_parameterization_moves_all_of_its_parameters():
+    class Shade:
+        """Each channel of the image has one value."""
+
+        def init(self, key, image_size, channels):
+            return {"colour": jax.random.uniform(key, (channels,)) * 100 + 50, "size": jnp.zeros(())}
+
+        def to_image(self, params):
+            return jnp.broadcast_to(params["colour"][None, None], (SIDE, SIDE, 3)) + params["size"]
+
+    def redness(logits, activations, image):
+        return image[..., 0].mean() - image[..., 1].mean()
+
+    (image,) = visualize.render(tiny.network(), redness, steps=20, parameterization=Shade())
+    assert (image.pixels == image.pixels[:1, :1]).all()
+    assert image.provenance["activation_after"] > image.provenance["activation_before"] + 10
+
+
+class Clipped:
+    """Pixels whose contrast is left as it is, so that the saved image is what was optimized."""
+
+    def init(self, key, image_size, channels):
+        return jax.random.uniform(key, (*image_size, channels), minval=100, maxval=150)
+
+    def to_image(self, params):
+        return params
+
+
+@pytest.mark.parametrize("channels, num_classes", [(1, 3), (3, 1)])
+def test_a_model_of_flax_layers_grey_oblong_and_sigmoid(channels, num_classes, tmp_path):
+    network = tiny.flax(tiny.Plain(channels, num_classes, rngs=nnx.Rngs(0)), (10, 14), channels)
+    clipped = Clipped()
+
+    def draw(objective, image_size):
+        image = visualize.render(network, objective, recipe=SHORT, image_size=image_size, parameterization=clipped)[0]
+        assert image.pixels.shape == (*image_size, channels) and image.provenance["model"] == "Plain"
+        notes = image.provenance
+        assert notes["activation_after"] > notes["activation_before"]
+        return notes, network(jnp.asarray(image.pixels[None], jnp.float32) / 255)
+
+    notes, (_, activations) = draw(visualize.channel("deep", 2), (10, 14))
+    assert notes["activation_after"] == pytest.approx(float(activations["deep"][0, ..., 2].mean()), rel=1e-4)
+    notes, (_, activations) = draw(visualize.channel("norm", 1), (7, 9))
+    assert notes["activation_after"] == pytest.approx(float(activations["norm"][0, ..., 1].mean()), rel=1e-4)
+    notes, (logits, _) = draw(visualize.class_logit("class 0"), (16, 16))
+    expected = -logits[0, 0] if num_classes == 1 else logits[0, 0]
+    assert notes["activation_after"] == pytest.approx(float(expected), rel=1e-3)
+    assert notes["probability_after"] > notes["probability_before"]
+    (image,) = render_filters(network, [2], layer="deep")
+    np.testing.assert_array_equal(Image.read(image.save(tmp_path / "a.png")).pixels, image.pixels)
+
+
+def test_a_dense_layer_fixes_the_image_size():
+    network = tiny.flax(tiny.Flat((6, 8), rngs=nnx.Rngs(0)), (6, 8))
+    assert render_filters(network, [0], layer="conv")[0].pixels.shape == (6, 8, 3)
+    with pytest.raises(UserError, match="only takes images of 6×8, not 12×12"):
+        render_filters(network, [0], layer="conv", image_size=12)

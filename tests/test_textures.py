@@ -1,4 +1,4 @@
-"""Real pictures end to end: SmallCNN tells apart tiles of three photographs, held-out regions of each included.
+"""Real images end to end: SmallCNN tells apart tiles of three photographs, held-out regions of each included.
 
 The photographs (brick, grass, gravel) are CC0 and come with scikit-image itself, so nothing is downloaded.
 """
@@ -8,9 +8,8 @@ import pytest
 from PIL import Image
 from skimage import data
 
-from cnnjax.cli.config import Config, DataConfig, ModelConfig, TrainConfig
-from cnnjax.data import load
-from cnnjax.train.loop import fit
+from cnnjax import Network, models, train
+from cnnjax.data import from_folder
 
 TILE = 64  # pixels of the photographs, which are 512 × 512
 REGIONS = {"train": (0, 320), "valid": (320, 416), "test": (416, 512)}  # columns: no pixel is in two splits
@@ -29,14 +28,11 @@ def folder(tmp_path_factory):
     return root
 
 
-def test_small_cnn_learns_tiles_of_photographs(folder, tmp_path):
-    config = Config(
-        data=DataConfig(source=f"folder:{folder}", side=32, per_class=200, eval_per_class=60),
-        model=ModelConfig(width=0.5),
-        train=TrainConfig(epochs=10, batch_size=16, parallel="jit"),
-    )
-    dataset = load(config.data)
+def test_small_cnn_learns_tiles_of_photographs(folder):
+    dataset = from_folder(folder, image_size=32, per_class=200, valid=60, test=60)
     assert dataset.class_names == ("brick", "grass", "gravel")
-    result = fit(config, dataset, tmp_path / "run")
+    model = models.create("small-cnn", num_classes=3, image_size=32, width_multiplier=0.5)
+    tx = train.optimizers.create("adam", 1e-3)
+    result = train.fit(Network.create(model, dataset), dataset, tx, epochs=10, batch_size=16, strategy="jit")
     assert result.test["count"] == 180
     assert result.test["accuracy"] >= 0.95

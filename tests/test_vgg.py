@@ -5,11 +5,13 @@ import numpy as np
 import pytest
 import torch
 from flax import nnx
+from jax.nn.initializers import he_normal
 from oracles import torch_nets
 
 from cnnjax import models
-from cnnjax.cli.config import ModelConfig
 from cnnjax.errors import UserError
+from cnnjax.models.batch_norm import BatchNorm
+from cnnjax.models.layers import Conv, conv_block
 
 LABELS = jnp.array([0, 4, 2, 2])
 
@@ -43,32 +45,34 @@ def test_layers_of_vgg16():
 
 
 def test_logits_loss_and_gradients_against_torch():
-    graph, params = models.split(models.VGG16(side=32, width=0.125, dense=24, outputs=5, rngs=nnx.Rngs(0)))
+    graphdef, params, _ = models.split(
+        models.VGG16(5, image_size=32, width_multiplier=0.125, dense_units=24, rngs=nnx.Rngs(0))
+    )
     images = networks.images(32)
     net = torch_nets.vgg(params)
-    networks.close(networks.results(graph, LABELS, params, images), networks.torch_results(net, LABELS, images))
+    networks.close(networks.results(graphdef, LABELS, params, images), networks.torch_results(net, LABELS, images))
 
 
 def test_full_width_logits_against_torch():
     """All 512 channels, at a small side with small dense layers."""
-    graph, params = models.split(models.VGG16(side=32, dense=64, outputs=10, rngs=nnx.Rngs(0)))
+    graphdef, params, _ = models.split(models.VGG16(10, image_size=32, dense_units=64, rngs=nnx.Rngs(0)))
     images = networks.images(32, batch=1)
     net = torch_nets.vgg(params)
     with torch.no_grad():
         expected = net(torch.tensor(np.asarray(images))).numpy()
-    networks.close(jax.jit(lambda p, x: models.apply(graph, p, x)[0])(params, images), expected)
+    networks.close(jax.jit(lambda p, x: models.apply(graphdef, p, {}, x).logits)(params, images), expected)
 
 
 def test_initial_weights_keep_the_variance():
     """He-normal: the activations' mean square stays within a factor over thirteen layers."""
-    model = models.VGG16(side=32, width=0.25, top=False, rngs=nnx.Rngs(0))
+    model = models.VGG16(image_size=32, width_multiplier=0.25, include_top=False, rngs=nnx.Rngs(0))
     _, activations = model(networks.images(32))
     squares = [float((activations[f"block{b}_conv1"] ** 2).mean()) for b in range(1, 6)]
     assert 0.2 < squares[0] < 5 and max(squares) / min(squares) < 30
 
 
 def test_without_top_any_side():
-    model = models.VGG11(width=0.05, top=False, rngs=nnx.Rngs(0))
+    model = models.VGG11(width_multiplier=0.05, include_top=False, rngs=nnx.Rngs(0))
     for side in (32, 70):
         shapes = models.layer_shapes(*models.split(model), (side, side, 3))
         assert list(shapes)[-1] == "block5_pool" and shapes["block5_pool"] == (side // 32, side // 32, 26)
@@ -78,13 +82,76 @@ def test_without_top_any_side():
         model(jnp.zeros((1, 32, 32, 1)))
 
 
+def test_a_block_with_batch_norm_against_torch():
+    """Two training steps' outputs and running statistics, gradients of the second, then evaluation."""
+    torch.manual_seed(0)
+    theirs = torch.nn.Sequential(
+        torch.nn.Conv2d(3, 5, 3, padding=1), torch.nn.BatchNorm2d(5), torch.nn.ReLU(),
+        torch.nn.Conv2d(5, 4, 3, padding=1), torch.nn.BatchNorm2d(4), torch.nn.ReLU(), torch.nn.MaxPool2d(2),
+    )  # fmt: skip
+    rngs = nnx.Rngs(0)
+    layers = {f"conv{i}": Conv(a, b, init=he_normal(), rngs=rngs) for i, (a, b) in enumerate([(3, 5), (5, 4)], 1)}
+    norms = {f"conv{i}": BatchNorm(units, rngs=rngs) for i, units in enumerate([5, 4], 1)}
+    for i, (layer, norm) in enumerate(zip(layers.values(), norms.values(), strict=True)):
+        for module, bias in ((theirs[3 * i], layer.bias), (theirs[3 * i + 1], norm.bias)):
+            torch.nn.init.normal_(module.bias)
+            bias[...] = jnp.asarray(module.bias.detach().numpy())
+        torch.nn.init.normal_(theirs[3 * i + 1].weight)  # a negative scale does not commute with the maximum
+        norm.scale[...] = jnp.asarray(theirs[3 * i + 1].weight.detach().numpy())
+        layer.kernel[...] = jnp.asarray(theirs[3 * i].weight.detach().numpy().transpose(2, 3, 1, 0))
+
+    def run(x, train):
+        return conv_block(x, layers, "pool", norms=norms, train=train)[0]
+
+    for step in range(2):
+        images = networks.images(9) * (1 + step) + 3
+        inputs = torch.tensor(np.asarray(images).transpose(0, 3, 1, 2), requires_grad=True)
+        expected = theirs(inputs)
+        networks.close(run(images, True), expected.detach().numpy().transpose(0, 2, 3, 1))
+        for i, norm in enumerate(norms.values()):
+            module = theirs[3 * i + 1]
+            found = norm.mean[...], norm.var[...]
+            networks.close(found, (module.running_mean.numpy(), module.running_var.numpy()))
+    (expected**3).sum().backward()
+    # Differentiated apart from the update of the running statistics, which belongs to the outer trace.
+    graphdef, state = nnx.split((layers, norms))
+
+    def loss(x, state):
+        layers, norms = nnx.merge(graphdef, state)
+        return (conv_block(x, layers, "pool", norms=norms, train=True)[0] ** 3).sum()
+
+    gradient, by_state = jax.grad(loss, (0, 1))(images, state)
+    networks.close(gradient, inputs.grad.numpy().transpose(0, 2, 3, 1))
+    by_kernel = by_state[0]["conv1"]["kernel"][...]
+    networks.close(by_kernel, theirs[0].weight.grad.numpy().transpose(2, 3, 1, 0))
+    networks.close(by_state[1]["conv2"]["scale"][...], theirs[4].weight.grad.numpy())
+    theirs.eval()
+    networks.close(run(images, False), theirs(inputs).detach().numpy().transpose(0, 2, 3, 1))
+
+
+def test_batch_norm_variants_have_torchvisions_parameters():
+    """Counts as torchvision documents them."""
+    for name, parameters in {"vgg11-bn": 132_868_840, "vgg16-bn": 138_365_992}.items():
+        graphdef, params, state = models.split(nnx.eval_shape(lambda name=name: models.create(name)))
+        assert count(params) == parameters
+        shapes = models.layer_shapes(graphdef, params, state, (224, 224, 3))
+        assert list(shapes)[:3] == [
+            "block1_conv1",
+            "block1_bn1",
+            "block1_conv2" if name == "vgg16-bn" else "block1_pool",
+        ]
+        assert {"block1_bn1", "block5_bn1"} <= state.keys() and state["block5_bn1"]["mean"].shape == (512,)
+
+
 def test_dropout_on_both_dense_layers():
-    graph, params = models.split(models.VGG11(side=32, width=0.05, dense=200, outputs=3, rngs=nnx.Rngs(0)))
+    graphdef, params, _ = models.split(
+        models.VGG11(3, image_size=32, width_multiplier=0.05, dense_units=200, rngs=nnx.Rngs(0))
+    )
     keys = jax.random.split(jax.random.key(0), 4)
 
     @jax.jit
     def run(images, keys):
-        activations = models.apply(graph, params, images, keys)[1]
+        activations = models.apply(graphdef, params, {}, images, keys=keys).activations
         return {name: activations[name] for name in ("fc1", "fc2")}
 
     on, off = (run(networks.images(32), k) for k in (keys, None))
@@ -97,15 +164,15 @@ def test_dropout_on_both_dense_layers():
 
 
 def test_create_takes_the_table_and_the_width():
-    config = ModelConfig(name="vgg13", width=0.125, dense=16)
-    model = nnx.eval_shape(lambda: models.create(config, side=32, num_classes=2, seed=0))
-    _, params = models.split(model)
+    arguments = {"width_multiplier": 0.125, "dense_units": 16, "image_size": 32}
+    model = nnx.eval_shape(lambda: models.create("vgg13", num_classes=1, **arguments))
+    _, params, _ = models.split(model)
     assert {"block1_conv2", "block5_conv2"} <= params.keys() and "block3_conv3" not in params
     assert params["predictions"]["kernel"].shape == (16, 1) and params["block1_conv1"]["kernel"].shape == (3, 3, 3, 8)
-    _, params = models.split(nnx.eval_shape(lambda: models.VGG11(width=0.125, rngs=nnx.Rngs(0))))
+    _, params, _ = models.split(nnx.eval_shape(lambda: models.VGG11(width_multiplier=0.125, rngs=nnx.Rngs(0))))
     assert params["fc2"]["kernel"].shape == (512, 512)
 
 
 def test_too_small_a_side():
-    with pytest.raises(UserError, match="use a side of 32 or more, not 31"):
-        models.VGG16(side=31, rngs=nnx.Rngs(0))
+    with pytest.raises(UserError, match="use an image_size of 32 or more, not 31"):
+        models.VGG16(image_size=31, rngs=nnx.Rngs(0))

@@ -19,15 +19,15 @@ def generator(work: dict):
     source = tf.keras.preprocessing.image.ImageDataGenerator(
         rescale=1 / 255, zoom_range=0.2, horizontal_flip=True, fill_mode="nearest", **ranges
     )
-    side = (work["side"], work["side"])
-    return source.flow_from_directory(work["folder"], side, class_mode="binary", batch_size=work["size"])
+    image_size = (work["image_size"], work["image_size"])
+    return source.flow_from_directory(work["folder"], image_size, class_mode="binary", batch_size=work["batch_size"])
 
 
 def dataset(work: dict):
     """Today's pipeline: decoding in parallel, random layers as part of the data, prefetching."""
-    side = (work["side"], work["side"])
-    pictures = keras.utils.image_dataset_from_directory(
-        work["folder"], label_mode="binary", image_size=side, batch_size=work["size"], verbose=False
+    image_size = (work["image_size"], work["image_size"])
+    images = keras.utils.image_dataset_from_directory(
+        work["folder"], label_mode="binary", image_size=image_size, batch_size=work["batch_size"], verbose=False
     )
     change = keras.Sequential(
         [
@@ -39,14 +39,14 @@ def dataset(work: dict):
             layers.RandomShear(0.0035, 0.0, fill_mode="nearest"),
         ]
     )
-    mapped = pictures.map(lambda x, y: (change(x, training=True), y), num_parallel_calls=tf.data.AUTOTUNE)
+    mapped = images.map(lambda x, y: (change(x, training=True), y), num_parallel_calls=tf.data.AUTOTUNE)
     return mapped.prefetch(tf.data.AUTOTUNE)
 
 
 def prepare(work: dict) -> Callable[[], None]:
     """A call that goes from the files in work["folder"] to an epoch trained with the article's augmentation."""
-    network = build("small-cnn", work["side"])
+    network = build("small-cnn", work["image_size"])
     network.compile(optimizer=keras.optimizers.Adam(1e-3), loss="binary_crossentropy", jit_compile=False)
     source = (generator if work["pipeline"] == "generator" else dataset)(work)
-    steps = work["batch"] // work["size"]
+    steps = work["images"] // work["batch_size"]
     return lambda: network.fit(source, steps_per_epoch=steps, epochs=1, verbose=0)

@@ -8,7 +8,7 @@ from keras_epoch import dataset, generator
 
 def prepare(work: dict) -> Callable[[], None]:
     """A call that makes the batches of an epoch; work["pipeline"] is "generator" (the article's own) or "tf.data"."""
-    steps = work["batch"] // work["size"]
+    steps = work["images"] // work["batch_size"]
     if work["pipeline"] == "generator":
         source = generator(work)
 

@@ -15,13 +15,13 @@ from keras import layers
 VGG16 = (2, 2, 3, 3, 3)
 
 
-def build(name: str, side: int, top: bool = True) -> keras.Model:
+def build(name: str, image_size: int, top: bool = True) -> keras.Model:
     """The article's small network, or VGG16."""
     small = name == "small-cnn"
     blocks = list(
         zip((32, 64, 128, 128) if small else (64, 128, 256, 512, 512), (1,) * 4 if small else VGG16, strict=True)
     )
-    x = inputs = keras.Input((side, side, 3))
+    x = inputs = keras.Input((image_size, image_size, 3))
     for b, (channels, count) in enumerate(blocks, 1):
         for i in range(1, count + 1):
             x = layers.Conv2D(channels, 3, padding="same", activation="relu", name=f"block{b}_conv{i}")(x)
@@ -38,10 +38,15 @@ def build(name: str, side: int, top: bool = True) -> keras.Model:
 
 def prepare(work: dict) -> Callable[[], None]:
     """A call that does the work once; see `step_time.py` for what `work` holds."""
-    small, batch, side, xla = work["model"] == "small-cnn", work["batch"], work["side"], work["jit_compile"]
-    images = tf.constant(np.random.default_rng(0).random((batch, side, side, 3), np.float32))
+    small, batch, image_size, xla = (
+        work["model"] == "small-cnn",
+        work["batch_size"],
+        work["image_size"],
+        work["jit_compile"],
+    )
+    images = tf.constant(np.random.default_rng(0).random((batch, image_size, image_size, 3), np.float32))
     if work["task"] == "input-gradient":
-        network = build(work["model"], side, top=False)
+        network = build(work["model"], image_size, top=False)
         network = keras.Model(network.input, network.get_layer(work["layer"]).output)
 
         @tf.function(jit_compile=xla)
@@ -57,7 +62,7 @@ def prepare(work: dict) -> Callable[[], None]:
             images.numpy()
 
         return climb
-    network = build(work["model"], side)
+    network = build(work["model"], image_size)
     if work["task"] == "forward":
         forward = tf.function(lambda x: network(x, training=False), jit_compile=xla)
         return lambda: forward(images).numpy()

@@ -1,7 +1,7 @@
-"""keras-vis 0.4.1's `visualize_activation` on today's Keras and TensorFlow: one filter after the other, two passes.
+"""keras-vis 0.4.1's `visualize_activation` on today's Keras and TensorFlow: one filter after the other, two stages.
 
 Source: keras-vis at tag 0.4.1, vis/optimizer.py, vis/losses.py, vis/regularizers.py, vis/utils/utils.py. Every step is
-one call of one compiled function. A roll takes the place of scipy's shift with mode "wrap", whose period is n - 1.
+one call of one compiled function. A roll replaces scipy's shift with mode "wrap", whose period is n - 1.
 """
 
 import os
@@ -23,11 +23,11 @@ from safetensors.numpy import load_file
 EPSILON, DECAY, LP_WEIGHT, JITTER = 1e-7, 0.95, 10.0, 0.05
 
 
-def build(path: str, layer: str, side: int) -> keras.Model:
-    """A VGG of a weights file of cnnjax's up to a layer: pictures in 0 to 255 → that layer's maps after relu."""
+def build(path: str, layer: str, image_size: int) -> keras.Model:
+    """A VGG from a weights file of cnnjax, up to a layer: images in 0 to 255 → that layer's maps after relu."""
     tensors = load_file(path)
-    mean, scales = tensors["cleaning/mean"], tensors["cleaning/scales"]
-    x = inputs = keras.Input((side, side, 3))
+    mean, scales = tensors["normalizer/mean"], tensors["normalizer/scales"]
+    x = inputs = keras.Input((image_size, image_size, 3))
     if mean.size:
         x = x - 255 * mean
     names = sorted(name.split("/")[1] for name in tensors if "_conv" in name and name.endswith("kernel"))
@@ -38,7 +38,7 @@ def build(path: str, layer: str, side: int) -> keras.Model:
             x, block = layers.MaxPooling2D()(x), name.split("_")[0]
         kernel = tensors[f"params/{name}/kernel"]
         if name == names[0]:
-            # The file's network takes [0, 1]; keras-vis feeds 0 to 255.
+            # The network in the file takes images in [0, 1]; keras-vis feeds 0 to 255.
             kernel = kernel * ((scales if scales.size else np.ones(3, np.float32)) / 255)[:, None]
         convolution = layers.Conv2D(kernel.shape[-1], 3, padding="same", activation="relu", name=name)
         x = convolution(x)
@@ -49,7 +49,7 @@ def build(path: str, layer: str, side: int) -> keras.Model:
 def stepper(maps: Callable[[tf.Tensor], tf.Tensor], jit_compile: bool) -> Callable[..., tuple[tf.Tensor, ...]]:
     """One step: (image (1, h, w, 3), cache, best loss, best image, channel, TV weight, offset (2,)) → the first four.
 
-    `maps`: images (1, h, w, 3) in 0 to 255 → a layer's output (1, h', w', channels).
+    maps: images (1, h, w, 3) in 0 to 255 → a layer's output (1, h', w', channels).
     """
 
     @tf.function(jit_compile=jit_compile, reduce_retracing=True)
@@ -82,7 +82,7 @@ def minimize(
     jitter: int,
     generator: np.random.Generator,
 ) -> np.ndarray:
-    """The image (h, w, 3) after the step before which the loss was lowest. `jitter`: pixels."""
+    """The image (h, w, 3) after the step before which the loss was lowest. jitter: in pixels."""
     dtype = image.dtype
     image = best_image = tf.constant(image[None])
     channel, tv, best = tf.constant(channel), tf.constant(tv, dtype), tf.constant(np.inf, dtype)
@@ -92,45 +92,45 @@ def minimize(
     return best_image.numpy()[0]
 
 
-def seed_image(generator: np.random.Generator, side: int) -> np.ndarray:
-    """Uniform noise of mean 127.5 and deviation 12.75, (side, side, 3)."""
-    noise = generator.random((side, side, 3))
+def seed_image(generator: np.random.Generator, image_size: int) -> np.ndarray:
+    """Uniform noise of mean 127.5 and standard deviation 12.75, (image_size, image_size, 3)."""
+    noise = generator.random((image_size, image_size, 3))
     return ((noise - noise.mean()) / (noise.std() + EPSILON) * 12.75 + 127.5).astype(np.float32)
 
 
 def deprocess(image: np.ndarray) -> np.ndarray:
-    """The image as a uint8 picture, its deviation a tenth of the range."""
+    """The image as uint8, its standard deviation a tenth of the range."""
     image = (image - image.mean()) / (image.std() + EPSILON)
     return (np.clip(image * 0.1 + 0.5, 0, 1) * 255).astype(np.uint8)
 
 
 def visualize_activation(
-    step: Callable[..., tuple[tf.Tensor, ...]], channel: int, side: int, steps: tuple[int, int], seed: int
+    step: Callable[..., tuple[tf.Tensor, ...]], channel: int, image_size: int, steps: tuple[int, int], seed: int
 ) -> Iterator[np.ndarray]:
-    """The article's pictures of a filter: of a pass without total variation, then of one with it, from the first's."""
+    """The article's images of a filter: of a stage without total variation, then of one with it that continues it."""
     generator = np.random.default_rng((seed, channel))
-    image = seed_image(generator, side)
+    image = seed_image(generator, image_size)
     for count, tv in zip(steps, (0.0, 10.0), strict=True):
-        picture = deprocess(minimize(step, image, channel, count, tv, int(JITTER * side), generator))
-        yield picture
-        image = picture.astype(np.float32)
+        shown = deprocess(minimize(step, image, channel, count, tv, int(JITTER * image_size), generator))
+        yield shown
+        image = shown.astype(np.float32)
 
 
 def take_turns(
     work: dict[str, Any], model: keras.Model, draw: Callable[[int, tuple[int, ...]], Iterator[np.ndarray]]
 ) -> Iterator[None]:
-    """For each `next`, one pass of one filter; the first one only compiles. Tells work["answer"], see `race.py`.
+    """For each `next`, one stage of one filter, which is reported in the file work["answer"], see `race.py`.
 
-    `draw`: channel and the steps of its passes → uint8 pictures (h, w, 3), one a pass.
+    The first one only compiles. draw: channel and the steps of its stages → uint8 images (h, w, 3), one for each stage.
     """
     forward = tf.function(lambda x: model(x, training=False))
-    np.save(work["maps"], forward(np.load(work["picture"]).astype(np.float32)[None]).numpy()[0])
+    np.save(work["maps"], forward(np.load(work["image"]).astype(np.float32)[None]).numpy()[0])
     list(draw(work["channels"][0], (1,) * len(work["steps"])))
     yield
     while True:
         for place, channel in enumerate(work["channels"]):
-            for number, picture in enumerate(draw(channel, work["steps"]), 1):
-                maps = forward(picture.astype(np.float32)[None])[0, ..., channel].numpy()
+            for number, image in enumerate(draw(channel, work["steps"]), 1):
+                maps = forward(image.astype(np.float32)[None])[0, ..., channel].numpy()
                 answer = {
                     "steps": work["steps"][number - 1],
                     "activations": [[place, float(maps.mean())]],
@@ -141,10 +141,10 @@ def take_turns(
 
 
 def prepare(work: dict[str, Any]) -> Callable[[], None]:
-    """A call that draws the next pass."""
-    model = build(work["weights"], work["layer"], work["side"])
+    """A call that draws the next stage."""
+    model = build(work["weights"], work["layer"], work["image_size"])
     step = stepper(lambda x: model(x, training=False), work["jit_compile"])
     turns = take_turns(
-        work, model, lambda channel, steps: visualize_activation(step, channel, work["side"], steps, work["seed"])
+        work, model, lambda channel, steps: visualize_activation(step, channel, work["image_size"], steps, work["seed"])
     )
     return lambda: next(turns)

@@ -47,20 +47,20 @@ class Network(nnx.Module):
         return self.last(x)
 
 
-def build(name: str, side: int, rngs: nnx.Rngs) -> Network:
+def build(name: str, image_size: int, rngs: nnx.Rngs) -> Network:
     """The article's small network, or VGG16."""
     if name == "small-cnn":
         blocks = [(channels, 1) for channels in (32, 64, 128, 128)]
-        return Network(blocks, (side // 16) ** 2 * 128, (512, 256), 1, True, rngs)
+        return Network(blocks, (image_size // 16) ** 2 * 128, (512, 256), 1, True, rngs)
     blocks = list(zip((64, 128, 256, 512, 512), VGG16, strict=True))
-    return Network(blocks, (side // 32) ** 2 * 512, (4096, 4096), 1000, False, rngs)
+    return Network(blocks, (image_size // 32) ** 2 * 512, (4096, 4096), 1000, False, rngs)
 
 
 def prepare(work: dict) -> Callable[[], None]:
     """A call that does the work once; see `step_time.py` for what `work` holds."""
-    small, batch, side = work["model"] == "small-cnn", work["batch"], work["side"]
-    images = jnp.asarray(np.random.default_rng(0).random((batch, side, side, 3), np.float32))
-    network = build(work["model"], side, nnx.Rngs(0))
+    small, batch, image_size = work["model"] == "small-cnn", work["batch_size"], work["image_size"]
+    images = jnp.asarray(np.random.default_rng(0).random((batch, image_size, image_size, 3), np.float32))
+    network = build(work["model"], image_size, nnx.Rngs(0))
     if work["task"] == "forward":
         network.eval()
         forward = nnx.jit(lambda network, images: network(images))

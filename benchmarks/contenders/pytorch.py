@@ -23,15 +23,15 @@ def convolutions(blocks, until=None) -> nn.Sequential:
     return nn.Sequential(*layers)
 
 
-def build(name: str, side: int) -> nn.Sequential:
+def build(name: str, image_size: int) -> nn.Sequential:
     """The article's small network, or VGG16."""
     if name == "small-cnn":
         base = convolutions([(channels, 1) for channels in (32, 64, 128, 128)])
-        flat = (side // 16) ** 2 * 128
+        flat = (image_size // 16) ** 2 * 128
         top = [nn.Dropout(0.5), nn.Linear(flat, 512), nn.ReLU(), nn.Linear(512, 256), nn.ReLU(), nn.Linear(256, 1)]
     else:
         base = convolutions(list(zip((64, 128, 256, 512, 512), VGG16, strict=True)))
-        top = [nn.Linear((side // 32) ** 2 * 512, 4096), nn.ReLU(), nn.Dropout(0.5)]
+        top = [nn.Linear((image_size // 32) ** 2 * 512, 4096), nn.ReLU(), nn.Dropout(0.5)]
         top += [nn.Linear(4096, 4096), nn.ReLU(), nn.Dropout(0.5), nn.Linear(4096, 1000)]
     return nn.Sequential(base, nn.Flatten(), *top)
 
@@ -40,8 +40,10 @@ def prepare(work: dict) -> Callable[[], None]:
     """A call that does the work once; see `step_time.py` for what `work` holds."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.set_num_threads(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count())
-    small, batch, side = work["model"] == "small-cnn", work["batch"], work["side"]
-    images = torch.tensor(np.random.default_rng(0).random((batch, 3, side, side), np.float32), device=device)
+    small, batch, image_size = work["model"] == "small-cnn", work["batch_size"], work["image_size"]
+    images = torch.tensor(
+        np.random.default_rng(0).random((batch, 3, image_size, image_size), np.float32), device=device
+    )
     images = images.to(memory_format=torch.channels_last)
     wait = torch.cuda.synchronize if device.type == "cuda" else lambda: None
 
@@ -62,7 +64,7 @@ def prepare(work: dict) -> Callable[[], None]:
             wait()
 
         return climb
-    network = finished(build(work["model"], side))
+    network = finished(build(work["model"], image_size))
     if work["task"] == "forward":
         network.eval()
 

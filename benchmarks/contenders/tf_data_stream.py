@@ -11,21 +11,21 @@ import tensorflow as tf
 
 
 def prepare(work: dict) -> Callable[[], None]:
-    """A call that takes work["batch"] pictures, in batches."""
+    """A call that takes work["images"] images, in batches."""
     files = sorted(Path(work["folder"]).glob("*/*.jpg"))
     classes = sorted({file.parent.name for file in files})
     labels = [classes.index(file.parent.name) for file in files]
-    side, steps = work["side"], work["batch"] // work["size"]
+    image_size, steps = work["image_size"], work["images"] // work["batch_size"]
 
     def read(file: tf.Tensor, label: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         pixels = tf.io.decode_jpeg(tf.io.read_file(file), channels=3)
-        return tf.cast(tf.image.resize(pixels, (side, side), antialias=True) + 0.5, tf.uint8), label
+        return tf.cast(tf.image.resize(pixels, (image_size, image_size), antialias=True) + 0.5, tf.uint8), label
 
     batches = (
         tf.data.Dataset.from_tensor_slices(([str(file) for file in files], labels))
         .shuffle(len(files))
         .map(read, num_parallel_calls=tf.data.AUTOTUNE)
-        .batch(work["size"], drop_remainder=True, num_parallel_calls=tf.data.AUTOTUNE)
+        .batch(work["batch_size"], drop_remainder=True, num_parallel_calls=tf.data.AUTOTUNE)
         .prefetch(tf.data.AUTOTUNE)
         .take(steps)
     )

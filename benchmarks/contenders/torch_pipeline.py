@@ -13,7 +13,7 @@ def prepare(work: dict) -> Callable[[], None]:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     change = transforms.Compose(
         [
-            transforms.Resize((work["side"], work["side"])),
+            transforms.Resize((work["image_size"], work["image_size"])),
             transforms.RandomAffine(
                 40,
                 translate=(0.2, 0.2),
@@ -27,7 +27,7 @@ def prepare(work: dict) -> Callable[[], None]:
     )
     batches = torch.utils.data.DataLoader(
         datasets.ImageFolder(work["folder"], change),
-        batch_size=work["size"],
+        batch_size=work["batch_size"],
         shuffle=True,
         drop_last=True,
         num_workers=work["workers"],

@@ -11,6 +11,7 @@ from itertools import count
 from typing import Any
 
 from cnnjax.analysis.receptive_axes import Axis, NotTraceable, Step, merge, regular_step, resize, split
+from cnnjax.ops import trilinear
 
 
 @dataclass(frozen=True)
@@ -89,6 +90,8 @@ class Walk:
         name, params = eqn.primitive.name, eqn.params
         if name == "cond":  # jax.lax.platform_dependent as well, whose last branch is the default
             return self.run(params["branches"][-1].jaxpr, values[1:])
+        if name == trilinear.NAME:
+            return self.run(trilinear.plain_jaxpr(*(atom.aval for atom in eqn.invars), **params).jaxpr, values)
         inner = next((params[key] for key in _INNER if key in params), None)
         if inner is not None and name not in ("scan", "while"):
             return self.run(getattr(inner, "jaxpr", inner), values)

@@ -12,6 +12,8 @@ from cnnjax.formats.stablehlo import save_stablehlo
 from cnnjax.formats.torch_writer import save_torchvision
 from cnnjax.network import Network
 
+__all__ = ["load", "load_bundled", "resolve", "save", "save_keras", "save_stablehlo", "save_torchvision"]
+
 
 def load_bundled() -> Network:
     """The narrow VGG16 that comes with the package, trained on its fourteen procedural classes.

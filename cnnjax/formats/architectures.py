@@ -1,4 +1,4 @@
-"""What file formats need to know about each of this package's architectures: one table, by the names in `models.MODELS`.
+"""What file formats need to know about each architecture: one table, by the names in `models.MODELS`.
 
 A new architecture needs an entry here only if its weights are exchanged with other libraries; this package's own files
 can hold any model.
@@ -7,17 +7,15 @@ can hold any model.
 from collections.abc import Iterable
 from typing import Literal, NamedTuple
 
-from cnnjax.models import small_cnn, vgg
-
-RESNETS = {"resnet18": (2, 2, 2, 2), "resnet34": (3, 4, 6, 3), "resnet50": (3, 4, 6, 3)}
+from cnnjax.models import resnet, small_cnn, vgg
 
 
 class Layer(NamedTuple):
     """A layer that has parameters.
 
     path: of its parameters, "block1_conv1" or "layer1/0/conv1". kind: "flat" is a dense layer whose inputs are feature
-    maps that were flattened. units: its outputs in a model of width 1; 0 where that is free. torch: the names of the
-    module in PyTorch's state dicts, torchvision's first, then timm's if that differs.
+    maps that were flattened. units: its outputs in a model of width 1; 0 where they do not follow from the width.
+    torch: the names of the module in PyTorch's state dicts, torchvision's first, then timm's if that differs.
     """
 
     path: str
@@ -30,7 +28,7 @@ class Architecture(NamedTuple):
     """One architecture. The last `head` layers are dense.
 
     halvings: how often the image is halved before the dense layers. optional_top: whether the model can do without its
-    dense layers (`include_top=False`). arguments: those of its constructor that not every model has.
+    dense layers (`include_top=False`). arguments: of its constructor, those that not every model has.
     torch_normalizer, keras_normalizer: what the weights that are published in that format need; None where this package
     does not exchange the architecture with Keras.
     """
@@ -47,6 +45,11 @@ class Architecture(NamedTuple):
     def paths(self, *, include_top: bool = True) -> list[str]:
         """The layers' paths, in order."""
         return [layer.path for layer in (self.layers if include_top else self.layers[: -self.head])]
+
+    @property
+    def fixed_size(self) -> bool:
+        """Whether the dense layers fix the size of the images, as they do without global pooling."""
+        return any(layer.kind == "flat" for layer in self.layers)
 
     @property
     def top(self) -> list[str]:
@@ -79,7 +82,7 @@ def _small_cnn() -> Architecture:
         Layer("dense_2", "dense", 256, ("classifier.3",)),
         Layer("output", "dense", 0, ("classifier.5",)),
     )
-    return Architecture("small-cnn", layers, 3, len(names), False, ("image_size", "dropout"), "none", "none")
+    return Architecture("small-cnn", layers, 3, len(names), False, ("dropout",), "none", "none")
 
 
 def _vgg(depth: int, counts: tuple[int, ...], norm: bool) -> Architecture:
@@ -91,32 +94,34 @@ def _vgg(depth: int, counts: tuple[int, ...], norm: bool) -> Architecture:
         Layer("fc2", "dense", 4096, ("classifier.3", "pre_logits.fc2")),
         Layer("predictions", "dense", 0, ("classifier.6", "head.fc")),
     )
-    arguments = ("image_size", "dropout", "dense_units", "include_top")
+    arguments = ("dropout", "dense_units", "include_top")
     name = f"vgg{depth}-bn" if norm else f"vgg{depth}"
     return Architecture(name, layers, 3, 5, True, arguments, keras_normalizer=None if norm else "caffe")
 
 
-def _resnet(name: str, counts: tuple[int, ...], bottleneck: bool) -> Architecture:
+def _resnet(depth: int, counts: tuple[int, ...]) -> Architecture:
     """torchvision's names are the paths; timm's are the same. Source: torchvision/models/resnet.py."""
+    bottleneck = depth >= 50
+    layers: list[Layer] = []
 
-    def layer(path: str, kind: Literal["conv", "norm", "dense"], units: int) -> Layer:
-        return Layer(path, kind, units, (path.replace("/", "."),))
+    def add(path: str, kind: Literal["conv", "norm", "dense"], units: int) -> None:
+        layers.append(Layer(path, kind, units, (path.replace("/", "."),)))
 
-    def pair(path: str, number: int, units: int) -> Iterable[Layer]:
-        return layer(f"{path}conv{number}", "conv", units), layer(f"{path}bn{number}", "norm", units)
-
-    layers, inputs, expansion = [*pair("", 1, 64)], 64, 4 if bottleneck else 1
-    for stage, count in enumerate(counts, 1):
-        units = 64 << stage - 1
+    add("conv1", "conv", resnet.CHANNELS[0])
+    add("bn1", "norm", resnet.CHANNELS[0])
+    for stage, (count, units) in enumerate(zip(counts, resnet.CHANNELS, strict=True), 1):
+        # A bottleneck's outputs are a multiple of the scaled units, which rounding makes different from scaled outputs.
+        outputs = 0 if bottleneck else units
         for block in range(count):
-            path = f"layer{stage}/{block}/"
+            path = f"layer{stage}/{block}"
             for number in range(1, 4 if bottleneck else 3):
-                layers += pair(path, number, units * (expansion if number == 3 else 1))
-            if block == 0 and (stage > 1 or inputs != units * expansion):
-                layers.append(layer(f"{path}downsample/0", "conv", units * expansion))
-                layers.append(layer(f"{path}downsample/1", "norm", units * expansion))
-        inputs = units * expansion
-    return Architecture(name, (*layers, layer("fc", "dense", 0)), 1, 5)
+                add(f"{path}/conv{number}", "conv", outputs if number == 3 else units)
+                add(f"{path}/bn{number}", "norm", outputs if number == 3 else units)
+            if block == 0 and (stage > 1 or bottleneck):
+                add(f"{path}/downsample/0", "conv", outputs)
+                add(f"{path}/downsample/1", "norm", outputs)
+    add("fc", "dense", 0)
+    return Architecture(f"resnet{depth}", tuple(layers), 1, 5)
 
 
 ARCHITECTURES: dict[str, Architecture] = {
@@ -124,6 +129,6 @@ ARCHITECTURES: dict[str, Architecture] = {
     for architecture in (
         _small_cnn(),
         *(_vgg(depth, counts, norm) for norm in (False, True) for depth, counts in vgg.NUM_CONVS.items()),
-        *(_resnet(name, counts, name == "resnet50") for name, counts in RESNETS.items()),
+        *(_resnet(depth, counts) for depth, counts in resnet.NUM_BLOCKS.items()),
     )
 }

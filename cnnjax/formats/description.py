@@ -59,8 +59,8 @@ def write_complete(path: Path, network: Network) -> str:
     normalizer = network.normalizer
     if normalizer.kind == "zca":
         raise UserError(
-            f"{path} has no place for zca whitening, without which the network is of no use: export it to StableHLO, or "
-            "train with the normalizer 'standard'"
+            f"{path} has no place for zca whitening, without which the network is of no use: export it to StableHLO, "
+            "or train with the normalizer 'standard'"
         )
     values = {name: np.asarray(getattr(normalizer, name), np.float64).tolist() for name in ("mean", "scales")}
     return json.dumps(write(network) | {"normalizer": {"kind": normalizer.kind, **values}}, sort_keys=True)
@@ -116,7 +116,6 @@ def _old_model(fields: Mapping[str, Any], classes: int, size: int) -> dict[str, 
     architecture = ARCHITECTURES[old["name"]]
     outputs = int(fields.get("outputs", 1 if classes == 2 else classes))
     optional = {
-        "image_size": (size, size),
         "dropout": float(old["dropout"]),
         "dense_units": int(old["dense"]) or None,
         "include_top": classes > 0,
@@ -125,6 +124,7 @@ def _old_model(fields: Mapping[str, Any], classes: int, size: int) -> dict[str, 
         "name": architecture.name,
         # A model without its dense layers has no logits, but its constructor wants a number.
         "num_classes": outputs or 1,
+        "image_size": (size, size),
         "channels": 3,
         "width_multiplier": float(old["width"]),
         **{name: value for name, value in optional.items() if name in architecture.arguments},

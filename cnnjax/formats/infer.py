@@ -35,7 +35,6 @@ def infer(shapes: Shapes) -> Inferred | None:
     cells = _cells(architecture, shapes, width)
     size = (cells or 7) << architecture.halvings
     optional = {
-        "image_size": (size, size),
         "dense_units": _dense_units(architecture, shapes, width),
         "include_top": not found.isdisjoint(architecture.top),
     }
@@ -43,6 +42,7 @@ def infer(shapes: Shapes) -> Inferred | None:
     config = {
         "name": architecture.name,
         "num_classes": _outputs(shapes, last) or 1000,
+        "image_size": (size, size),
         "channels": (_kernel(shapes, first, 4) or (0, 0, 3))[2] or 3,
         "width_multiplier": width,
         **{name: value for name, value in optional.items() if name in architecture.arguments},
@@ -81,7 +81,7 @@ def _dense_units(architecture: Architecture, shapes: Shapes, width: float) -> in
 
 def _width_multiplier(architecture: Architecture, shapes: Shapes) -> float:
     """The width of most convolutions, as round a number as there is; 1 if unknown."""
-    convolutions = [layer for layer in architecture.layers if layer.kind == "conv"]
+    convolutions = [layer for layer in architecture.layers if layer.kind == "conv" and layer.units]
     pairs = [(layer.units, kernel[3]) for layer in convolutions if (kernel := _kernel(shapes, layer, 4))]
     if not pairs:
         return 1.0

@@ -114,9 +114,9 @@ def layer_shapes(
     return shapes
 
 
-def flatten(params: Params | ModelState) -> dict[str, Array | np.ndarray]:
+def flatten(params: Params | ModelState) -> dict[str, Array | np.ndarray | jax.ShapeDtypeStruct]:
     """A nested dict of arrays as a flat one; the names of the path are joined by "/": "layer4/0/conv2/kernel"."""
-    flat: dict[str, Array | np.ndarray] = {}
+    flat: dict[str, Array | np.ndarray | jax.ShapeDtypeStruct] = {}
     for name, value in params.items():
         if isinstance(value, dict):
             flat |= {f"{name}/{rest}": array for rest, array in flatten(value).items()}

@@ -4,7 +4,7 @@ Parameters are float32; a layer computes in the dtype of its input. A kernel is 
 bias is cast after it was broadcast, so that its gradient, a sum over all positions, is a sum in float32.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
@@ -13,12 +13,9 @@ from flax import nnx
 from jax.nn.initializers import Initializer
 from jaxtyping import Array, Float
 
-from cnnjax import ops
 from cnnjax.errors import UserError
 from cnnjax.models.batch_norm import BatchNorm, Statistics
-from cnnjax.ops import conv, conv_max_pool, dense, max_pool, recompute
-
-broadcast_bias: Callable[[Array, tuple[int, ...]], Array] = getattr(ops, "broadcast_bias", None) or ops.spread
+from cnnjax.ops import broadcast_bias, conv, conv_max_pool, dense, max_pool, recompute
 
 
 class Conv(nnx.Module):

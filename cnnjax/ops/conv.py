@@ -1,27 +1,29 @@
-"""Convolution over batches of images, with gradients that are fast on every platform.
+"""Convolution over batches of images, fast on every platform and differentiable in both modes.
 
-XLA's CPU compiler gives a convolution to its fast kernels only when the axes are in the order batch, rows, columns,
-channels. It puts the gradients' axes in that order itself, but not inside a loop: there a weight gradient is some
-hundred times slower (jaxlib 0.10.2). So on the CPU the gradients are written as convolutions in that order. Other
-platforms keep JAX's own gradients, which their libraries recognise.
+On GPUs and TPUs the compiled program holds XLA's own convolutions, for which their libraries choose an algorithm. On a
+CPU, XLA's convolution is replaced where another algorithm is faster: Winograd's minimal filtering (`winograd.py`) for
+many channels, and blocks of pixels (`space_to_depth.py`) for few. `trilinear.py` makes both kinds one differentiable
+operation.
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
-from typing import Literal
+from typing import ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.custom_derivatives import SymbolicZero
 from jaxtyping import Array, Float
 
-from cnnjax.ops import phases, winograd
+from cnnjax.errors import UserError
+from cnnjax.ops import space_to_depth, trilinear, winograd
 from cnnjax.ops.pool import max_pool
 from cnnjax.ops.winograd import Edges
 
-IMAGES = 8
-"""How many are taken together for a kernel's gradient on a CPU, with channels in the batch's place."""
+LAYOUT = ("NHWC", "HWIO", "NHWC")
 
 
 def conv(
@@ -30,102 +32,126 @@ def conv(
     stride: int = 1,
     padding: Literal["SAME", "VALID"] | int = "SAME",
 ) -> Float[Array, "batch out_height out_width outputs"]:
-    """Cross-correlation of images (NHWC) with a kernel (HWIO), as the article's section 2.1 slides it.
+    """Cross-correlation of images (NHWC) with a kernel (HWIO). Source: article, section 2.1.
 
-    `padding`: "SAME" keeps the side at stride 1, "VALID" adds nothing, a number adds that many zeros at every edge.
-    Differentiable in reverse mode, any number of times; not in forward mode. On a CPU, what is not finite in x also
-    reaches outputs nearby that do not see it.
+    `padding`: "SAME" keeps height and width at stride 1 and divides them by a larger stride, rounding up; "VALID" adds
+    nothing; a number adds that many zeros at every edge. The output has (height + padding - rows) / stride + 1 rows,
+    rounded down, where `padding` counts both edges; columns likewise.
+
+    Differentiable in forward and reverse mode, any number of times, and under vmap. On a CPU, values of x that are not
+    finite also reach neighbouring outputs whose windows do not contain them.
+
+    Raises UserError if the kernel has another number of input channels than x, or if stride or padding is negative or
+    stride is 0.
     """
+    _require(x, kernel, stride, padding)
     if isinstance(padding, int):
-        edges = ((padding, padding),) * 2
+        edges = ((padding, padding), (padding, padding))
     else:
         edges = tuple(lax.padtype_to_pads(x.shape[1:3], kernel.shape[:2], (stride, stride), padding))
-    return _conv(x, kernel, edges) if stride == 1 else _xla(x, kernel, stride, edges)
+    if stride > 1:
+        return lax.conv_general_dilated(x, kernel, (stride, stride), edges, dimension_numbers=LAYOUT)
+    return trilinear.derivative(
+        _Convolution(jax.config.jax_default_matmul_precision, edges, kernel.shape[:2]), 2, x, kernel
+    )
 
 
-@jax.custom_vjp
+def _require(x: Array, kernel: Array, stride: int, padding: str | int) -> None:
+    if x.shape[3] != kernel.shape[2]:
+        raise UserError(
+            f"the kernel of shape {tuple(kernel.shape)} takes images of {kernel.shape[2]} channels: "
+            f"use {x.shape[3]} input channels, as the images of shape {tuple(x.shape)} have"
+        )
+    if stride < 1:
+        raise UserError(f"a convolution's stride is 1 or more: use stride=1 instead of {stride}")
+    if isinstance(padding, int) and padding < 0:
+        raise UserError(f"a convolution's padding is 0 or more: use padding=0 instead of {padding}")
+
+
+@jax.custom_jvp
 def conv_max_pool(
     x: Float[Array, "batch height width inputs"], kernel: Float[Array, "rows columns inputs outputs"]
 ) -> Float[Array, "batch half_height half_width outputs"]:
-    """`max_pool(conv(x, kernel))`, and where no gradient is asked for, on a CPU, without what lies between.
+    """`max_pool(conv(x, kernel))`. Differentiable in forward and reverse mode, any number of times, and under vmap.
 
-    Differentiable in reverse mode, any number of times.
+    On a CPU, where no derivative is asked for, it does not store the convolution's full result. Raises UserError as
+    `conv` and `max_pool` do.
     """
-    if not _pays(x, kernel):
-        return max_pool(conv(x, kernel))
+    if not _winograd_is_faster(x, kernel):
+        return _conv_then_max_pool(x, kernel)
     edges = tuple(lax.padtype_to_pads(x.shape[1:3], kernel.shape[:2], (1, 1), "SAME"))
     together = partial(winograd.conv_max_pool, edges=edges)
-    return lax.platform_dependent(x, kernel, cpu=together, default=lambda x, kernel: max_pool(conv(x, kernel)))
+    return lax.platform_dependent(x, kernel, cpu=together, default=_conv_then_max_pool)
 
 
-# A gradient needs to know each window's maximum: then it is better to have all of conv's result in memory.
-conv_max_pool.defvjp(
-    lambda x, kernel: jax.vjp(lambda x, kernel: max_pool(conv(x, kernel)), x, kernel), lambda vjp, g: vjp(g)
-)
+def _conv_then_max_pool(x: Array, kernel: Array) -> Array:
+    return max_pool(conv(x, kernel))
 
 
-def _xla(x: Array, kernel: Array, stride: int, edges: Edges) -> Array:
-    return lax.conv_general_dilated(x, kernel, (stride, stride), edges, dimension_numbers=("NHWC", "HWIO", "NHWC"))
+@partial(conv_max_pool.defjvp, symbolic_zeros=True)
+def _(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Array, Array]:
+    """A derivative needs each window's maximum, so that here the convolution's full result is stored."""
+    perturbed = [i for i, tangent in enumerate(tangents) if not isinstance(tangent, SymbolicZero)]
+
+    def function(*some: Array) -> Array:
+        arguments = list(primals)
+        for i, argument in zip(perturbed, some, strict=True):
+            arguments[i] = argument
+        return _conv_then_max_pool(*arguments)
+
+    return jax.jvp(function, [primals[i] for i in perturbed], [tangents[i] for i in perturbed])
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(2,))
-def _conv(x: Array, kernel: Array, edges: Edges) -> Array:
-    own = partial(_xla, stride=1, edges=edges)
-    faster = winograd.conv if _pays(x, kernel) else phases.conv if phases.pays(kernel) else None
-    if faster is None:
-        return own(x, kernel)
-    return lax.platform_dependent(x, kernel, cpu=partial(faster, edges=edges), default=own)
+@dataclass(frozen=True)
+class _Convolution(trilinear.Form):
+    """⟨conv(x, kernel), g⟩ at stride 1."""
+
+    edges: Edges
+    window: tuple[int, int]
+    """Rows and columns of the kernel."""
+
+    axes: ClassVar = ({"batch": 0, "inputs": 3}, {"inputs": 2, "outputs": 3}, {"batch": 0, "outputs": 3})
+
+    def plain(self, role: trilinear.Role, first: Array, second: Array) -> Array:
+        """The same operations as JAX's gradients of a convolution."""
+        if role == 0:
+            kernel, g = first, second
+            return self._xla(g, lax.rev(kernel, (0, 1)), self._opposite(), ("NHWC", "HWOI", "NHWC"))
+        if role == 1:
+            return self._xla(first, second, self.edges, ("CHWN", "IHWO", "HWNC"))
+        return self._xla(first, second, self.edges, LAYOUT)
+
+    def on_cpu(self, role: trilinear.Role, first: Array, second: Array) -> Array:
+        if role == 1:
+            return self._kernel_gradient(first, second)
+        if role == 0:
+            # The output's gradient, convolved with the kernel turned half around.
+            turned = lax.rev(first, (0, 1)).swapaxes(2, 3)
+            faster = _faster(second, turned)
+            return faster(second, turned, self._opposite()) if faster else self.plain(0, first, second)
+        faster = _faster(first, second)
+        return faster(first, second, self.edges) if faster else self.plain(2, first, second)
+
+    def _opposite(self) -> Edges:
+        return tuple((n - 1 - low, n - 1 - high) for n, (low, high) in zip(self.window, self.edges, strict=True))
+
+    def _xla(self, left: Array, right: Array, edges: Edges, layout: tuple[str, str, str]) -> Array:
+        return lax.conv_general_dilated(left, right, (1, 1), edges, dimension_numbers=layout, precision=self.precision)
+
+    def _kernel_gradient(self, x: Array, g: Array) -> Array:
+        together = _images_together(x, g, self.window[1])
+        if not together:
+            return self.plain(1, x, g)
+        return _in_blocks(partial(winograd.kernel_gradient, edges=self.edges), x, g, together)
 
 
-def _forward(x: Array, kernel: Array, edges: Edges) -> tuple[Array, tuple[Array, Array]]:
-    return _conv(x, kernel, edges), (x, kernel)
-
-
-def _backward(edges: Edges, residuals: tuple[Array, Array], g: Array) -> tuple[Array, Array]:
-    x, kernel = residuals
-
-    def own(x: Array, kernel: Array, g: Array) -> tuple[Array, Array]:
-        return jax.vjp(lambda x, kernel: _xla(x, kernel, 1, edges), x, kernel)[1](g)
-
-    def in_order(x: Array, kernel: Array, g: Array) -> tuple[Array, Array]:
-        return _input_gradient(kernel, g, edges), _kernel_gradient(x, g, edges)
-
-    return lax.platform_dependent(x, kernel, g, cpu=in_order, default=own)
-
-
-_conv.defvjp(_forward, _backward)
-
-
-def _input_gradient(kernel: Array, g: Array, edges: Edges) -> Array:
-    """The output's gradient, convolved with the kernel turned half around."""
-    rows, columns = kernel.shape[:2]
-    opposite = tuple((n - 1 - low, n - 1 - high) for n, (low, high) in zip((rows, columns), edges, strict=True))
-    return _conv(g, jnp.flip(kernel, (0, 1)).swapaxes(2, 3), opposite)
-
-
-@partial(jax.custom_vjp, nondiff_argnums=(2,))
-def _kernel_gradient(x: Array, g: Array, edges: Edges) -> Array:
-    """The input, convolved with the output's gradient: channels take the place of the batch and the batch theirs."""
-    if together := _images_together(x, g, edges):
-        return _in_blocks(winograd.kernel_gradient, x, g, edges, together)
-    return _in_blocks(_transposed_kernel_gradient, x, g, edges, IMAGES)
-
-
-def _transposed_kernel_gradient(x: Array, g: Array, edges: Edges) -> Array:
-    return _xla(x.transpose(3, 1, 2, 0), g.transpose(1, 2, 0, 3), 1, edges).transpose(1, 2, 0, 3)
-
-
-def _in_blocks(gradient: Callable[..., Array], x: Array, g: Array, edges: Edges, largest: int) -> Array:
-    """The sum over blocks of images that the cache holds.
-
-    XLA fuses a transposition with whatever made its input, into a loop that jumps through all of memory once for each
-    channel; it fuses nothing into a loop of blocks.
-    """
+def _in_blocks(gradient: Callable[[Array, Array], Array], x: Array, g: Array, largest: int) -> Array:
+    """The sum over blocks of images that fit into the cache."""
     batch = len(x)
     least = -(-batch // largest)
     count = next((n for n in range(least, 2 * least) if batch % n == 0), least)
     if count == 1:
-        return gradient(x, g, edges)
+        return gradient(x, g)
     block = -(-batch // count)
 
     def strided(a: Array) -> Array:
@@ -136,40 +162,34 @@ def _in_blocks(gradient: Callable[..., Array], x: Array, g: Array, edges: Edges,
     x, g = strided(x), strided(g)
 
     def part(i: Array | int) -> Array:
-        return gradient(*(lax.dynamic_index_in_dim(a, i, 1, keepdims=False) for a in (x, g)), edges)
+        return gradient(*(lax.dynamic_index_in_dim(a, i, 1, keepdims=False) for a in (x, g)))
 
     # Not from part(0) on: outside the loop it would be fused with what made x and g, which is then computed twice.
-    wide = np.promote_types(x.dtype, np.float32)  # a sum of many bfloat16 forgets its small terms
+    wide = np.promote_types(x.dtype, np.float32)  # a sum of many bfloat16 numbers loses its small terms
     zeros = jnp.zeros_like(part(0), wide)
     return lax.fori_loop(0, count, lambda i, total: total + part(i).astype(wide), zeros).astype(x.dtype)
 
 
-def _kernel_forward(x: Array, g: Array, edges: Edges) -> tuple[Array, tuple[Array, Array]]:
-    return _kernel_gradient(x, g, edges), (x, g)
+def _faster(x: Array, kernel: Array) -> Callable[[Array, Array, Edges], Array] | None:
+    """The algorithm that is faster than XLA's convolution on a CPU."""
+    if _winograd_is_faster(x, kernel):
+        return winograd.conv
+    return space_to_depth.conv if space_to_depth.is_faster(kernel) else None
 
 
-def _kernel_backward(edges: Edges, residuals: tuple[Array, Array], kernel: Array) -> tuple[Array, Array]:
-    """It is linear in both, so its gradients are the two other operations."""
-    x, g = residuals
-    return _input_gradient(kernel, g, edges), _conv(x, kernel, edges)
-
-
-_kernel_gradient.defvjp(_kernel_forward, _kernel_backward)
-
-
-def _pays(x: Array, kernel: Array) -> bool:
+def _winograd_is_faster(x: Array, kernel: Array) -> bool:
     """Whether Winograd's filtering is faster on a CPU: three columns, a row of some tiles, and channels to multiply."""
     return _filters(x, kernel.shape[1]) and min(kernel.shape[2:]) >= 32 and max(kernel.shape[2:]) >= 64
 
 
-def _images_together(x: Array, g: Array, edges: Edges) -> int:
+def _images_together(x: Array, g: Array, columns: int) -> int:
     """How many images Winograd's kernel gradient takes at a time on a CPU; 0 where the plain one is faster.
 
     It wins where there are many channels, and where there are so few that the plain one, whose result is then small,
     keeps one core busy. Between them it does not (measured for every layer of VGG16 and SmallCNN, on two cores).
     """
     channels, pixels = (x.shape[3], g.shape[3]), g.shape[1] * g.shape[2]
-    if not _filters(x, x.shape[2] + sum(edges[1]) - g.shape[2] + 1) or min(channels) < 32:
+    if not _filters(x, columns) or min(channels) < 32:
         return 0
     if min(channels) >= 256:
         return max(1, 25_000 // pixels)

@@ -51,7 +51,7 @@ class Problem:
     objective: Objective
     penalty: Objective
     transforms: tuple[Transform, ...]
-    parameterization: Parameterization
+    parameterization: Parameterization[ImageParams]
     optimizer: Optimizer = field(metadata={"static": True})
     in_place: bool = field(metadata={"static": True})
 
@@ -94,7 +94,8 @@ def step(score: Score, optimizer: Optimizer, state: State) -> State:
         return -scores.sum(), (scores, goals)
 
     gradient, (scores, goals) = jax.grad(loss, has_aux=True)(state.params)
-    updates, opt_state = jax.vmap(optimizer.update)(gradient, state.opt_state, state.params)
+    with jax.numpy_dtype_promotion("standard"):  # optax counts its steps in int32
+        updates, opt_state = jax.vmap(optimizer.update)(gradient, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     better = scores > state.best
 
@@ -123,7 +124,8 @@ def advance(
     def body(i: jax.Array, state: State) -> State:
         drawn = fold(keys, i)
         if problem.transforms and problem.in_place:
-            changed = jax.vmap(functools.partial(transforms_.apply, problem.transforms))(drawn, state.params)
+            images = problem.images(state.params)  # which are the parameters themselves
+            changed = jax.vmap(functools.partial(transforms_.apply, problem.transforms))(drawn, images)
             state = state._replace(params=changed)
         return step(make_score(problem, drawn), problem.optimizer, state)
 
@@ -143,7 +145,11 @@ def measure(
 
 @functools.partial(jax.jit, static_argnames=("image_size", "channels"))
 def init_noise(
-    parameterization: Parameterization, seed: jax.Array, numbers: jax.Array, image_size: tuple[int, int], channels: int
+    parameterization: Parameterization[ImageParams],
+    seed: jax.Array,
+    numbers: jax.Array,
+    image_size: tuple[int, int],
+    channels: int,
 ) -> tuple[Key[Array, " batch"], ImageParams, UInt8[Array, "batch height width channels"]]:
     """Each objective's key, its parameters to start from, and the image of these as it would be saved.
 

@@ -75,6 +75,7 @@ def _heat(
     def score(perturbation: jax.Array) -> tuple[jax.Array, jax.Array]:
         output = network.apply(images, perturbations={layer: perturbation})
         logits = output.logits
+        assert isinstance(logits, jax.Array), "a network has classes only if its logits are one array"
         if logits.shape[1] == 1:
             logits = jnp.concatenate([-logits, logits], axis=1)
         chosen = jnp.where(classes < 0, logits.argmax(axis=1), classes)

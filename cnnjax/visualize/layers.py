@@ -56,7 +56,7 @@ def at_image_size(network: Network, image_size: int | tuple[int, int] | None) ->
     if min(size) < 1:
         raise UserError(f"image_size={size[0]}×{size[1]} must be positive")
     model = network.model()
-    if getattr(model, "include_top", False):
+    if isinstance(model, models.VGG) and model.include_top:
         model.include_top = False
         graphdef, _, _ = models.split(model)
         network = network.replace(graphdef=graphdef, class_names=())

@@ -12,7 +12,7 @@ without compiling anything again; names of layers, and functions, are static.
 import operator
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import NamedTuple, Union
+from typing import TYPE_CHECKING, NamedTuple, Union
 
 import jax
 import jax.numpy as jnp
@@ -30,6 +30,11 @@ Index = int | Sequence[int] | np.ndarray | jax.Array
 
 Term = Union["Objective", ObjectiveFunction, float]
 """What an objective can be combined with."""
+
+if TYPE_CHECKING:
+    Leaf = Array | np.ndarray
+else:  # JAX also puts other things in the leaves' places.
+    Leaf = object
 
 STATIC = {"static": True}
 _OPERATIONS = {"+": operator.add, "-": operator.sub, "*": operator.mul}
@@ -81,7 +86,7 @@ class Objective:
     def __call__(self, logits: jax.Array, activations: dict[str, jax.Array], image: jax.Array) -> jax.Array:
         if len(self) != 1:
             raise UserError(f"these are {len(self)} objectives: call one of them, such as objective[0]")
-        return jax.tree.map(lambda leaf: leaf[0], self).value(logits, activations, image)
+        return jax.tree.map(lambda leaf: jnp.asarray(leaf)[0], self).value(logits, activations, image)
 
     def __len__(self) -> int:
         """How many objectives there are, and so how many images are drawn."""
@@ -93,7 +98,7 @@ class Objective:
             )
         return sizes.pop() if sizes else 1
 
-    def __getitem__(self, index: int | slice | Sequence[int]) -> "Objective":
+    def __getitem__(self, index: int | slice | Sequence[int] | np.ndarray) -> "Objective":
         """Some of the objectives."""
         chosen = np.arange(len(self))[index if isinstance(index, slice) else np.atleast_1d(np.asarray(index))]
         return jax.tree.map(lambda leaf: leaf[np.zeros_like(chosen) if len(leaf) == 1 else chosen], self)
@@ -132,13 +137,13 @@ def as_objective(value: Term) -> Objective:
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True, eq=False)
 class Constant(Objective):
-    number: Array | np.ndarray
+    number: Leaf
 
     def value(self, logits: jax.Array, activations: dict[str, jax.Array], image: jax.Array) -> jax.Array:
         return jnp.asarray(self.number).astype(image.dtype)
 
     def describe(self, index: int) -> str:
-        return f"{float(_at(self.number, index)):.6g}"
+        return f"{_at(self.number, index):.6g}"
 
 
 @jax.tree_util.register_dataclass
@@ -189,7 +194,7 @@ class Channel(Objective):
     """See `channel`."""
 
     layer: str = field(metadata=STATIC)
-    channel: Array | np.ndarray
+    channel: Leaf
 
     def value(self, logits: jax.Array, activations: dict[str, jax.Array], image: jax.Array) -> jax.Array:
         # All means, then one of them: the gradient stays dense, where indexing first would scatter into the maps.
@@ -201,10 +206,10 @@ class Channel(Objective):
         return self
 
     def describe(self, index: int) -> str:
-        return f"channel({self.layer}, {int(_at(self.channel, index))})"
+        return f"channel({self.layer}, {_at(self.channel, index)})"
 
     def facts(self, index: int) -> Facts:
-        return {"kind": "filter", "layer": self.layer, "channel": int(_at(self.channel, index))}
+        return {"kind": "filter", "layer": self.layer, "channel": _at(self.channel, index)}
 
 
 @jax.tree_util.register_dataclass
@@ -213,9 +218,9 @@ class Neuron(Objective):
     """See `neuron`. row and column: -1 for the middle."""
 
     layer: str = field(metadata=STATIC)
-    channel: Array | np.ndarray
-    row: Array | np.ndarray
-    column: Array | np.ndarray
+    channel: Leaf
+    row: Leaf
+    column: Leaf
 
     def value(self, logits: jax.Array, activations: dict[str, jax.Array], image: jax.Array) -> jax.Array:
         maps = activations[self.layer]
@@ -234,12 +239,12 @@ class Neuron(Objective):
         return self
 
     def describe(self, index: int) -> str:
-        channel, row, column = (int(_at(v, index)) for v in (self.channel, self.row, self.column))
+        channel, row, column = (_at(v, index) for v in (self.channel, self.row, self.column))
         place = ", ".join("middle" if p < 0 else str(p) for p in (row, column))
         return f"neuron({self.layer}, {channel}, {place})"
 
     def facts(self, index: int) -> Facts:
-        channel, row, column = (int(_at(v, index)) for v in (self.channel, self.row, self.column))
+        channel, row, column = (_at(v, index) for v in (self.channel, self.row, self.column))
         place = {"row": None if row < 0 else row, "column": None if column < 0 else column}
         return {"kind": "neuron", "layer": self.layer, "channel": channel} | place
 
@@ -249,7 +254,7 @@ class Neuron(Objective):
 class ClassLogit(Objective):
     """See `class_logit`. names: what is still to be looked up in the network's classes, or ()."""
 
-    index: Array | np.ndarray
+    index: Leaf
     names: tuple[str, ...] = field(default=(), metadata=STATIC)
 
     def value(self, logits: jax.Array, activations: dict[str, jax.Array], image: jax.Array) -> jax.Array:
@@ -273,10 +278,10 @@ class ClassLogit(Objective):
         return ClassLogit(index)
 
     def describe(self, index: int) -> str:
-        return f"class_logit({self.names[index] if self.names else int(_at(self.index, index))})"
+        return f"class_logit({self.names[index] if self.names else _at(self.index, index)})"
 
     def facts(self, index: int) -> Facts:
-        return {"kind": "class", "class_index": int(_at(self.index, index))}
+        return {"kind": "class", "class_index": _at(self.index, index)}
 
 
 @jax.tree_util.register_dataclass
@@ -370,8 +375,8 @@ def _indices(numbers: Index, what: str) -> Array | np.ndarray:
     return found.astype(np.int32)
 
 
-def _at(values: Array | np.ndarray, index: int) -> np.ndarray:
-    return np.asarray(values)[0 if len(values) == 1 else index]
+def _at(values: Array | np.ndarray, index: int) -> float:
+    return np.asarray(values)[0 if len(values) == 1 else index].item()
 
 
 def _power(x: jax.Array, exponent: float) -> jax.Array:

@@ -1,23 +1,25 @@
 """What is optimized: parameters, and how an image in display units (0 to 255) is made from them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Protocol, runtime_checkable
+from typing import Generic, Protocol, TypeVar, runtime_checkable
 
 import jax
 import jax.numpy as jnp
+import optax
 from jaxtyping import Array, Float, Key, UInt8
 
 MEAN, STD = 127.5, 12.75
 """Of the noise that keras-vis starts from."""
 EPSILON = 1e-7
 
-ImageParams = jax.Array | Sequence["ImageParams"] | Mapping[str, "ImageParams"]
-"""The parameters of one image: an array, or arrays in tuples and dicts."""
+ImageParams = optax.Params
+"""The parameters of an image: a pytree of arrays."""
+P = TypeVar("P")
 
 
 @runtime_checkable
-class Parameterization(Protocol):
+class Parameterization(Protocol[P]):
     """How an image follows from the parameters that are optimized. Of one image each; `render` maps over the batch.
 
     Frozen dataclasses of numbers serve best: equal ones share compiled programs. Arrays in it belong into a registered
@@ -28,11 +30,11 @@ class Parameterization(Protocol):
     continues with the parameters that the stage before found.
     """
 
-    def init(self, key: jax.Array, image_size: tuple[int, int], channels: int) -> ImageParams:
+    def init(self, key: jax.Array, image_size: tuple[int, int], channels: int) -> P:
         """The parameters of one image to start from: (height, width) in pixels."""
         ...
 
-    def to_image(self, params: ImageParams) -> jax.Array:
+    def to_image(self, params: P) -> jax.Array:
         """The image (height, width, channels) in display units."""
         ...
 
@@ -58,26 +60,26 @@ class Pixels:
         return image
 
 
-def pixels() -> Parameterization:
+def pixels() -> Pixels:
     """Optimize the pixels themselves; see `Pixels`."""
     return Pixels()
 
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
-class Static:
+class Static(Generic[P]):
     """A parameterization without arrays, which jit takes as it is: equal ones share compiled programs."""
 
-    parameterization: Parameterization = field(metadata={"static": True})
+    parameterization: Parameterization[P] = field(metadata={"static": True})
 
-    def init(self, key: jax.Array, image_size: tuple[int, int], channels: int) -> ImageParams:
+    def init(self, key: jax.Array, image_size: tuple[int, int], channels: int) -> P:
         return self.parameterization.init(key, image_size, channels)
 
-    def to_image(self, params: ImageParams) -> jax.Array:
+    def to_image(self, params: P) -> jax.Array:
         return self.parameterization.to_image(params)
 
 
-def as_argument(parameterization: Parameterization) -> Parameterization:
+def as_argument(parameterization: Parameterization[P]) -> Parameterization[P]:
     """A parameterization as an argument of jit: a registered pytree as it is, any other object as a static one."""
     return Static(parameterization) if jax.tree_util.all_leaves([parameterization]) else parameterization
 
@@ -88,11 +90,16 @@ def quantize(image: Float[Array, "height width channels"]) -> UInt8[Array, "heig
 
 
 def to_uint8(
-    parameterization: Parameterization, image: Float[Array, "height width channels"]
+    parameterization: Parameterization[P], image: Float[Array, "height width channels"]
 ) -> UInt8[Array, "height width channels"]:
     """An image as it is saved, by the parameterization's own `to_uint8` or by `quantize`."""
-    own = getattr(parameterization, "to_uint8", None)
-    return own(image) if callable(own) else quantize(image)
+    own: Callable[[jax.Array], jax.Array] = getattr(parameterization, "to_uint8", quantize)
+    return own(image)
+
+
+def from_image(parameterization: Parameterization[P]) -> Callable[[jax.Array], P] | None:
+    """The parameterization's own `from_image`, if it has one."""
+    return getattr(parameterization, "from_image", None)
 
 
 def _standardize(image: jax.Array) -> jax.Array:

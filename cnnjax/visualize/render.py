@@ -2,12 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import cast
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Key
+from jaxtyping import Array
 
 from cnnjax.data import normalize
 from cnnjax.errors import UserError
@@ -19,7 +20,7 @@ from cnnjax.visualize.image_io import Image
 from cnnjax.visualize.layers import at_image_size, check_channels, layer_shapes
 from cnnjax.visualize.objectives import ClassLogit, Objective, ObjectiveFunction, Target
 from cnnjax.visualize.optimizers import Optimizer, keras_vis_rmsprop
-from cnnjax.visualize.parameterizations import Parameterization, Pixels
+from cnnjax.visualize.parameterizations import ImageParams, P, Parameterization, Pixels
 from cnnjax.visualize.recipes import Recipe, classes_of, with_steps
 from cnnjax.visualize.recipes import recipe as recipe_of
 from cnnjax.visualize.stages import Drawn, Plan, Progress, draw
@@ -32,7 +33,7 @@ def render(
     *,
     recipe: str | Recipe = "default",
     steps: int | None = None,
-    parameterization: Parameterization | None = None,
+    parameterization: Parameterization[P] | None = None,
     transforms: TransformLike | Sequence[TransformLike] | None = None,
     optimizer: optax.GradientTransformation | None = None,
     penalty: Objective | ObjectiveFunction | None = None,
@@ -70,7 +71,7 @@ def render(
     plan = Plan(
         network=apply_recipe_input(network, chosen),
         recipe=chosen,
-        parameterization=parameterization or Pixels(),
+        parameterization=cast(Parameterization[ImageParams], parameterization or Pixels()),
         optimizer=Optimizer(optimizer or keras_vis_rmsprop()),
         penalty=None if penalty is None else objectives.as_objective(penalty).bind(target),
         seed=seed,
@@ -167,23 +168,23 @@ def describe_input(network: Network, recipe: Recipe) -> str:
     return sentence
 
 
-def lower(network: Network, layer: str, batch_size: int, device: jax.Device) -> jax.stages.Lowered:
-    """The program that draws `batch_size` of a layer's channels, lowered for a device that need not be present.
+def lower(network: Network, layer: str, batch_size: int, sharding: jax.sharding.Sharding) -> jax.stages.Lowered:
+    """The program that draws `batch_size` of a layer's channels, lowered for devices that need not be present.
 
     The network's arrays may be jax.ShapeDtypeStruct. To compile it, and read what XLA makes of it.
     """
-    there = jax.sharding.SingleDeviceSharding(device)
     objective = objectives.channel(layer, np.zeros(batch_size, np.int32))
-    plan = Plan(network, recipe_of("filters"), Pixels(), Optimizer(keras_vis_rmsprop()), None, 0)
+    pixels = cast(Parameterization[ImageParams], Pixels())
+    plan = Plan(network, recipe_of("filters"), pixels, Optimizer(keras_vis_rmsprop()), None, 0)
     problem = plan.problem(objective, plan.recipe.stages[0])
 
-    def abstract(problem: Problem, numbers: Array) -> tuple[Problem, Key[Array, " batch"], State, Array]:
+    def abstract(problem: Problem, numbers: Array) -> tuple[Problem, Array, State, Array]:
         keys, params, _ = plan.noise(numbers)
         return problem, keys, ascent.init_state(problem, params), jnp.int32(0)
 
     found = jax.eval_shape(abstract, problem, jnp.zeros(batch_size, jnp.int32))
     problem, keys, state, number = jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=there), found
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), found
     )
     return ascent.advance.lower(problem, keys, state, number, number)
 

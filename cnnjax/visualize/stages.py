@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -15,10 +15,19 @@ from cnnjax.visualize import ascent, objectives
 from cnnjax.visualize.ascent import Problem, State
 from cnnjax.visualize.objectives import Objective
 from cnnjax.visualize.optimizers import Optimizer
-from cnnjax.visualize.parameterizations import ImageParams, Parameterization, Pixels, as_argument, quantize, to_uint8
+from cnnjax.visualize.parameterizations import (
+    ImageParams,
+    Parameterization,
+    Pixels,
+    as_argument,
+    from_image,
+    quantize,
+    to_uint8,
+)
 from cnnjax.visualize.recipes import Recipe, Stage
 
 EPSILON = 1e-7
+T = TypeVar("T")
 Progress = Callable[[int], object]
 """Called with the number of images × steps done since the last call: a tqdm bar's `update`."""
 
@@ -28,27 +37,28 @@ class Plan(NamedTuple):
 
     network: Network
     recipe: Recipe
-    parameterization: Parameterization
+    parameterization: Parameterization[ImageParams]
     optimizer: Optimizer
     penalty: Objective | None
     seed: int
 
-    def problem(self, objective: Objective, stage: Stage, tv: Float[Array, " batch"] | float | None = None) -> Problem:
+    def problem(
+        self, objective: Objective, stage: Stage, tv: Float[Array | np.ndarray, " batch"] | None = None
+    ) -> Problem:
         """A stage's problem for a batch of objectives. tv: the weights of the total variation, one for each image."""
         count = len(objective)
         if self.penalty is None:
-            tv = np.full(count, stage.tv, np.float32) if tv is None else tv
-            penalty = objectives.weighted(objectives.total_variation(), tv) + objectives.weighted(
-                objectives.lp_norm(), np.full(count, stage.lp, np.float32)
-            )
+            tv_weights = np.full(count, stage.tv, np.float32) if tv is None else tv
+            penalty = objectives.weighted(objectives.total_variation(), tv_weights)
+            penalty += objectives.weighted(objectives.lp_norm(), np.full(count, stage.lp, np.float32))
         else:
             penalty = self.penalty
         in_place = self.recipe.in_place and isinstance(self.parameterization, Pixels)
         return Problem(
             network=self.network,
-            objective=objective.broadcast(count),
-            penalty=penalty.broadcast(count),
-            transforms=tuple(transform.bind(self.network.image_size) for transform in stage.transforms),
+            objective=_on_device(objective.broadcast(count)),
+            penalty=_on_device(penalty.broadcast(count)),
+            transforms=_on_device(tuple(one.bind(self.network.image_size) for one in stage.transforms)),
             parameterization=as_argument(self.parameterization),
             optimizer=self.optimizer,
             in_place=in_place,
@@ -73,19 +83,24 @@ class Drawn(NamedTuple):
     peak: Array | np.ndarray
 
 
+def _on_device(tree: T) -> T:
+    """A pytree whose leaves are all jax.Arrays, since jit tells them from NumPy's."""
+    return jax.tree.map(jnp.asarray, tree)
+
+
 def draw(plan: Plan, objective: Objective, count: int, on_progress: Progress | None) -> Drawn:
     """All stages for one batch of objectives, of which `count` are to be told to `on_progress`."""
     keys, params, shown = plan.noise(objective.numbers())
     problem = plan.problem(objective, plan.recipe.stages[0])
     before = ascent.measure(problem, shown)
     peak = np.full(len(objective), -np.inf)
-    from_image = getattr(plan.parameterization, "from_image", None)
+    restart = from_image(plan.parameterization)
     for number, stage in enumerate(plan.recipe.stages, 1):
         tv = _relative_weights(problem, params, stage.tv) if stage.relative and plan.penalty is None else None
         problem = plan.problem(objective, stage, tv)
         state = _run(problem, ascent.fold(keys, number), params, stage.steps, count, on_progress)
         shown = _show(plan.parameterization, problem, state.best_params)
-        params = jax.vmap(from_image)(shown.astype(jnp.float32)) if callable(from_image) else state.best_params
+        params = state.best_params if restart is None else jax.vmap(restart)(shown.astype(jnp.float32))
         peak = np.maximum(peak, state.peak)
     return Drawn(shown, before, ascent.measure(problem, shown), peak)
 
@@ -113,7 +128,7 @@ def _run(
 
 @partial(jax.jit, static_argnames=("parameterization",))
 def _show(
-    parameterization: Parameterization, problem: Problem, params: ImageParams
+    parameterization: Parameterization[ImageParams], problem: Problem, params: ImageParams
 ) -> UInt8[Array, "batch height width channels"]:
     """The images as they are saved."""
     return jax.vmap(partial(to_uint8, parameterization))(problem.images(params))

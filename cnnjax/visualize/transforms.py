@@ -5,7 +5,7 @@ A `Transform` is a pytree whose leaves may change without compiling anything aga
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Union
+from typing import TYPE_CHECKING, Union
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +15,11 @@ from jaxtyping import Array, Float, Key
 TransformFunction = Callable[[jax.Array, jax.Array], jax.Array]
 """(typed PRNG key, image (height, width, channels)) -> image."""
 TransformLike = Union["Transform", TransformFunction]
+
+if TYPE_CHECKING:
+    Limit = float | Array | np.ndarray
+else:  # JAX also puts other things in the leaves' places.
+    Limit = object
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,16 +54,16 @@ class Function(Transform):
 class Jitter(Transform):
     """See `jitter`."""
 
-    limit: float | Array | np.ndarray
+    limit: Limit
     """As given to `jitter`; once bound, whole pixels (vertical, horizontal)."""
     reference_size: int | None = field(default=None, metadata={"static": True})
 
     def __call__(
         self, key: Key[Array, ""], image: Float[Array, "height width channels"]
     ) -> Float[Array, "height width channels"]:
-        limits = self.bind(image.shape[:2]).limit
-        offsets = jax.random.randint(key, (2,), -jnp.asarray(limits), jnp.asarray(limits) + 1)
-        return jnp.roll(image, (offsets[0], offsets[1]), axis=(0, 1))
+        limits = jnp.asarray(self.bind((image.shape[0], image.shape[1])).limit)
+        offsets = jax.random.randint(key, (2,), -limits, limits + 1)
+        return jnp.roll(image, offsets, axis=(0, 1))
 
     def bind(self, image_size: tuple[int, int]) -> "Jitter":
         if not isinstance(self.limit, float | int):

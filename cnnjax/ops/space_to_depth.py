@@ -15,7 +15,7 @@ from cnnjax.ops.winograd import Edges
 FEW = 4
 
 
-def pays(kernel: Float[Array, "rows columns inputs outputs"]) -> bool:
+def is_faster(kernel: Float[Array, "rows columns inputs outputs"]) -> bool:
     """Whether it is faster on a CPU: few channels on one side, and a kernel larger than a pixel both ways."""
     return min(kernel.shape[:2]) > 1 and min(kernel.shape[2:]) <= FEW
 

@@ -1,0 +1,39 @@
+"""Pseudo-random numbers from integer arithmetic: the same in every library, so that fixtures need not store them."""
+
+import zlib
+
+import numpy as np
+
+
+def uniform(name: str, shape: tuple[int, ...]) -> np.ndarray:
+    """Numbers in [-1, 1), float32, that follow from the name and the shape."""
+    x = np.arange(int(np.prod(shape)), dtype=np.uint32) + np.uint32(zlib.crc32(name.encode()))
+    for shift, factor in ((16, 0x7FEB352D), (15, 0x846CA68B), (16, 1)):  # Wellons' "lowbias32" hash
+        x = (x ^ (x >> np.uint32(shift))) * np.uint32(factor)
+    return ((x >> np.uint32(8)).astype(np.float32) / np.float32(2**23) - 1).reshape(shape)
+
+
+def parameter(name: str, shape: tuple[int, ...]) -> np.ndarray:
+    """A parameter of torchvision's ResNet by its name and shape there: kernels keep the variance, all others matter."""
+    if len(shape) > 1:
+        gain = 6 if len(shape) == 4 else 3
+        return uniform(name, shape) * np.float32((gain / np.prod(shape[1:])) ** 0.5)
+    if name.endswith("weight"):
+        return 1 + uniform(name, shape) / 4
+    return uniform(name, shape) / 10
+
+
+def images(step: int, batch: int = 8, side: int = 32) -> np.ndarray:
+    """Normalized images (batch, side, side, 3)."""
+    return 2 * uniform(f"images {step}", (batch, side, side, 3))
+
+
+def labels(step: int, classes: int, batch: int = 8) -> np.ndarray:
+    return ((uniform(f"labels {step}", (batch,)) + 1) / 2 * classes).astype(np.int32)
+
+
+def sample(array: np.ndarray, count: int = 8) -> np.ndarray:
+    """Sum, sum of magnitudes, and some elements spread over the array, as it lies in memory in PyTorch's layout."""
+    flat = np.asarray(array, np.float64).reshape(-1)
+    spread = flat[np.linspace(0, flat.size - 1, count).astype(int)]
+    return np.array([flat.sum(), np.abs(flat).sum(), *spread]).astype(np.float32)
