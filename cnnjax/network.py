@@ -248,7 +248,7 @@ def _class_names(shape: tuple[int, ...] | None, names: Sequence[str] | None) -> 
         return tuple(f"class {i}" for i in range(count))
     if len(names) != count:
         raise UserError(
-            f"the model has {shape[0]} logit{'s' * (shape[0] != 1)}, for {count} classes, but there are {len(names)} class "
-            f"names: create it with num_classes={1 if len(names) == 2 else len(names)}"
+            f"the model has {shape[0]} logit{'s' * (shape[0] != 1)}, for {count} classes, but there are {len(names)} "
+            f"class names: create it with num_classes={1 if len(names) == 2 else len(names)}"
         )
     return tuple(names)

@@ -32,11 +32,17 @@ def nested(like, flat, prefix=""):
     }
 
 
+def shapes(tree):
+    """What `models.flatten` gives, of abstract arrays."""
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {"/".join(str(key.key) for key in path): leaf for path, leaf in leaves}
+
+
 def model(name, seed=0, **arguments):
     """`models.create(name, **arguments)` with other numbers."""
     graphdef, *trees = models.split(nnx.eval_shape(lambda: models.create(name, **arguments)))
     rng = np.random.default_rng(seed)
-    return nnx.merge(graphdef, *(nested(tree, arrays(rng, models.flatten(tree))) for tree in trees))
+    return nnx.merge(graphdef, *(nested(tree, arrays(rng, shapes(tree))) for tree in trees))
 
 
 def images(shape, count=6, seed=0):

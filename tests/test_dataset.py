@@ -166,6 +166,16 @@ def test_no_split_is_one_sentence(split, sentence):
         as_split(split)
 
 
+def test_arrays_that_cannot_be_used_are_one_sentence():
+    images, labels = np.zeros((4, *SHAPE), np.uint8), np.zeros(4, np.int32)
+    for some, others in ((images[0], labels), (images, labels[:3]), (images / 2, labels), (images, labels / 2)):
+        split = jax.tree.unflatten(jax.tree.structure(ArraySplit(images, labels)), (some, others))  # without checks
+        with pytest.raises(UserError, match="an ArraySplit with images .* build it with data.from_arrays"):
+            as_split(split)
+    with pytest.raises(UserError, match="the split is empty"):
+        as_split(ArraySplit(images[:0], labels[:0]))
+
+
 class Own:
     """A user's own data set."""
 

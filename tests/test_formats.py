@@ -9,33 +9,35 @@ import json
 import subprocess
 import sys
 from collections import OrderedDict
-from functools import partial
 
 import h5py
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import random_networks
 import safetensors.numpy
 import safetensors.torch
+import tiny
 import torch
 from flax import nnx
 from networks import close
-from oracles import torch_nets
+from oracles import torch_nets, torch_resnet
+from random_networks import random, same
 
-from cnnjax import formats, models
-from cnnjax.cli.config import ModelConfig
+from cnnjax import Network, formats, models
 from cnnjax.data import normalize
 from cnnjax.errors import UserError
 from cnnjax.formats import native
-from cnnjax.visualize import layers
+from cnnjax.formats.architectures import ARCHITECTURES
+from cnnjax.network import digest
 
 # Keras on TensorFlow and NumPy 2 disagree about a keyword.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 
 STAGES = {11: (1, 1, 2, 2, 2), 13: (2, 2, 2, 2, 2), 16: (2, 2, 3, 3, 3), 19: (2, 2, 4, 4, 4)}
 UNITS = (8, 16, 32, 64, 64)
-PICTURES = np.random.default_rng(0).random((8, 64, 64, 3), np.float32)
+IMAGES = np.random.default_rng(0).random((8, 64, 64, 3), np.float32)
 CONVOLUTIONS = [f"block{b}_conv{i}" for b, n in enumerate(STAGES[16], 1) for i in range(1, n + 1)]
 
 
@@ -43,33 +45,38 @@ def channels(number, units=UNITS):
     return [[width] * count for width, count in zip(units, STAGES[number], strict=True)]
 
 
-@partial(jax.jit, static_argnums=1)
-def _run(arrays, rest, images):
+@jax.jit
+def run(network, images):
     """Logits, the gradient of their sum of squares, and every convolution's maps."""
-    network = layers.unpack(arrays, rest)
 
     def energy(images):
-        logits, activations = network.forward(network.params, images)
+        logits, activations = network(images)
         return (logits**2).sum(), (logits, activations)
 
     gradient, (logits, activations) = jax.grad(energy, has_aux=True)(images)
     return logits, gradient, {name: value for name, value in activations.items() if "_conv" in name}
 
 
-def run(network, images):
-    return _run(*layers.pack(network), jnp.asarray(images))
+@jax.jit
+def logits_of(network, images):
+    return network(images)[0]
+
+
+def has(network, **expected):
+    """The network is as these parts of its model's configuration say."""
+    assert {name: network.config[name] for name in expected} == expected
 
 
 def agree(ours, theirs):
-    """Logits and maps to 1e-4; gradients too, in most pictures: where a relu or a maximum is a tie but for rounding,
-    one picture's gradient takes another way, by a little."""
+    """Logits and maps to 1e-4; gradients too, in most images: where a relu or a maximum is a tie but for rounding, the
+    gradient of one image takes another way, by a little."""
     close((ours[0], ours[2]), (theirs[0], theirs[2]))
     errors = np.abs(ours[1] - theirs[1]).max((1, 2, 3)) / np.abs(theirs[1]).max((1, 2, 3))
     assert np.sort(errors)[5] < 1e-4 and errors.max() < 0.1, errors
 
 
 def torch_run(net, images):
-    """The same in PyTorch, from the pictures as torchvision's users prepare them."""
+    """The same in PyTorch, from the images as torchvision's users prepare them."""
     given = torch.tensor(images, requires_grad=True)
     mean, deviation = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
     maps, logits = net.maps(((given - mean) / deviation).permute(0, 3, 1, 2))
@@ -85,7 +92,7 @@ def torchvision():
 
 @pytest.fixture(scope="module")
 def expected(torchvision):
-    return torch_run(torchvision, PICTURES)
+    return torch_run(torchvision, IMAGES)
 
 
 def timm_state(torchvision):
@@ -137,18 +144,19 @@ def test_pytorchs_files_give_pytorchs_numbers(tmp_path, torchvision, expected, k
     path = tmp_path / "weights"
     save_torch(kind, path, torchvision)
     network = formats.load(path)
-    assert network.model.name == "vgg16" and network.side == 64 and network.cleaning.kind == "standard"
+    has(network, name="vgg16", image_size=64)
+    assert network.image_size == (64, 64) and network.normalizer.kind == "standard"
     assert network.class_names == tuple(f"class {i}" for i in range(5))
-    agree(run(network, PICTURES), expected)
+    agree(run(network, IMAGES), expected)
 
 
-def test_at_torchvisions_side_the_first_dense_layer_sees_seven_by_seven(tmp_path):
+def test_at_torchvisions_size_the_first_dense_layer_sees_seven_by_seven(tmp_path):
     net = torch_nets.TorchvisionVGG(channels(11, (3, 6, 13, 26, 26)), dense=7).randomised(1)
     torch.save(net.state_dict(), tmp_path / "vgg11.pth")
     network = formats.load(tmp_path / "vgg11.pth")
-    assert (network.model.name, network.side, network.model.dense) == ("vgg11", 224, 7)
+    has(network, name="vgg11", image_size=224, dense_units=7)
     images = np.random.default_rng(1).random((2, 224, 224, 3), np.float32)
-    logits = jax.jit(network.forward)(network.params, jnp.asarray(images))[0]
+    logits = logits_of(network, images)
     mean, deviation = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
     close(logits, net(((torch.tensor(images) - mean) / deviation).permute(0, 3, 1, 2)).detach().numpy())
 
@@ -158,11 +166,11 @@ def test_timms_smaller_and_larger_ones(tmp_path, number):
     net = torch_nets.TimmVGG(channels(number, (3, 6, 13, 26, 26)), dense=9, cells=1).randomised()
     safetensors.torch.save_file(net.state_dict(), tmp_path / "model.safetensors")
     network = formats.load(tmp_path / "model.safetensors")
-    assert network.model == ModelConfig(name=f"vgg{number}", width=0.05, dense=9)
+    has(network, name=f"vgg{number}", width_multiplier=0.05, dense_units=9)
     images = np.random.default_rng(1).random((2, 32, 32, 3), np.float32)
-    cleaned = normalize.clean(normalize.imagenet(), jnp.asarray(images))
-    logits = network.forward(network.params, jnp.asarray(images))[0]
-    close(logits, net(torch.tensor(np.asarray(cleaned)).permute(0, 3, 1, 2)).detach().numpy())
+    given = normalize.normalize(normalize.imagenet(), jnp.asarray(images))
+    logits = logits_of(network, images)
+    close(logits, net(torch.tensor(np.asarray(given)).permute(0, 3, 1, 2)).detach().numpy())
 
 
 @pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16])
@@ -170,7 +178,7 @@ def test_half_precision_is_widened_without_loss_and_noted(tmp_path, torchvision,
     halves = {name: value.to(kind) for name, value in torchvision.state_dict().items()}
     torch.save(halves, tmp_path / "half.pth")
     network = formats.load(tmp_path / "half.pth")
-    assert network.made["stored as"] == [str(kind).removeprefix("torch.")]
+    assert network.provenance["stored as"] == [str(kind).removeprefix("torch.")]
     kernel = halves["features.2.weight"].float().numpy().transpose(2, 3, 1, 0)
     np.testing.assert_array_equal(network.params["block1_conv2"]["kernel"], kernel)
     assert network.params["fc1"]["kernel"].dtype == jnp.float32
@@ -187,19 +195,14 @@ def keras_net():
     return net
 
 
-def random(rng, shape):
-    fan = np.prod(shape[:-1]) if len(shape) > 1 else 200
-    return rng.standard_normal(shape, np.float32) * np.float32((2 / fan) ** 0.5)
-
-
 @pytest.fixture(scope="module")
 def keras_expected(keras_net):
-    """What Keras computes of the pictures, from its own preprocessing on."""
+    """What Keras computes of the images, from its own preprocessing on."""
     import tensorflow as tf
     from keras import Model, applications
 
     whole = Model(keras_net.input, [keras_net.get_layer(name).output for name in CONVOLUTIONS] + [keras_net.output])
-    images = tf.constant(PICTURES)
+    images = tf.constant(IMAGES)
     with tf.GradientTape() as tape:
         tape.watch(images)
         *maps, logits = whole(applications.vgg16.preprocess_input(images * 255))
@@ -243,9 +246,9 @@ def test_keras_files_give_keras_numbers(tmp_path, keras_net, keras_expected, kin
     else:
         save_legacy(path, keras_net, kind == "published.h5")
     network = formats.load(path)
-    assert network.model == ModelConfig(name="vgg16") and network.side == 64
-    assert network.cleaning.kind == "caffe" and len(network.class_names) == 5
-    agree(run(network, PICTURES), keras_expected)
+    has(network, name="vgg16", width_multiplier=1.0, dense_units=None, dropout=0.5, image_size=64, channels=3)
+    assert network.normalizer.kind == "caffe" and len(network.class_names) == 5
+    agree(run(network, IMAGES), keras_expected)
     if kind == "published.h5":
         twin = type(keras_net).from_config(keras_net.get_config())
         load_legacy(path, twin)
@@ -258,52 +261,43 @@ def test_keras_convolutions_alone(tmp_path, keras_net):
 
     base = keras.Model(keras_net.input, keras_net.get_layer("block5_pool").output)
     save_legacy(tmp_path / "notop.h5", base)
-    with pytest.raises(UserError, match="holds a vgg16 without its dense layers.*--no-top"):
+    with pytest.raises(UserError, match="holds a vgg16 without its dense layers.*include_top=False"):
         formats.load(tmp_path / "notop.h5")
-    network = formats.load(tmp_path / "notop.h5", top=False)
-    assert network.class_names == () and network.side == 224
-    ours, activations = jax.jit(network.forward)(network.params, jnp.asarray(PICTURES))
+    network = formats.load(tmp_path / "notop.h5", include_top=False)
+    assert network.class_names == () and network.image_size == (224, 224)
+    ours, activations = jax.jit(lambda network, images: network(images))(network, IMAGES)
     assert "fc1" not in activations
-    close(ours, base.predict(keras.applications.vgg16.preprocess_input(PICTURES * 255), verbose=0))
+    close(ours, base.predict(keras.applications.vgg16.preprocess_input(IMAGES * 255), verbose=0))
     formats.save(tmp_path / "w.safetensors", network)
-    again = formats.load(tmp_path / "w.safetensors", top=False)
-    assert again.digest == network.digest and again.cleaning.kind == "caffe"
+    same(formats.load(tmp_path / "w.safetensors", include_top=False), network)
 
 
 # Ours, taken elsewhere
 
 
-def ours(name, side, names=("cat", "dog", "fox"), kind="standard", width=0.06):
-    model = ModelConfig(name=name, width=width)
-    graph, shapes = models.split(
-        nnx.eval_shape(lambda: models.create(model, side=side, num_classes=len(names), seed=0))
-    )
-    rng = np.random.default_rng(3)
-    params = jax.tree.map(lambda a: jnp.asarray(random(rng, a.shape)), shapes)
-    pictures = np.random.default_rng(0).integers(0, 256, (6, side, side, 3)).astype(np.uint8)
-    return formats.network(graph, params, model, side, names, normalize.fit(kind, pictures), {"seed": 3})
+def ours(name, image_size, class_names=("cat", "dog", "fox"), kind="standard", width_multiplier=0.06, **arguments):
+    return random_networks.network(name, image_size, class_names, kind, width_multiplier=width_multiplier, **arguments)
 
 
 @pytest.fixture(scope="module", params=["vgg11", "small-cnn"])
 def network(request):
-    return ours(request.param, 70 if request.param == "vgg11" else 36)
+    return ours(request.param, (70, 100) if request.param == "vgg11" else 36)
 
 
-def pictures(network):
-    return np.random.default_rng(2).random((4, network.side, network.side, 3), np.float32)
+def images_for(network, count=4):
+    return np.random.default_rng(2).random((count, *network.image_shape), np.float32)
 
 
-def cleaned(network):
-    return np.asarray(normalize.clean(network.cleaning, jnp.asarray(pictures(network))))
+def normalized(network):
+    return np.asarray(network.normalizer(jnp.asarray(images_for(network))))
 
 
 def logits(network):
-    return jax.jit(network.forward)(network.params, jnp.asarray(pictures(network)))[0]
+    return logits_of(network, images_for(network))
 
 
-def same(a, b):
-    assert a.digest == b.digest and a[2:5] == b[2:5] and a.made == b.made
-    jax.tree.map(np.testing.assert_array_equal, a.cleaning, b.cleaning)
+def in_order(network):
+    return [network.params[name] for name in ARCHITECTURES[network.config["name"]].paths()]
 
 
 def keras_twin(network):
@@ -311,9 +305,9 @@ def keras_twin(network):
     import keras
     from keras import layers as k
 
-    x = inputs = keras.Input((network.side, network.side, 3))
-    blocks = {"small-cnn": (1, 1, 1, 1), "vgg11": STAGES[11]}[network.model.name]
-    arrays = list(network.params.values())
+    x = inputs = keras.Input(network.image_shape)
+    blocks = {"small-cnn": (1, 1, 1, 1), "vgg11": STAGES[11]}[network.config["name"]]
+    arrays = in_order(network)
     units = [a["bias"].shape[0] for a in arrays]
     for count in blocks:
         for _ in range(count):
@@ -330,43 +324,121 @@ def test_keras_loads_what_we_write(tmp_path, network):
     formats.save_keras(path, network)
     twin = keras_twin(network)
     twin.load_weights(path)
-    close(logits(network), twin.predict(cleaned(network), verbose=0))
+    close(logits(network), twin.predict(normalized(network), verbose=0))
     same(formats.load(path), network)
 
 
 def test_keras_application_loads_what_we_write(tmp_path):
     import keras
 
-    network = ours("vgg16", 32, width=1.0)
+    network = ours("vgg16", 32, width_multiplier=1.0)
     formats.save_keras(tmp_path / "ours.weights.h5", network)
     twin = keras.applications.VGG16(weights=None, input_shape=(32, 32, 3), classes=3, classifier_activation=None)
     twin.load_weights(tmp_path / "ours.weights.h5")
-    close(logits(network), twin.predict(cleaned(network), verbose=0))
+    close(logits(network), twin.predict(normalized(network), verbose=0))
 
 
 def test_a_small_network_that_keras_made_and_saved(tmp_path, network):
-    """By its layers' order, since their names are Keras' own; a `.keras` file tells the pictures' side."""
+    """By its layers' order, since their names are Keras' own; a `.keras` file has the size of the images."""
     twin = keras_twin(network)
-    twin.set_weights([a for layer in network.params.values() for a in (layer["kernel"], layer["bias"])])
+    twin.set_weights([a for layer in in_order(network) for a in (layer["kernel"], layer["bias"])])
     twin.save(tmp_path / "twin.keras")
     loaded = formats.load(tmp_path / "twin.keras")
-    assert loaded.side == network.side and loaded.digest == network.digest
-    assert loaded.cleaning.kind == ("caffe" if network.model.name == "vgg11" else "none")
+    assert loaded.image_size == network.image_size and loaded.digest == network.digest
+    assert loaded.normalizer.kind == ("caffe" if network.config["name"] == "vgg11" else "none")
 
 
 def test_pytorch_loads_what_we_write(tmp_path, network):
     path = tmp_path / "ours.safetensors"
     formats.save_torchvision(path, network)
-    units = [a["bias"].shape[0] for a in network.params.values()]
-    if network.model.name == "small-cnn":
+    units = [a["bias"].shape[0] for a in in_order(network)]
+    if network.config["name"] == "small-cnn":
         net = torch_nets.SmallCNN(units[:4], units[4:6], units[6], cells=2)
     else:
         shape = [[units[0]], [units[1]], units[2:4], units[4:6], units[6:8]]
-        net = torch_nets.TorchvisionVGG(shape, units[-2], 3, cells=2)
+        net = torch_nets.TorchvisionVGG(shape, units[-2], 3, cells=(2, 3))
     net.load_state_dict(safetensors.torch.load_file(path))
-    given = torch.tensor(cleaned(network)).permute(0, 3, 1, 2)
+    given = torch.tensor(normalized(network)).permute(0, 3, 1, 2)
     close(logits(network), net.eval()(given).detach().numpy())
     same(formats.load(path), network)
+
+
+# Batch normalization: torchvision's _bn variants, and ResNets of torchvision and timm
+
+
+def given(images):
+    """Images as torchvision's users prepare them."""
+    mean, deviation = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
+    return ((torch.tensor(images) - mean) / deviation).permute(0, 3, 1, 2)
+
+
+def normed(name):
+    """A network with batch normalization as torchvision builds it, its images' size and what it is here."""
+    if name == "vgg13-bn":
+        net = torch_nets.TorchvisionVGG(channels(13, (3, 6, 13, 26, 26)), 9, 5, 1, batch_norm=True)
+        return net, 32, {"width_multiplier": 0.05, "dense_units": 9}
+    counts = {"resnet18": (2, 2, 2, 2), "resnet34": (3, 4, 6, 3), "resnet50": (3, 4, 6, 3)}[name]
+    return torch_resnet.ResNet(counts, name == "resnet50", 4), 48, {"width_multiplier": 0.062}
+
+
+@pytest.mark.parametrize("name", ["vgg13-bn", "resnet18", "resnet34", "resnet50"])
+def test_running_statistics_go_both_ways(tmp_path, name):
+    net, size, expected = normed(name)
+    torch_resnet.randomised(net)
+    safetensors.torch.save_file(net.state_dict(), tmp_path / "theirs.safetensors")
+    torch.save(net.state_dict(), tmp_path / "theirs.pth")
+    network = formats.load(tmp_path / "theirs.pth", image_size=size)
+    has(network, name=name, channels=3, num_classes=5, image_size=size, **expected)
+    assert network.normalizer.kind == "standard" and network.class_names == tuple(f"class {i}" for i in range(5))
+    assert formats.load(tmp_path / "theirs.safetensors").digest == network.digest
+    images = np.random.default_rng(1).random((3, size, size, 3), np.float32)
+    close(logits_of(network, images), net(given(images)).detach().numpy())
+
+    formats.save_torchvision(tmp_path / "ours.safetensors", network)
+    written = safetensors.torch.load_file(tmp_path / "ours.safetensors")
+    assert {n: v.dtype for n, v in written.items()} == {n: v.dtype for n, v in net.state_dict().items()}
+    twin = normed(name)[0].eval()
+    twin.load_state_dict(written)
+    for key, value in net.state_dict().items():
+        assert torch.equal(twin.state_dict()[key], value), key
+    same(formats.load(tmp_path / "ours.safetensors"), network)
+
+
+def test_a_resnet_takes_other_classes(tmp_path):
+    net, size, _ = normed("resnet18")
+    torch.save(torch_resnet.randomised(net).state_dict(), tmp_path / "w.pth")
+    head = formats.load(tmp_path / "w.pth", new_head=("a", "b"), image_size=(40, 64))
+    assert head.params["fc"]["bias"].shape == (1,) and head.provenance["left out"] == ["fc"]
+    assert head.image_size == (40, 64)
+    np.testing.assert_array_equal(head.model_state["bn1"]["mean"], net.bn1.running_mean.numpy())
+    with pytest.raises(UserError, match="a resnet18, which needs its dense layers: only a VGG does without them"):
+        formats.load(tmp_path / "w.pth", include_top=False)
+
+
+def test_resnet50s_real_names_and_widths_are_known(tmp_path):
+    """At width 1 the names and shapes are torchvision's; nothing is read, since the arrays are abstract."""
+    with torch.device("meta"):
+        net = torch_resnet.ResNet((3, 4, 6, 3), True, 64, 1000)
+    assert len([n for n in net.state_dict() if not n.endswith("num_batches_tracked")]) == 267
+    assert sum(p.numel() for p in net.parameters()) == 25_557_032  # as torchvision documents
+    from cnnjax.formats import torch_names
+    from cnnjax.formats.infer import infer
+    from cnnjax.formats.lazy_tensors import Tensor
+
+    tensors = {n: Tensor(n, tuple(v.shape), np.dtype("f4"), None) for n, v in net.state_dict().items()}
+    contents = torch_names.contents("", tensors, None)
+    found = infer({name: tensor.shape_here for name, tensor in contents.tensors.items()})
+    assert not contents.unknown and found.config == {
+        "name": "resnet50", "num_classes": 1000, "image_size": (224, 224), "channels": 3, "width_multiplier": 1.0,
+    }  # fmt: skip
+
+
+def test_the_table_has_every_model_with_its_layers():
+    assert ARCHITECTURES.keys() == models.MODELS.keys()
+    for name, architecture in ARCHITECTURES.items():
+        network = random_networks.network(name, width_multiplier=0.05)
+        arrays = random_networks.shapes(network.params) | random_networks.shapes(network.model_state)
+        assert {array.rpartition("/")[0] for array in arrays} == set(architecture.paths()), name
 
 
 RUN = """
@@ -387,11 +459,13 @@ numpy.savez(sys.argv[3], **found)
 """
 
 
-@pytest.mark.parametrize("name, kind", [("vgg11", "standard"), ("small-cnn", "zca")])
+@pytest.mark.parametrize(
+    "name, kind", [("vgg11", "standard"), ("small-cnn", "zca"), ("vgg11-bn", "mean"), ("resnet18", "standard")]
+)
 def test_stablehlo_runs_where_this_package_is_not(tmp_path, name, kind):
-    network = ours(name, 32, kind=kind)
+    network = ours(name, (32, 40), kind=kind)
     formats.save_stablehlo(tmp_path / "net.stablehlo", network)
-    np.save(tmp_path / "images.npy", pictures(network))
+    np.save(tmp_path / "images.npy", images_for(network))
     arguments = [tmp_path / "net.stablehlo", tmp_path / "images.npy", tmp_path / "out.npz", name.partition("-")[0]]
     env = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     subprocess.run([sys.executable, "-c", "import jax.export" + RUN, *arguments], check=True, cwd=tmp_path, env=env)
@@ -399,11 +473,23 @@ def test_stablehlo_runs_where_this_package_is_not(tmp_path, name, kind):
     expected = logits(network)
     close(found["logits"], expected)
     same(formats.load(tmp_path / "net.stablehlo.safetensors"), network)
-    if name == "vgg11":
+    if name != "small-cnn":
         return
     close(found["one"], expected[:1])
-    energy = jax.jit(jax.grad(lambda images: (network.forward(network.params, images)[0] ** 2).sum()))
-    close(found["gradient"], energy(jnp.asarray(pictures(network))))
+    energy = jax.jit(jax.grad(lambda images: (network(images)[0] ** 2).sum()))
+    close(found["gradient"], energy(jnp.asarray(images_for(network))))
+
+
+def test_stablehlo_of_any_model(tmp_path):
+    """Running statistics, random state and a list of layers are exported; the random state is not asked for."""
+    network = Network.create(
+        tiny.Plain(2, 3, rngs=nnx.Rngs(0)), normalizer=normalize.identity(), image_size=(9, 7), channels=2
+    )
+    formats.save_stablehlo(tmp_path / "net", network)
+    program = jax.export.deserialize(bytearray((tmp_path / "net").read_bytes()))
+    tensors = safetensors.numpy.load_file(tmp_path / "net.safetensors")
+    images = images_for(network, 5)
+    close(program.call(tensors, images), logits_of(network, images))
 
 
 # Parts of a file, which must be asked for
@@ -415,25 +501,25 @@ def test_a_new_head_and_no_top_are_asked_for(tmp_path):
     head = formats.load(tmp_path / "w", new_head=("a", "b", "c", "d"), seed=5)
     assert head.class_names == ("a", "b", "c", "d") and head.params["predictions"]["kernel"].shape[1] == 4
     np.testing.assert_array_equal(head.params["fc2"]["kernel"], network.params["fc2"]["kernel"])
-    assert head.made["left out"] == ["predictions"] and head.made["new head"]["seed"] == 5
+    assert head.provenance["left out"] == ["predictions"] and head.provenance["new head"]["seed"] == 5
     two = formats.load(tmp_path / "w", new_head=("cat", "dog"))
     assert two.params["predictions"]["bias"].shape == (1,)
-    base = formats.load(tmp_path / "w", top=False, side=100)
-    assert base.side == 100 and "fc1" not in base.params and base.class_names == ()
-    assert base.made["left out"] == ["fc1", "fc2", "predictions"]
-    named = formats.load(tmp_path / "w", class_names=("x", "y", "z"), side=63)
-    assert named.class_names == ("x", "y", "z") and named.side == 63
+    base = formats.load(tmp_path / "w", include_top=False, image_size=(100, 90))
+    assert base.image_size == (100, 90) and "fc1" not in base.params and base.class_names == ()
+    assert base.provenance["left out"] == ["fc1", "fc2", "predictions"]
+    named = formats.load(tmp_path / "w", class_names=("x", "y", "z"), image_size=63)
+    assert named.class_names == ("x", "y", "z") and named.image_size == (63, 63)
     for arguments, sentence in (
-        ({"side": 64}, "pictures of side 32 to 63, not 64"),
-        ({"class_names": ("x", "y")}, "has 3 classes, not the 2 that were named"),
-        ({"new_head": ("x", "y"), "top": False}, "a new head needs the layers before it"),
+        ({"image_size": (40, 64)}, "images of width 32 to 63, not 64"),
+        ({"class_names": ("x", "y")}, "has 3 classes, not the 2 of class_names"),
+        ({"new_head": ("x", "y"), "include_top": False}, "a new head needs the layers before it"),
     ):
         with pytest.raises(UserError, match=sentence):
             formats.load(tmp_path / "w", **arguments)
     small = ours("small-cnn", 32)
     formats.save(tmp_path / "small", small)
     with pytest.raises(UserError, match="only a VGG does without them"):
-        formats.load(tmp_path / "small", top=False)
+        formats.load(tmp_path / "small", include_top=False)
 
 
 def test_two_softmax_outputs_stay_two(tmp_path):
@@ -460,14 +546,22 @@ def test_writers_refuse_what_would_not_be_read(tmp_path):
             save(tmp_path / "file" / "w.weights.h5", ours("vgg11", 32))
 
 
+def test_what_other_libraries_do_not_have_is_refused(tmp_path):
+    own = Network.create(tiny.Plain(3, 3, rngs=nnx.Rngs(0)), normalizer=normalize.identity(), image_size=8, channels=3)
+    for save, name in ((formats.save_keras, "w.weights.h5"), (formats.save_torchvision, "w")):
+        with pytest.raises(UserError, match=r"Network\(Plain, .*\) is no model of this package: use save"):
+            save(tmp_path / name, own)
+    with pytest.raises(UserError, match="without batch normalization, not resnet18: use save_torchvision"):
+        formats.save_keras(tmp_path / "w.weights.h5", ours("resnet18", 32))
+    assert not list(tmp_path.iterdir())
+
+
 def test_the_digest_is_that_of_the_parameters(tmp_path):
     network = ours("small-cnn", 32)
-    assert network.digest == formats.digest({"/".join(k): v for k, v in _flat(network.params)})
+    assert network.digest == digest(models.flatten(network.params))
+    normed = ours("vgg11-bn", 32)
+    assert normed.digest != digest(models.flatten(normed.params))
     formats.save(tmp_path / "w", network)
     header = (tmp_path / "w").read_bytes()[8:]
     about = json.loads(header[: header.index(b"}}") + 2].split(b" ", 0)[0])["__metadata__"]
     assert about["sha256"] == native.checksum(about["cnnjax"], safetensors.numpy.load_file(tmp_path / "w"))
-
-
-def _flat(params):
-    return [((layer, kind), array) for layer, arrays in params.items() for kind, array in arrays.items()]

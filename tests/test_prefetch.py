@@ -116,12 +116,12 @@ def test_a_file_that_is_gone_is_one_sentence(folder, tmp_path, monkeypatch, work
     split = load(folder, loading="stream").train
     missing = reading(split, lambda name: tmp_path / name)
     with pytest.raises(
-        UserError, match="could be read before and now cannot be .*No such file.*restore the file, then resume"
+        UserError, match="could be read before and now .*No such file.*restore the file, .* resume=True"
     ):
         batches(missing, 1, workers)
 
 
 def test_a_worker_that_dies_is_one_sentence(streamed):
     """While it decodes, as for want of memory."""
-    with pytest.raises(UserError, match="a process that decodes images died .*exit code -9.*lower workers"):
+    with pytest.raises(UserError, match="a process that decodes images died .*exit code -9.*lower `workers`"):
         batches(reading(streamed.train, lambda name: os.kill(os.getpid(), signal.SIGKILL)), 1, workers=1)

@@ -1,27 +1,33 @@
+"""This package's own files: what is written comes back, any damage is seen, and files of the first edition are read."""
+
 import json
 import pickle
 import zipfile
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import random_networks
 import safetensors.numpy
+from flax import nnx
+from random_networks import same
+from safetensors import safe_open
 
-from cnnjax import formats, models
-from cnnjax.cli.config import ModelConfig
+from cnnjax import Network, formats
 from cnnjax.data import normalize
 from cnnjax.errors import UserError
 from cnnjax.formats import native
+from cnnjax.network import digest
 
-SIDE = 16
-PICTURES = np.random.default_rng(0).integers(0, 256, (6, SIDE, SIDE, 3)).astype(np.uint8)
+SIZE = (16, 16)
+IMAGES = np.random.default_rng(0).integers(0, 256, (6, *SIZE, 3)).astype(np.uint8)
+FIRST = Path(__file__).parent / "fixtures" / "first_edition"
 
 
-def make(kind="mean", names=("cat", "dog"), model=None):
-    model = model or ModelConfig(width=0.1)
-    graph, params = models.split(models.create(model, side=SIDE, num_classes=len(names), seed=3))
-    return formats.network(graph, params, model, SIDE, names, normalize.fit(kind, PICTURES), {"seed": 3})
+def make(kind="mean", names=("cat", "dog")):
+    return random_networks.network("small-cnn", SIZE, names, kind, width_multiplier=0.1)
 
 
 @pytest.fixture(scope="module")
@@ -37,10 +43,9 @@ def file(tmp_path, network):
 
 
 def parts(path):
-    """The description, its metadata and the tensors of a file."""
-    contents = path.read_bytes()
-    about = json.loads(contents[8 : 8 + int.from_bytes(contents[:8], "little")])["__metadata__"]
-    return about, safetensors.numpy.load(contents)
+    """The metadata and the tensors of a file."""
+    with safe_open(path, framework="numpy") as file:
+        return file.metadata(), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
 
 
 def rewrite(path, tensors, text=None):
@@ -63,32 +68,140 @@ def test_round_trip(tmp_path, kind):
     network = make(kind, names=("a", "b", "c"))
     formats.save(tmp_path / "new" / "w.safetensors", network)
     loaded = formats.load(tmp_path / "new" / "w.safetensors")
-    assert loaded.digest == network.digest and len(loaded.digest) == 64
-    assert (loaded.model, loaded.side, loaded.class_names, loaded.made) == (
-        network.model,
-        SIDE,
-        ("a", "b", "c"),
-        {"seed": 3},
-    )
-    assert loaded.cleaning.kind == kind
-    jax.tree.map(np.testing.assert_array_equal, (loaded.params, loaded.cleaning), (network.params, network.cleaning))
-    images = jnp.asarray(PICTURES / 255, jnp.float32)
-    for ours, theirs in zip(
-        loaded.forward(loaded.params, images), network.forward(network.params, images), strict=True
-    ):
+    same(loaded, network)
+    assert loaded.normalizer.kind == kind and len(loaded.digest) == 64 and loaded.provenance == {"seed": 3}
+    jax.tree.map(np.testing.assert_array_equal, loaded, network)
+    assert jax.tree.structure(loaded) == jax.tree.structure(network)  # so no program is compiled again for it
+    images = jnp.asarray(IMAGES / 255, jnp.float32)
+    for ours, theirs in zip(loaded(images), network(images), strict=True):
         jax.tree.map(np.testing.assert_array_equal, ours, theirs)
 
 
-def test_forward_cleans(network):
-    images = jnp.asarray(PICTURES / 255, jnp.float32)
-    expected = models.apply(network.graph, network.params, images - images.mean((0, 1, 2))[None, None, None])[0]
-    np.testing.assert_allclose(network.forward(network.params, images)[0], expected, rtol=1e-4, atol=1e-5)
+@pytest.mark.parametrize("name", ["vgg11-bn", "resnet18", "resnet50"])
+def test_running_statistics_heights_and_channels_come_back(tmp_path, name):
+    network = random_networks.network(name, (40, 70), channels=1, width_multiplier=0.05, class_names=("a", "b"))
+    formats.save(tmp_path / "w.safetensors", network)
+    loaded = formats.load(tmp_path / "w.safetensors")
+    same(loaded, network)
+    assert jax.tree.leaves(loaded.model_state) and loaded.image_shape == (40, 70, 1)
+
+
+class Own(nnx.Module):
+    """A model of somebody else, with state of many kinds, and half precision."""
+
+    def __init__(self, channels, *, rngs):
+        self.layers = nnx.List([nnx.Conv(channels, 4, (3, 3), rngs=rngs), nnx.BatchNorm(4, rngs=rngs)])
+        self.narrow = nnx.Linear(4, 4, param_dtype=jnp.bfloat16, rngs=rngs)
+        self.dropout = nnx.Dropout(0.5, rngs=rngs)
+        self.dense = nnx.Linear(4, 3, rngs=rngs)
+        self.calls = nnx.Variable(jnp.int32(7))
+        self.seen = nnx.Variable(jnp.array([True, False]))
+
+    def __call__(self, x):
+        for layer in self.layers:
+            x = layer(x)
+        return self.dense(self.dropout(self.narrow(x.mean((1, 2)).astype(jnp.bfloat16)).astype(jnp.float32)))
+
+
+@pytest.fixture(scope="module")
+def own():
+    model = Own(2, rngs=nnx.Rngs(3))
+    normalizer = normalize.identity()
+    return Network.create(model, normalizer=normalizer, image_size=(9, 7), channels=2, class_names="xyz")
+
+
+def test_any_model_is_saved_and_comes_back_with_its_class(tmp_path, own):
+    path = tmp_path / "own.safetensors"
+    formats.save(path, own)
+    abstract = nnx.eval_shape(lambda: Own(2, rngs=nnx.Rngs(0)))
+    for model in (abstract, Own(2, rngs=nnx.Rngs(5))):
+        loaded = formats.load(path, model=model)
+        assert loaded.digest == own.digest and loaded.class_names == ("x", "y", "z")
+        assert loaded.image_shape == (9, 7, 2) and loaded.params["narrow"]["kernel"].dtype == jnp.bfloat16
+        assert jax.tree.structure(loaded) == jax.tree.structure(own)
+        key = loaded.model_state["dropout"]["rngs"]["key"]
+        assert key == own.model_state["dropout"]["rngs"]["key"] and key.dtype == jax.random.key(0).dtype
+        assert int(loaded.model_state["calls"]) == 7 and loaded.provenance == own.provenance
+    assert parts(path)[0]["cnnjax"].count(f'"class": "{Own.__module__}.Own"') == 1
+
+
+def test_without_its_class_one_sentence_asks_for_it(tmp_path, own):
+    path = tmp_path / "own.safetensors"
+    formats.save(path, own)
+    sentence = refusal(path)
+    assert f"holds a {Own.__module__}.Own, which is not one of this package's models: pass model=" in sentence
+    with pytest.raises(UserError, match="lacks layers/1/kernel, .* and has .*dense/bias"):
+        formats.load(path, model=nnx.eval_shape(lambda: Two(rngs=nnx.Rngs(0))))
+    with pytest.raises(UserError, match="must be the file's own model"):
+        formats.load(path, model=Own(2, rngs=nnx.Rngs(0)), new_head=("a", "b"))
+    wider = nnx.eval_shape(lambda: Own(3, rngs=nnx.Rngs(0)))
+    with pytest.raises(UserError, match=r"layers/0/kernel as float32 \(3, 3, 2, 4\), but its network needs"):
+        formats.load(path, model=wider)
+
+
+class Two(nnx.Module):
+    def __init__(self, *, rngs):
+        self.layers = nnx.List([nnx.Linear(2, 2, rngs=rngs), nnx.Linear(2, 2, rngs=rngs)])
+
+
+def test_the_class_in_a_file_is_never_imported(tmp_path, own, monkeypatch):
+    path = tmp_path / "own.safetensors"
+    formats.save(path, own)
+    about, tensors = parts(path)
+    (tmp_path / "trap.py").write_text("open('executed', 'w')")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    rewrite(path, tensors, about["cnnjax"].replace(f"{Own.__module__}.Own", "trap.Model"))
+    assert "holds a trap.Model" in refusal(path)
+    formats.load(path, model=nnx.eval_shape(lambda: Own(2, rngs=nnx.Rngs(0))))
+    assert not (tmp_path / "executed").exists()
+
+
+def test_a_file_of_our_model_can_be_given_the_model(file, network):
+    same(formats.load(file, model=network.model()), network)
+
+
+def test_what_a_run_keeps_beside_its_checkpoints(tmp_path, network, own):
+    """A description without arrays, which says what the checkpoints' arrays belong to."""
+    for name, whole in (("ours", network), ("own", own)):
+        formats.save(tmp_path / name, whole.replace(params={}, model_state={}))
+        assert (tmp_path / name).stat().st_size < 3000
+    assert "lacks" in refusal(tmp_path / "ours")
+
+
+# Files of the first edition
+
+
+@pytest.mark.parametrize("name", ["small-cnn.safetensors", "vgg11.safetensors", "vgg11.weights.h5", "run",
+                                  "vgg11-torchvision.safetensors"])  # fmt: skip
+def test_files_of_the_first_edition_are_read(name, tmp_path):
+    expected = json.loads((FIRST / "expected.json").read_text())[name]
+    network = formats.load(FIRST / name)
+    assert network.digest == expected["digest"] and list(network.class_names) == expected["class_names"]
+    images = np.random.default_rng(1).random((2, *network.image_shape), np.float32)
+    logits = jax.jit(lambda network, images: network(images)[0])(network, images)
+    np.testing.assert_allclose(logits, expected["logits"], rtol=1e-4, atol=1e-5)
+    if name == "run":
+        assert network.provenance["checkpoint"] == "5" and network.provenance["row"]["valid_loss"] == 0.9
+        assert formats.load(FIRST / name / "checkpoints" / "10").provenance["checkpoint"] == "10"
+    formats.save(tmp_path / "again", network)
+    same(formats.load(tmp_path / "again"), network)
+
+
+def test_the_bundled_network_is_what_it_was():
+    bundled = formats.load_bundled()
+    assert bundled.digest == "6a0f7b54be3626b652a0d81fc1f0386de3448f98418c04845d65bcfc6182a6c9"
+    assert (bundled.config["name"], bundled.config["width_multiplier"], bundled.image_size) == ("vgg16", 0.25, (64, 64))
+    assert bundled.config["dense_units"] == 512 and len(bundled.class_names) == 14
+
+
+# Checksums, damage, and files that are something else
 
 
 def test_digest_sees_names_shapes_and_bytes():
     array = np.arange(6, dtype=np.float32)
     digests = {
-        formats.digest(arrays)
+        digest(arrays)
         for arrays in (
             {"a": array},
             {"b": array},
@@ -98,7 +211,7 @@ def test_digest_sees_names_shapes_and_bytes():
         )
     }
     assert len(digests) == 5
-    assert formats.digest({"a": array, "b": -array}) == formats.digest({"b": -array, "a": array})
+    assert digest({"a": array, "b": -array}) == digest({"b": -array, "a": array})
 
 
 def test_any_flipped_byte_is_seen(file):
@@ -168,8 +281,20 @@ def test_descriptions_that_do_not_fit(file):
     description = json.loads(about["cnnjax"])
     rewrite(file, tensors, json.dumps(description | {"version": 99}))
     assert "format version 99" in refusal(file)
-    rewrite(file, tensors, json.dumps({k: v for k, v in description.items() if k != "side"}))
+    rewrite(file, tensors, json.dumps({k: v for k, v in description.items() if k != "channels"}))
     assert "lacks part of its description" in refusal(file)
+    for model, sentence in (
+        ({"name": "vgg12"}, "describes no model known here, 'vgg12'"),
+        ({"name": "small-cnn", "wings": 2}, "no argument 'wings'"),
+        ({"name": "small-cnn", "width_multiplier": "wide"}, "describes a model that cannot be made"),
+        ({"name": "small-cnn", "num_classes": 10**12, "image_size": 16}, "but its network needs float32"),
+        ("small-cnn", "lacks part of its description"),
+    ):
+        rewrite(file, tensors, json.dumps(description | {"model": model}))
+        with pytest.raises(UserError, match=sentence):
+            formats.load(file)
+    rewrite(file, tensors | {"model_state/conv_1/bias": tensors["params/conv_1/bias"]})
+    assert "conv_1/bias occurs twice" in refusal(file)
 
 
 def test_a_folder_that_cannot_be_written(tmp_path, network):
@@ -178,11 +303,11 @@ def test_a_folder_that_cannot_be_written(tmp_path, network):
         formats.save(tmp_path / "file" / "w.safetensors", network)
 
 
-def test_shipped_network_or_a_clear_sentence(monkeypatch, tmp_path):
+def test_bundled_network_or_a_clear_sentence(monkeypatch, tmp_path):
     monkeypatch.setattr(formats.resources, "files", lambda package: tmp_path)
     with pytest.raises(UserError, match="has no weights/vgg16-mini.safetensors"):
-        formats.shipped()
+        formats.load_bundled()
     (tmp_path / "weights").mkdir()
     network = make()
     formats.save(tmp_path / "weights" / "vgg16-mini.safetensors", network)
-    assert formats.shipped().digest == network.digest
+    assert formats.load_bundled().digest == network.digest

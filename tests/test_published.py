@@ -13,10 +13,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cnnjax import formats
+from cnnjax import formats, models
 from cnnjax.errors import UserError
 from cnnjax.formats import published
-from cnnjax.visualize import layers
 
 CONTENT = np.random.default_rng(0).bytes(3_000_000)
 PUBLISHED = hashlib.sha256(CONTENT).hexdigest()
@@ -227,7 +226,7 @@ def test_a_damaged_file_put_there_by_hand_is_replaced_once_there_is_a_better_one
 
 def test_without_pooch_it_says_how_to_install_it(server, monkeypatch):
     monkeypatch.setitem(sys.modules, "pooch", None)
-    with pytest.raises(UserError, match=r"--weights it needs pooch .*pip install 'cnnjax\[fetch\]', or put it as"):
+    with pytest.raises(UserError, match=r"weights 'it' need pooch .*pip install 'cnnjax\[fetch\]', or put it as"):
         published.fetch("it", files(server))
 
 
@@ -275,10 +274,10 @@ def test_imagenet_is_the_file_that_the_article_used():
     assert published.FILES["imagenet"] == published.FILES["imagenet-keras"]
 
 
-def test_find_takes_nothing_a_name_or_a_path(server, tmp_path, monkeypatch):
-    shipped = formats.find("")
-    assert shipped.class_names[:2] == ("cat", "dog")
-    formats.save(tmp_path / "net.safetensors", shipped)
+def test_resolve_takes_nothing_a_name_or_a_path(server, tmp_path, monkeypatch):
+    bundled = formats.resolve("")
+    assert bundled.class_names[:2] == ("cat", "dog")
+    formats.save(tmp_path / "net.safetensors", bundled)
     server.content = (tmp_path / "net.safetensors").read_bytes()
     known = published.File(
         f"http://127.0.0.1:{server.server_port}/net.safetensors",
@@ -288,16 +287,17 @@ def test_find_takes_nothing_a_name_or_a_path(server, tmp_path, monkeypatch):
     for name in ("imagenet", "imagenet-notop"):
         monkeypatch.setitem(published.FILES, name, known)
     for weights in ("imagenet", str(tmp_path / "net.safetensors")):
-        found = formats.find(weights)
-        assert found.digest == shipped.digest and found.class_names == shipped.class_names
-    for found in (formats.find("imagenet-notop"), formats.find("imagenet", top=False)):
+        found = formats.resolve(weights)
+        assert found.digest == bundled.digest and found.class_names == bundled.class_names
+    for found in (formats.resolve("imagenet-notop"), formats.resolve("imagenet", include_top=False)):
         assert found.class_names == () and "fc1" not in found.params
-        assert layers.shapes(layers.at_side(found, 96))["block5_pool"][:2] == (3, 3)
+        parts = found.graphdef, found.params, found.model_state
+        assert models.layer_shapes(*parts, (96, 96, 3))["block5_pool"][:2] == (3, 3)
     assert server.asked == [None]
     with pytest.raises(UserError, match=r"unknown weights 'imagnet': did you mean imagenet"):
-        formats.find("imagnet")
+        formats.resolve("imagnet")
     with pytest.raises(UserError, match=r"there is no weights file .*lost\.h5"):
-        formats.find("lost.h5")
+        formats.resolve("lost.h5")
 
 
 def test_an_unknown_name_gets_the_nearest():

@@ -4,29 +4,25 @@ import json
 import os
 import pickle
 import struct
-import sys
 import zipfile
 from pathlib import Path
 
 import h5py
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
+import random_networks
 import safetensors.torch
 import torch
-from flax import nnx
-from oracles import torch_nets
+from oracles import torch_nets, torch_resnet
 
-from cnnjax import formats, models
+from cnnjax import formats
 from cnnjax.cli import command_line
-from cnnjax.cli.config import ModelConfig
-from cnnjax.data import normalize
+from cnnjax.cli.export import export
 from cnnjax.train import metrics
 from cnnjax.train.checkpoint import Checkpoints
-from cnnjax.train.step import TrainState
-
-sys.path.insert(0, str(Path(__file__).parent.parent / "experiments"))
-from export import export  # noqa: E402
+from cnnjax.train.state import TrainState
 
 MARK = "executed"
 CHANNELS = [[3], [6], [13, 13], [26, 26], [26, 26]]
@@ -51,10 +47,20 @@ def state():
 
 
 def network(name="vgg11"):
-    model = ModelConfig(name=name, width=0.05)
-    graph, shapes = models.split(nnx.eval_shape(lambda: models.create(model, side=32, num_classes=3, seed=0)))
-    params = jax.tree.map(lambda a: jax.numpy.full(a.shape, 0.1), shapes)
-    return formats.network(graph, params, model, 32, ("a", "b", "c"), normalize.of_colours("none"))
+    made = random_networks.network(name, 32, ("a", "b", "c"), "none", width_multiplier=0.05)
+    return made.replace(params=jax.tree.map(lambda a: jnp.full(a.shape, 0.1), made.params))
+
+
+def batch_norm_state():
+    return dict(torch_resnet.randomised(torch_nets.TorchvisionVGG(CHANNELS, 7, 5, 1, batch_norm=True)).state_dict())
+
+
+def resnet_state():
+    return dict(torch_resnet.randomised(torch_resnet.ResNet((2, 2, 2, 2), width=4)).state_dict())
+
+
+def without(state, name):
+    return {other: value for other, value in state.items() if other != name}
 
 
 # Whole files, as the libraries write them; tests/test_formats.py shows that these are read.
@@ -246,8 +252,8 @@ def header(entries, data=b""):
 
 def run(path):
     about = network("small-cnn")
-    formats.save(path / "input.safetensors", about._replace(params={}))
-    kept = TrainState(np.int32(1), about.params, ())
+    formats.save(path / "input.safetensors", about.replace(params={}, model_state={}))
+    kept = TrainState(np.int32(1), about.params, {}, ())
     row = {"epoch": 1, "step": 1, "valid_loss": 1.0, "valid_accuracy": 0.5}
     with Checkpoints(path / "checkpoints") as checkpoints:
         checkpoints.save(kept, metrics.zeros(), [row])
@@ -304,9 +310,25 @@ CASES = {
     "zip: type": (tensors(pth, features__3__bias=lambda v: v.double()), "as float64 (6,), but its network needs"),
     "zip: integers": (tensors(pth, features__3__bias=lambda v: v.long()), "as int64 (6,), but its network needs"),
     "zip: not finite": (tensors(pth, classifier__3__weight=nan), "not finite in classifier.3.weight"),
-    "zip: batch normalisation": (
-        tensors(pth, **{"features__1__running_mean": lambda _: torch.zeros(3)}),
-        "it is a VGG11_bn, with batch normalisation",
+    "zip: statistics of a network without them": (
+        tensors(pth, **{"features__0__running_mean": lambda _: torch.zeros(3)}),
+        f"has features.0.running_mean, {LEFT}",
+    ),
+    "zip: some of a network's statistics are missing": (
+        lambda path: pth(path, without(batch_norm_state(), "features.1.running_var")),
+        f"lacks block1_bn1/var, {LACKS}",
+    ),
+    "zip: a ResNet's statistics are not finite": (
+        lambda path: pth(path, resnet_state() | {"bn1.running_var": torch.full((4,), torch.inf)}),
+        "not finite in bn1.running_var",
+    ),
+    "zip: a ResNet's block is missing": (
+        lambda path: pth(path, without(resnet_state(), "layer2.1.conv2.weight")),
+        f"lacks layer2/1/conv2/kernel, {LACKS}",
+    ),
+    "zip: a ResNet of other blocks": (
+        lambda path: pth(path, resnet_state() | {"layer2.2.conv1.weight": torch.zeros(8, 8, 3, 3)}),
+        f"has layer2.2.conv1.weight, {LEFT}",
     ),
     "zip: a list": (lambda path: pth(path, [torch.zeros(2)]), "it holds no state dict"),
     "zip: a number": (lambda path: pth(path, {"epoch": 3}), "it holds 'epoch', which is no tensor"),
@@ -404,28 +426,54 @@ CASES = {
     "keras: config": (lambda path: keras(path, config="{"), "its config is not JSON"),
     "keras: config without layers": (lambda path: keras(path, config="{}"), "its config lists no layers"),
     # Safetensors
-    "safetensors: cut": (cut(safe, 0.9), "it is not as long as its header says"),
-    "safetensors: a vast header": (write((10**15).to_bytes(8, "little") + b"{}"), "its header is longer than it may"),
-    "safetensors: no JSON": (write(header({})[:8] + b"{" + bytes(9)), "its header cannot be read"),
+    "safetensors: cut": (cut(safe, 0.9), "file not fully covered"),
+    "safetensors: a vast header": (write((10**15).to_bytes(8, "little") + b"{}"), "header too large"),
+    "safetensors: no JSON": (write(header({})[:8] + b"{" + bytes(9)), "invalid JSON in header"),
     "safetensors: a name twice": (
         write((25).to_bytes(8, "little") + b'{"a": {}, "a": {}}       '),
-        "its header cannot be read",
+        "invalid JSON in header",
     ),
     "safetensors: overlapping": (
         write(header({n: {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]} for n in "ab"}, bytes(4))),
-        "its tensors overlap or leave gaps",
+        "invalid offset for tensor",
     ),
     "safetensors: outside": (
         write(header({"a": {"dtype": "F32", "shape": [9], "data_offsets": [0, 36]}}, bytes(4))),
-        "it is not as long as its header says",
+        "file not fully covered",
     ),
     "safetensors: a lie": (
         write(header({"a": {"dtype": "F32", "shape": [10**12], "data_offsets": [0, 4]}}, bytes(4))),
-        "a is not as long as its shape",
+        "invalid shape, data type, or offset for tensor",
     ),
     "safetensors: negative": (
         write(header({"a": {"dtype": "F32", "shape": [-1], "data_offsets": [0, -4]}}, bytes(4))),
-        "a has no proper shape",
+        "invalid JSON in header: invalid value",
+    ),
+    "safetensors: a gap": (
+        write(header({"a": {"dtype": "F32", "shape": [1], "data_offsets": [4, 8]}}, bytes(8))),
+        "invalid offset for tensor",
+    ),
+    "safetensors: more than it says": (
+        write(header({"a": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}, bytes(8))),
+        "file not fully covered",
+    ),
+    "safetensors: a shape that overflows": (
+        write(header({"a": {"dtype": "F32", "shape": [2**40, 2**40], "data_offsets": [0, 4]}}, bytes(4))),
+        "overflow computing buffer size",
+    ),
+    "safetensors: metadata that are no text": (
+        write(
+            header({"__metadata__": {"a": 1}, "a": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}, bytes(4))
+        ),
+        "invalid JSON in header",
+    ),
+    "safetensors: a type of eight bits": (
+        write(header({"a": {"dtype": "F8_E4M3", "shape": [1], "data_offsets": [0, 1]}}, bytes(1))),
+        "a has the type F8_E4M3, which networks do not use",
+    ),
+    "safetensors: a description that is no JSON": (
+        lambda path: safetensors.torch.save_file(state(), path, {"cnnjax": "{"}),
+        "its description is not JSON",
     ),
     "safetensors: renamed": (renamed(safe), f"has features.99.weight, {LEFT}"),
     "safetensors: type": (tensors(safe, features__0__bias=lambda v: v.int()), "as int32"),
@@ -438,8 +486,8 @@ CASES = {
     "native: cut": (cut(native, 0.9), "is damaged or incomplete"),
     "native: a flipped bit": (flipped(native, np.float32(0.1).tobytes()), "its checksum does not hold"),
     "native: a class renamed": (flipped(native, b'\\"b\\"'), "is damaged or incomplete"),
-    "run: a flipped bit": (damaged_run, "is whole): train or fetch it again"),
-    "run: no input.safetensors": (without_input, "has no input.safetensors, which tells the classes"),
+    "run: a flipped bit": (damaged_run, "is intact): train or fetch it again"),
+    "run: no input.safetensors": (without_input, "has no input.safetensors, which holds the classes"),
     "run: empty": (lambda path: path.mkdir(), "a folder must be that of a run"),
     # Neither
     "empty": (write(b""), "is damaged or incomplete"),
@@ -476,11 +524,11 @@ def test_whole_files_are_read(tmp_path):
     for make in (pth, legacy, safe, h5, weights_h5, keras, native):
         path = tmp_path / make.__name__
         make(path)
-        assert formats.load(path).model.name == "vgg11", make
+        assert formats.load(path).config["name"] == "vgg11", make
         path.unlink()
     (tmp_path / "run").mkdir()
     run(tmp_path / "run")
     for part in ("", "checkpoints", "checkpoints/1"):
         loaded = formats.load(tmp_path / "run" / part)
         assert loaded.digest == network("small-cnn").digest and loaded.class_names == ("a", "b", "c")
-        assert loaded.made["checkpoint"] == "1"
+        assert loaded.provenance["checkpoint"] == "1"

@@ -78,23 +78,23 @@ def test_a_class_is_drawn_alike_whatever_the_others_are():
             {"train": pool("cat", 8)},
             5,
             "here: class 'cat' has 8 images where 9 are needed (5 for training, 2 for validation, 2 for test): "
-            "lower per_class, valid or test",
+            "lower `per_class`, `valid` or `test`",
         ),
         (
             {"train": pool("cat", 4)},
             0,
             "here: class 'cat' has 4 images where 5 are needed (at least 1 for training, 2 for validation, 2 for "
-            "test): lower valid or test",
+            "test): lower `valid` or `test`",
         ),
         (
             {"train": pool("cat", 4), "valid": pool("cat", 2), "test": pool("cat", 2)},
             5,
-            "here: class 'cat' has 4 images where 5 are needed (5 for training): lower per_class",
+            "here: class 'cat' has 4 images where 5 are needed (5 for training): lower `per_class`",
         ),
         (
             {"train": pool("cat", 9), "valid": pool("cat", 1)},
             5,
-            "here: class 'cat' has 1 image where 2 are needed (2 for validation): lower valid",
+            "here: class 'cat' has 1 image where 2 are needed (2 for validation): lower `valid`",
         ),
     ],
 )

@@ -279,7 +279,8 @@ answer = [
             100 * label for label in found[split]["labels"]
         ]
     assert too_few == (
-        "tfds:toy: class 'ant' has 6 images where 7 are needed (5 for training, 2 for test): lower per_class or test"
+        "tfds:toy: class 'ant' has 6 images where 7 are needed (5 for training, 2 for test): "
+        "lower `per_class` or `test`"
     )
     assert words.startswith("tfds:words is not an image classification set: its records hold word;")
 

@@ -13,14 +13,13 @@ import os
 import re
 import shutil
 import tempfile
-import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 
-from cnnjax import runtime
+from cnnjax import checksums, runtime
 
 logger = logging.getLogger(__name__)
 
@@ -40,7 +39,12 @@ def cached(
     """
     text = json.dumps({"format": _FORMAT, **key}, sort_keys=True)
     safe = re.sub(r"[^\w.-]+", "_", name)[:80]
-    entry = runtime.cache_dir() / "data" / f"{safe}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
+    try:
+        folder = runtime.cache_dir()
+    except OSError as error:
+        logger.warning("there is no cache folder (%s): %s is not kept", error, name)
+        return compute()
+    entry = folder / "data" / f"{safe}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
     kept = _read(entry, kind)
     if kept is None:
         kept = compute()
@@ -49,7 +53,7 @@ def cached(
 
 
 def _read(entry: Path, kind: type[Arrays]) -> tuple[Arrays, tuple[str, ...]] | None:
-    """The entry's content; None when it is not there or damaged."""
+    """The entry's content; None if it does not exist or is damaged."""
     if not entry.is_dir():
         return None
     try:
@@ -76,12 +80,11 @@ def _write(entry: Path, name: str, key: dict[str, Any], kept: Arrays, skipped: t
         (temporary / "entry.json").write_text(json.dumps(about, indent=1))
         os.rename(temporary, entry)
     except OSError as error:
-        if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):  # another process has just written the same
+        if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):  # another process has just written the same entry
             logger.warning("cannot keep %s in the cache (%s): it will be made again next time", name, error)
         if temporary is not None:
             shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _describe(array: np.ndarray) -> dict[str, Any]:
-    checksum = zlib.crc32(np.ascontiguousarray(array).reshape(-1).view(np.uint8))
-    return {"shape": list(array.shape), "dtype": str(array.dtype), "crc32": checksum}
+    return {"shape": list(array.shape), "dtype": str(array.dtype), "crc32": checksums.checksum(array)}

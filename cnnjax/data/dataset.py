@@ -8,6 +8,7 @@ import jax
 import numpy as np
 from jaxtyping import Array, Float32, Int32, UInt8
 
+from cnnjax import runtime
 from cnnjax.data.lazy_images import LazyImages
 from cnnjax.data.split_images import SplitImages, read_split
 from cnnjax.errors import UserError
@@ -164,8 +165,6 @@ def image_shape(split: Split) -> tuple[int, int, int]:
 
 def fits_in_memory(size: int) -> bool:
     """Whether `size` bytes are at most a quarter of the free memory, of the host or of an accelerator."""
-    from cnnjax import runtime
-
     return size <= runtime.free_memory() * 0.25
 
 
@@ -176,10 +175,11 @@ def as_split(split: Split) -> ArraySplit | LazySplit:
     quarter of the free memory they become resident, else they are streamed, that is, read again by the split's own
     `__getitem__` whenever they are needed.
 
-    Raises UserError for an empty split, and for an example that is not as `Split` says or unlike the first one.
+    Raises UserError for an empty split, arrays of other types or shapes than `ArraySplit` has, and an example that is
+    not as `Split` says or unlike the first one.
     """
-    if isinstance(split, ArraySplit | LazySplit):
-        return split
+    if isinstance(split, ArraySplit):
+        _check_arrays(split)
     if not isinstance(split, Split):
         raise UserError(
             f"a split must have __len__ and __getitem__, and {type(split).__name__} has not: use data.from_arrays, or "
@@ -187,8 +187,21 @@ def as_split(split: Split) -> ArraySplit | LazySplit:
         )
     if not len(split):
         raise UserError("the split is empty: give at least one example")
+    if isinstance(split, ArraySplit | LazySplit):
+        return split
     images, labels = read_split(split, fits_in_memory)
     return LazySplit(images, labels) if isinstance(images, SplitImages) else ArraySplit(images, labels)
+
+
+def _check_arrays(split: ArraySplit) -> None:
+    """The arrays' types and shapes; `from_arrays` also looks at what they hold."""
+    images, labels = split.images, split.labels
+    kinds = images.dtype in (np.uint8, np.float32) and labels.dtype == (np.int32 if labels.ndim == 1 else np.float32)
+    if not kinds or images.ndim != 4 or labels.ndim not in (1, 2) or len(images) != len(labels):
+        raise UserError(
+            f"an ArraySplit with images {images.dtype}{list(images.shape)} and labels "
+            f"{labels.dtype}{list(labels.shape)} cannot be used: build it with data.from_arrays, which converts them"
+        )
 
 
 def as_dataset(dataset: Any) -> Dataset:

@@ -40,6 +40,3 @@ def load_image(path: Path, image_size: int | tuple[int, int], crop: float = 0.0)
     except Exception as error:  # Pillow's decoders raise many kinds
         raise UserError(f"{path} cannot be read as an image ({type(error).__name__}): is it broken?") from error
     return image.astype(np.float32) / 255
-
-
-load_picture = load_image  # the first edition's name, which other modules still use

@@ -67,5 +67,6 @@ class LazyImages:
             return decode(self.read(name), to_size(self.image_size))
         except Exception as error:  # damaged files make Pillow raise exceptions of many kinds
             raise UserError(
-                f"{self.place}: {name} could be read before and now cannot be ({error}): restore the file, then resume"
+                f"{self.place}: {name} could be read before and now cannot be ({error}): restore the file, then "
+                "continue with resume=True"
             ) from error

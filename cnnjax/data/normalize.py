@@ -217,7 +217,7 @@ def _fit_zca(images: np.ndarray | LazyImages | SplitImages) -> Normalizer:
     variance, vectors = variance[::-1][:MAX_RANK], vectors[:, ::-1][:, :MAX_RANK]
     kept = variance > max(variance[0], 0) * FLAT
     if not kept.any():
-        raise UserError("the training images are all alike, so they cannot be whitened: use normalization 'mean'")
+        raise UserError("the training images are all alike, so they cannot be whitened: use normalizer='mean'")
     variance, vectors = variance[kept], vectors[:, kept]
     components = np.concatenate([centred(block).T @ vectors for block in blocks]).T
     components /= np.linalg.norm(components, axis=1, keepdims=True)
@@ -279,12 +279,7 @@ def _project(normalizer: Normalizer, images: jax.Array) -> tuple[jax.Array, jax.
     if images.shape[1:] != normalizer.mean.shape:
         raise UserError(
             f"whitening was fitted on images of shape {tuple(normalizer.mean.shape)}, not {tuple(images.shape[1:])}: "
-            "resize them, or train with normalization 'mean'"
+            "resize them, or train with normalizer='mean'"
         )
     centred = (images - normalizer.mean[None]).reshape(images.shape[0], -1)
     return centred, centred @ normalizer.components.T
-
-
-# Names of the first edition, until no module uses them.
-of_colours, is_whole = per_channel, is_valid
-Cleaning, fit, clean, told = Normalizer, fit_normalizer, normalize, describe

@@ -123,7 +123,8 @@ def _translated(chunks: Iterator[Any]) -> Iterator[Any]:
         if "Worker process" not in str(error):
             raise
         raise UserError(
-            f"a process that decodes images died ({error}): if memory ran out, lower workers; then resume"
+            f"a process that decodes images died ({error}): if memory ran out, lower `workers`; then continue with "
+            "resume=True"
         ) from error
 
 

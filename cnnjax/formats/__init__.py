@@ -14,6 +14,7 @@ from cnnjax.network import Network
 
 __all__ = ["load", "load_bundled", "resolve", "save", "save_keras", "save_stablehlo", "save_torchvision"]
 
+
 def load_bundled() -> Network:
     """The narrow VGG16 that comes with the package, trained on its fourteen procedural classes.
 

@@ -10,13 +10,12 @@ from typing import Literal, NamedTuple
 from cnnjax.models import resnet, small_cnn, vgg
 
 
-
 class Layer(NamedTuple):
     """A layer that has parameters.
 
     path: of its parameters, "block1_conv1" or "layer1/0/conv1". kind: "flat" is a dense layer whose inputs are feature
-    maps that were flattened. units: its outputs in a model of width 1; 0 where they do not follow from the width. torch: the names of the
-    module in PyTorch's state dicts, torchvision's first, then timm's if that differs.
+    maps that were flattened. units: its outputs in a model of width 1; 0 where they do not follow from the width.
+    torch: the names of the module in PyTorch's state dicts, torchvision's first, then timm's if that differs.
     """
 
     path: str

@@ -17,7 +17,7 @@ from cnnjax.formats.description import Description
 from cnnjax.formats.infer import infer
 from cnnjax.formats.lazy_tensors import Contents, Tensor, listed
 from cnnjax.formats.native import nested
-from cnnjax.formats.read_arrays import read_arrays
+from cnnjax.formats.read_arrays import is_widened, read_arrays
 from cnnjax.network import Network
 
 INFLATION = 4
@@ -82,8 +82,6 @@ def build(path: Path, contents: Contents, options: Options) -> Network:
     plan = _Plan(
         path, found.config or {}, found.class_names, found.image_size, dict(contents.tensors), dict(found.provenance)
     )
-    if types := sorted({str(tensor.dtype) for tensor in contents.tensors.values()} - {"float32"}):
-        plan.provenance["stored as"] = types
     if options.model is None:
         # A Keras file may have the size of its images; this package's description is more precise.
         _change(plan, options, options.image_size or (None if contents.description else contents.image_size))
@@ -93,8 +91,13 @@ def build(path: Path, contents: Contents, options: Options) -> Network:
         plan.image_size, model = options.image_size or plan.image_size, options.model
         plan.class_names = options.class_names or plan.class_names
     graphdef, params, model_state = models.split(model)
-    expected = models.flatten(params) | models.flatten(model_state)
+    expected = _flatten_abstract(params) | _flatten_abstract(model_state)
     wanted = {name: leaf for name, leaf in expected.items() if name not in plan.new_arrays}
+    narrow = {
+        str(plan.tensors[name].dtype) for name, leaf in wanted.items() if is_widened(plan.tensors.get(name), leaf)
+    }
+    if narrow:
+        plan.provenance["stored as"] = sorted(narrow)
     arrays = plan.new_arrays | read_arrays(path, plan.tensors, wanted, contents.unknown, _cells(plan))
     return Network(
         graphdef,
@@ -106,6 +109,12 @@ def build(path: Path, contents: Contents, options: Options) -> Network:
         found.channels,
         plan.provenance,
     )
+
+
+def _flatten_abstract(tree: dict[Any, Any]) -> dict[str, Any]:
+    """`models.flatten` of arrays or shapes."""
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {"/".join(str(key.key) for key in path): leaf for path, leaf in leaves}
 
 
 def _check_inflation(path: Path, contents: Contents) -> None:
@@ -197,8 +206,12 @@ def _renew_head(plan: _Plan, options: Options) -> None:
     names, last = options.new_head, plan.top[-1]
     plan.leave_out([last])
     plan.class_names, plan.config["num_classes"] = names, 1 if len(names) == 2 else len(names)
-    params = models.flatten(models.split(plan.create(options.seed))[1])
-    plan.new_arrays = {name: array for name, array in params.items() if _layer(name) == last}
+
+    def create_head() -> dict[str, jax.Array]:
+        params = models.split(plan.create(options.seed))[1]
+        return {name: array for name, array in models.flatten(params).items() if _layer(name) == last}
+
+    plan.new_arrays = jax.jit(create_head)()  # of all that `create` draws, only this is compiled
     plan.provenance["new head"] = {"classes": list(names), "seed": options.seed}
 
 

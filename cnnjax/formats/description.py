@@ -59,8 +59,8 @@ def write_complete(path: Path, network: Network) -> str:
     normalizer = network.normalizer
     if normalizer.kind == "zca":
         raise UserError(
-            f"{path} has no place for zca whitening, without which the network is of no use: export it to StableHLO, or "
-            "train with the normalizer 'standard'"
+            f"{path} has no place for zca whitening, without which the network is of no use: export it to StableHLO, "
+            "or train with the normalizer 'standard'"
         )
     values = {name: np.asarray(getattr(normalizer, name), np.float64).tolist() for name in ("mean", "scales")}
     return json.dumps(write(network) | {"normalizer": {"kind": normalizer.kind, **values}}, sort_keys=True)

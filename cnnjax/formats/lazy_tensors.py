@@ -31,8 +31,8 @@ class Tensor(NamedTuple):
     """One array of a file.
 
     name: the file's. rows: called as rows(first, last), reads that part of the first axis. layout: "ours", or one of
-    PyTorch's: "oihw" of a convolution, "oi" of a dense layer (timm adds two axes of size one), "ochw" of the first dense
-    layer, whose inputs are ordered by channel, row and column.
+    PyTorch's: "oihw" of a convolution, "oi" of a dense layer (timm adds two axes of size one), "ochw" of the first
+    dense layer, whose inputs are ordered by channel, row and column.
     """
 
     name: str

@@ -1,9 +1,9 @@
-"""The published weights of VGG16 on ImageNet: downloaded once, checked, and kept in the cache folder.
+"""The published weights of VGG16 on ImageNet: downloaded once, verified, and kept in the cache folder.
 
-pooch makes the temporary file, checks the hash and only then gives the file its name. Its own download starts over
-when the connection breaks, so `_Download` takes its place: what has come stays in NAME.part, and the rest is asked for
-by an HTTP range, in the same call or in a later one. A file that was put into the folder by hand is checked and used,
-and needs neither network nor pooch.
+pooch makes the temporary file, verifies the hash and only then gives the file its name. Its own download starts over
+when the connection breaks, so `_Download` replaces it: what was received stays in NAME.part, and the rest is requested
+by an HTTP range, in the same call or a later one. A file that was put into the folder by hand is verified and used; it
+needs neither a network nor pooch.
 """
 
 import hashlib
@@ -48,26 +48,26 @@ FILES: dict[str, File] = {
         553_433_881,
     ),
 }
-"""What `--weights` can name beside a path.
+"""The names that `formats.resolve` accepts beside a path.
 
-Keras publishes MD5 sums (keras/src/applications/vgg16.py) and no SHA-256: they tell any damage, and making another file
-with the sum of a given one is beyond what is known about MD5. torchvision publishes the first eight digits of the
-SHA-256, in the file's name; the other digits are those that projects which pin the file agree on.
+Keras publishes MD5 sums (keras/src/applications/vgg16.py) and no SHA-256: they detect any damage, and no method is
+known to make another file with the MD5 sum of a given one. torchvision publishes the first eight digits of the SHA-256 in the
+file's name; the other digits are those on which projects that pin the file agree.
 """
 # Simonyan and Zisserman's own parameters: filter 40 of block3_conv3 is the article's. torchvision trained anew.
 FILES["imagenet"] = FILES["imagenet-keras"]
 
 
 def folder() -> Path:
-    """Where fetched weights are kept."""
+    """The folder of downloaded weights."""
     return runtime.cache_dir() / "weights"
 
 
 def fetch(name: str, files: Mapping[str, File] = FILES) -> Path:
-    """The path of the file that `name` stands for, its hash checked; downloaded if it is not in the cache folder.
+    """The path of the file that `name` stands for, its hash verified; downloaded if it is not in the cache folder.
 
-    Raises UserError for an unknown name, and where the file cannot be downloaded, is not what was published, or cannot
-    be written; each sentence says where the file could be put by hand.
+    Raises UserError for an unknown name, and if the file cannot be downloaded, is not what was published, or cannot be
+    written; each message says where the file can be put by hand.
     """
     if name not in files:
         raise unknown("weights", name, files)
@@ -82,7 +82,7 @@ def fetch(name: str, files: Mapping[str, File] = FILES) -> Path:
         import requests
     except ImportError as error:
         raise UserError(
-            f"--weights {name} needs {error.name} to download {file.url}: pip install 'cnnjax[fetch]', or {by_hand}"
+            f"weights {name!r} need {error.name} to download {file.url}: pip install 'cnnjax[fetch]', or {by_hand}"
         ) from None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -93,7 +93,7 @@ def fetch(name: str, files: Mapping[str, File] = FILES) -> Path:
                 print(f"fetched {path}")
     except requests.RequestException as error:
         kept = _length(_part(path))
-        on = f"run this again to go on after {kept / 1e6:.1f} MB, or " if kept else "get it elsewhere and "
+        on = f"run this again to continue after {kept / 1e6:.1f} MB, or " if kept else "get it elsewhere and "
         raise UserError(f"cannot download {file.url} ({_reason(requests, error)}): {on}{by_hand}") from None
     except OSError as error:
         raise UserError(
@@ -102,8 +102,8 @@ def fetch(name: str, files: Mapping[str, File] = FILES) -> Path:
         ) from None
     except ValueError:  # pooch's word for a wrong hash; it has deleted what came
         raise UserError(
-            f"what {file.url} sent is not the file that was published (its hash is not {file.hash}) and was thrown "
-            f"away: try again later, or {by_hand}"
+            f"what {file.url} sent is not the file that was published (its hash is not {file.hash}) and was deleted: "
+            f"try again later, or {by_hand}"
         ) from None
     return path
 
@@ -117,11 +117,11 @@ def _retrieve(pooch: Any, path: Path, file: File) -> None:
     except ValueError:
         if not kept:
             raise
-        _retrieve(pooch, path, file)  # what an earlier run left was no beginning of this file, and is gone
+        _retrieve(pooch, path, file)  # what an earlier run left was another file's, and is deleted now
 
 
 class _Download(NamedTuple):
-    """A downloader for pooch that goes on after what `part` holds, for as long as every try brings something."""
+    """A downloader for pooch that continues after what `part` holds, as long as every attempt receives something."""
 
     part: Path
     size: int

@@ -80,11 +80,16 @@ def _check(
         if here != leaf.shape or turned:
             same = "" if here == tensor.shape else f", which is {here} here"
             raise UserError(f"{path} has {there}{same}, but its network needs {leaf.dtype} {leaf.shape}")
-        if tensor.dtype != leaf.dtype and not (tensor.dtype in WIDENED and leaf.dtype == np.float32):
+        if tensor.dtype != leaf.dtype and not is_widened(tensor, leaf):
             raise UserError(
                 f"{path} has {there}, but its network needs {leaf.dtype}: only float16 and bfloat16 become float32 "
                 "without loss"
             )
+
+
+def is_widened(tensor: Tensor | None, leaf: Any) -> bool:
+    """Whether a tensor of half precision becomes a float32 array."""
+    return tensor is not None and tensor.dtype in WIDENED and leaf.dtype == np.float32
 
 
 def _stored(leaf: Any) -> Any:

@@ -51,12 +51,13 @@ def vgg(params, stages=(2, 2, 3, 3, 3)):
     return Net(params, blocks, ["fc1", "fc2", "predictions"])
 
 
-def features(channels):
+def features(channels, batch_norm=False):
     """torchvision's `features`: for each block a list of its convolutions' channels, then a pooling."""
     layers, inputs = [], 3
     for block in channels:
         for outputs in block:
-            layers += [nn.Conv2d(inputs, outputs, 3, padding=1), nn.ReLU()]
+            norm = [nn.BatchNorm2d(outputs)] if batch_norm else []
+            layers += [nn.Conv2d(inputs, outputs, 3, padding=1), *norm, nn.ReLU()]
             inputs = outputs
         layers.append(nn.MaxPool2d(2))
     return nn.Sequential(*layers)
@@ -86,14 +87,15 @@ class Published(nn.Module):
 
 
 class TorchvisionVGG(Published):
-    """torchvision.models.VGG: its modules and names, with other channels and, for small pictures, fewer `cells`."""
+    """torchvision.models.VGG: its modules and names, with other channels and, for small images, fewer `cells`."""
 
-    def __init__(self, channels, dense=32, classes=5, cells=7):
+    def __init__(self, channels, dense=32, classes=5, cells=7, batch_norm=False):
         super().__init__()
-        self.features = features(channels)
-        self.avgpool = nn.AdaptiveAvgPool2d((cells, cells))
+        height, width = cells if isinstance(cells, tuple) else (cells, cells)
+        self.features = features(channels, batch_norm)
+        self.avgpool = nn.AdaptiveAvgPool2d((height, width))
         self.classifier = nn.Sequential(
-            nn.Linear(channels[-1][-1] * cells * cells, dense), nn.ReLU(), nn.Dropout(),
+            nn.Linear(channels[-1][-1] * height * width, dense), nn.ReLU(), nn.Dropout(),
             nn.Linear(dense, dense), nn.ReLU(), nn.Dropout(), nn.Linear(dense, classes),
         )  # fmt: skip
 
