@@ -133,7 +133,7 @@ def test_seeds_are_repetitions(flags, tmp_path, capsys):
         (["--optimizer.name", "lion", "--optimizer.nesterov"], "--optimizer.nesterov is an option of"),
         (["--train.batch-size", "3", "--train.microbatches", "2"], "--train.microbatches 2 does not divide"),
         (["--train.freeze", "conv_9"], "did you mean conv_"),
-        (["--data.classes", "axe", "spade"], "did you mean shovel"),
+        (["--data.classes", "axe", "shovle"], "did you mean shovel"),
         (["--train.init-from", "nowhere.safetensors"], "nowhere.safetensors"),
     ],
 )
@@ -194,7 +194,8 @@ def test_the_contact_sheet(tmp_path):
     out = tmp_path / "sheets" / "sheet.png"
     flags = ["--classes", "cat", "--count", "3", "--columns", "2", "--image-size", "16"]
     assert call("contact-sheet", *flags, "--out", out) == 0
-    assert Image.open(out).size == (8 * 10 + 2 * 20, 2 * 20 + 2 * 4)
+    with Image.open(out) as sheet:
+        assert sheet.size == (8 * 10 + 2 * 20, 2 * 20 + 2 * 4)
 
 
 # From a config to objects

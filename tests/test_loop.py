@@ -399,7 +399,7 @@ def test_bad_input_is_one_sentence(tmp_path, monkeypatch):
         fit(tmp_path / "calls", dispatches_per_epoch=4)
     with pytest.raises(UserError, match="tensorboard and profile_steps need a run_dir"):
         fit(None, tensorboard=True)
-    monkeypatch.setitem(__import__("sys").modules, "tensorboardX", None)
+    monkeypatch.setitem(__import__("sys").modules, "tensorboardX.event_file_writer", None)
     with pytest.raises(UserError, match="pip install"):
         fit(tmp_path / "events", tensorboard=True)
 

@@ -86,10 +86,12 @@ def _configs(base: Network, data: DataConfig, seed: int, folder: Path, epochs: M
     for name, preset in _PRESETS.items():
         config = PRESETS[preset]
         train = replace(config.train, epochs=epochs[name.removesuffix("-augmented")], seed=seed)
-        model, images = config.model, data
+        model, images, optimizer = config.model, data, config.optimizer
         if name.startswith("small"):
             batch_size = min(train.batch_size, data.per_class or train.batch_size)
             train = replace(train, steps_per_epoch=50, batch_size=batch_size, early_stopping_patience=15)
+            warmup_steps = min(optimizer.warmup_steps or 500, train.epochs * 50)
+            optimizer = replace(optimizer, warmup_steps=warmup_steps)
         else:
             own = base.config or {}
             model = replace(model, name=own["name"], width_multiplier=own["width_multiplier"])
@@ -97,7 +99,8 @@ def _configs(base: Network, data: DataConfig, seed: int, folder: Path, epochs: M
                 images = replace(data, normalization=base.normalizer.kind)  # the weights bring theirs
         if name == "fine-tune":
             train = replace(train, init_from=str(folder / "head" / "weights.safetensors"))
-        configs[name] = replace(config, data=images, model=model, train=train, run=str(folder / name))
+        changed = {"data": images, "model": model, "optimizer": optimizer, "train": train}
+        configs[name] = replace(config, **changed, run=str(folder / name))
     return configs
 
 
