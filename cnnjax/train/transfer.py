@@ -5,6 +5,7 @@ image once, and what they compute (the bottleneck features) trains the dense lay
 block trained too at a small learning rate, is an ordinary `fit` of the resulting network with `freeze`.
 """
 
+import json
 from functools import cache
 from pathlib import Path
 from typing import Any, cast
@@ -23,7 +24,7 @@ from cnnjax.data.dataset import ArraySplit, Dataset, LazySplit, as_split
 from cnnjax.errors import UserError
 from cnnjax.models import VGG, Params
 from cnnjax.network import Network
-from cnnjax.train import loop, strategy
+from cnnjax.train import loop, run_dir, strategy
 from cnnjax.train.step import to_float01
 
 BATCH = 64  # images at a time through the convolutions
@@ -134,16 +135,30 @@ def fit_head(
     `options` are those of `fit`. The weights in `run_dir` are the whole network's, too.
     """
     folder = options.get("run_dir")
+    if folder is not None and options.get("resume") and (done := _finished(Path(folder), options)) is not None:
+        return done
     head = Network.create(Head(cast(VGG, network.model())), features, normalizer=normalize.identity())
     head = head.replace(provenance=dict(network.provenance))
     result = loop.fit(head, features, optimizer, **options)
-    if result.network.config is not None:  # read back from a finished run
-        return result
     params = _body(network.params) | result.network.params
     whole = network.replace(params=params, provenance=dict(result.network.provenance))
     if folder is not None:
         distributed.run_on_primary(loop.save_network, Path(folder) / "weights.safetensors", whole)
     return result._replace(network=whole)
+
+
+def _finished(folder: Path, options: dict[str, Any]) -> loop.Result | None:
+    """What a finished run of the head left; None if there is none, or it was stopped before the last file."""
+    history = run_dir.finished(folder, options.get("epochs", 1), options.get("early_stopping_patience", 0))
+    if history is None:
+        return None
+    from cnnjax import formats  # only a finished run is read
+
+    try:
+        whole = formats.load(folder / "weights.safetensors")
+    except UserError:
+        return None
+    return loop.Result(history, whole, json.loads((folder / "test.json").read_text()))
 
 
 def _body(params: Params) -> Params:
