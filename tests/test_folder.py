@@ -462,8 +462,9 @@ def test_a_class_that_is_not_there(tmp_path):
 
 def test_importing_the_data_package_imports_nothing_heavy():
     script = (
-        "import sys, cnnjax.data, cnnjax.data.folder, cnnjax.data.tfds\n"
-        "heavy = {'tensorflow', 'tensorflow_datasets', 'matplotlib', 'grain'} & set(sys.modules)\n"
+        "import sys, cnnjax.data, cnnjax.data.folder, cnnjax.data.tfds, cnnjax.data.hub\n"
+        "heavy = {'tensorflow', 'tensorflow_datasets', 'matplotlib', 'grain', 'datasets', 'cnnjax.procedural'}\n"
+        "heavy &= set(sys.modules)\n"
         "sys.exit(', '.join(heavy) or 0)"
     )
     result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)

@@ -1,11 +1,11 @@
 """Drawing with signed distances: the pixel grid, random numbers, shapes, paint and noise.
 
-Everything is a pure function of a key and of the picture's side, in units of half the picture's width: x to the right
+Everything is a pure function of a key and of the image's side, in units of half the image's width: x to the right
 and y down, both in [-1, 1]. Noise lives on small random grids whose sizes do not depend on the side, and blur is
-measured in the same units, so one key gives one scene at any side. Pictures are (3, side, side), float32, nominally in
+measured in the same units, so one key gives one scene at any side. Images are (3, side, side), float32, nominally in
 [0, 1], until `finish` makes them uint8.
 
-How a class is added: write in `things.py`
+To add a class, write in `things.py`
 
     def lamp(stream: Stream, canvas: Canvas, noise: Float[Array, "4 side side"]) -> list[Layer]:
         here = place(stream, canvas, scale=(0.4, 0.8), rotation=20.0, offset=0.3)   # the lamp's own coordinates
@@ -13,11 +13,12 @@ How a class is added: write in `things.py`
         return [Layer(shade, colour), ...]                                          # back to front
 
 and register it: `THINGS = {"lamp": lamp, ...}`. `render` puts the layers over `background` and hands the result to
-`finish`; the three draw from keys of their own, so a background never depends on the class. `noise` holds four fields
-in picture coordinates with standard deviation near 1: fine, fine, coarse, coarse. A layer's colour is (3,) or
-(3, side, side), see `shaded`. All randomness comes from `stream`, always the same number of draws whatever was drawn
+`finish`; each of the three has a key of its own, so a background never depends on the class. `noise` holds four fields
+in image coordinates with standard deviation near 1: fine, fine, coarse, coarse. A layer's colour is (3,) or
+(3, side, side), see `shaded`. All randomness comes from `stream`, with the same number of draws in every case
 (`jnp.where`, not `if`). Shapes take scalars or equally shaped arrays: ten ellipses in one call make (10, side, side)
-and compile like one. Every class is one compiled function a side, so few operations matter more than cheap ones.
+and compile like one. Every class is one compiled function per side, so that few operations matter more than cheap
+ones.
 """
 
 from typing import NamedTuple
@@ -49,7 +50,7 @@ class Layer(NamedTuple):
 
 
 class Stream:
-    """Uniform numbers for one picture: one vector drawn at once, handed out in order."""
+    """Uniform numbers for one image: one vector drawn at once, handed out in order."""
 
     def __init__(self, key: Key[Array, ""], size: int = 256) -> None:
         self._numbers = jax.random.uniform(key, (size,))
@@ -59,7 +60,7 @@ class Stream:
         """Uniform in [low, high); the bounds may be traced (scalars, or of the given shape)."""
         count = int(np.prod(shape))
         if self._next + count > self._numbers.shape[0]:
-            raise ValueError("this picture needs more random numbers than its Stream holds: raise its size")
+            raise ValueError("this image needs more random numbers than its Stream holds: raise its size")
         taken = self._numbers[self._next : self._next + count].reshape(shape)
         self._next += count
         return low + (high - low) * taken
@@ -90,7 +91,7 @@ class Stream:
 
 
 def canvas(side: int) -> Canvas:
-    """The whole picture: x and y (side, side) in [-1, 1]."""
+    """The whole image plane: x and y (side, side) in [-1, 1]."""
     centres = jnp.asarray((np.arange(side) + 0.5) * 2.0 / side - 1.0, jnp.float32)
     y, x = jnp.meshgrid(centres, centres, indexing="ij")
     return Canvas(x, y, jnp.float32(2.0 / side))

@@ -13,7 +13,7 @@ Noise = Float[Array, "4 side side"]
 def crocodile(stream: Stream, canvas: Canvas, noise: Noise) -> list[Layer]:
     """Long jaws with teeth, a ridged back that runs into the tail, short legs, plates for a skin."""
     here = place(stream, canvas, scale=(0.55, 0.9), rotation=25.0, offset=0.2)
-    # The head, not the tail's tip, belongs in the picture.
+    # The head, not the tail's tip, belongs in the image.
     here = here._replace(x=here.x - 0.3, y=here.y + stream.uniform(-0.12, 0.2) * (here.x + 0.1) ** 2)
     x, y, pixel = here
     skin = stream.choice(
@@ -137,7 +137,7 @@ def starfish(stream: Stream, canvas: Canvas, noise: Noise) -> list[Layer]:
     across = jnp.sqrt((u - along * length) ** 2 + v * v + 1e-6)
     d = across - width
 
-    # Height of a rounded arm, and its slope away from the arm's middle line, turned back into the picture.
+    # Height of a rounded arm, and its slope away from the arm's middle line, rotated back into the image.
     rise = jnp.clip(across / width, 0.0, 1.0)
     lx, ly, lz = sun(stream)
     nu, nv = (u - along * length) / across, v / across

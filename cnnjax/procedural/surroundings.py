@@ -81,9 +81,9 @@ def finish(
     blur=(0.004, 0.02),
     grain=0.035,
 ) -> UInt8[Array, "side side 3"]:
-    """What light and camera do: uneven light, exposure, colour cast, blur, tone curve, sensor noise, 8 bits.
+    """The effects of light and camera: uneven light, exposure, colour cast, blur, tone curve, sensor noise, 8 bits.
 
-    light: strength of the fall-off across the picture. cast: spread of the white balance. blur: range of the Gaussian's
+    light: strength of the fall-off across the image. cast: spread of the white balance. blur: range of the Gaussian's
     standard deviation, half-widths. grain: largest amplitude of the sensor's noise.
     """
     side = canvas.x.shape[0]

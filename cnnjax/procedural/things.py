@@ -116,7 +116,7 @@ def tennis_ball(stream: Stream, canvas: Canvas, noise: Noise) -> list[Layer]:
         shown = 1.0 if first else stream.switch(0.4)
         r2 = x * x + y * y
         z = jnp.sqrt(jnp.maximum(1.0 - r2, 0.0) + 1e-4)
-        # A random turn about the x axis, then about y; `place` has turned the picture plane.
+        # A random turn about the x axis, then about y; `place` has rotated the image plane.
         a, b = stream.uniform(0.0, 2.0 * np.pi), stream.uniform(-1.3, 1.3)
         py, pz = jnp.cos(a) * y - jnp.sin(a) * z, jnp.sin(a) * y + jnp.cos(a) * z
         px, pz = jnp.cos(b) * x + jnp.sin(b) * pz, jnp.cos(b) * pz - jnp.sin(b) * x
@@ -128,7 +128,7 @@ def tennis_ball(stream: Stream, canvas: Canvas, noise: Noise) -> list[Layer]:
             np.array([[0.8, 0.9, 0.2], [0.72, 0.85, 0.25], [0.85, 0.88, 0.3], [0.65, 0.75, 0.15], [0.9, 0.75, 0.3]])
         )
         felt = felt * stream.uniform(0.8, 1.05) + stream.uniform(-0.06, 0.06, (3,))
-        # The light lives in the picture, the ball's frame is turned: any direction will do.
+        # The light is fixed to the image and the ball's frame is rotated, so any direction will do.
         light = sun(stream)
         fuzz = stream.uniform(0.05, 0.12)
         shade = lit(light, x, y, 0.35) * (1.0 + fuzz * noise[0] + 0.5 * fuzz * noise[1]) + 0.12 * ramp(r2 - 0.85, 0.3)

@@ -1,9 +1,9 @@
-"""What tells the furry animals apart: ranges of traits, chances of coats and of eye colours.
+"""What distinguishes the furry animals: ranges of traits, probabilities of coats and of eye colours.
 
 Cats and dogs overlap in almost every single trait on purpose: a third of the dogs prick their ears, some cats fold
-theirs. Colour tells little (a linear classifier of the mean colours reaches 56%, of a 12×12 thumbnail 57%); shape tells
-nearly all, but turned, shifted, mirrored and scaled, which is what a thousand pictures a class do not show and
-augmentation does.
+theirs. Colour says little (a linear classifier of the mean colours reaches 56%, of a 12×12 thumbnail 57%). Shape says
+nearly everything, but rotated, shifted, mirrored and scaled, which augmentation shows and a thousand images per class
+do not.
 """
 
 from typing import NamedTuple
