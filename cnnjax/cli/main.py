@@ -1,6 +1,7 @@
 """The console command `cnnjax`, also `python -m cnnjax`: one sub-command for each thing to do."""
 
 import contextlib
+import dataclasses
 import io
 import platform
 import sys
@@ -96,18 +97,13 @@ def completion(shell: str) -> str:
 
 
 def _function(entry: Entry) -> Callable[..., Any]:
-    """A sub-command as one function for tyro, whose parameter is the choice among presets or functions."""
+    """A sub-command as one function for tyro, whose only parameter is the choice among presets or functions."""
     loaded = entry.load()
     if entry.has_presets:
         loaded = {name: command_line.with_preset(loaded, name, config) for name, config in PRESETS.items()}
     if not isinstance(loaded, Mapping):
         return loaded
-
-    def choose(choice: Any) -> None:
-        del choice
-
-    choose.__annotations__ = {"choice": _choice(loaded)}
-    return choose
+    return dataclasses.make_dataclass("Choice", [("choice", _choice(loaded))])
 
 
 def _choice(functions: Mapping[str, Callable[..., Any]]) -> Any:

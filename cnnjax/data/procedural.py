@@ -52,19 +52,7 @@ def load(
     from cnnjax import procedural  # importing it builds programs, so it waits until images are asked for
 
     names, size = tuple(classes), to_size(image_size)
-    for name in names:
-        if name not in procedural.KNOWN:
-            raise unknown("procedural class", name, procedural.KNOWN)
-    if len(set(names)) < max(len(names), 2):
-        raise UserError(f"classes={names}: name two or more different classes")
-    if size[0] != size[1]:
-        raise UserError(f"image_size={image_size}: procedural images are square, so give one number")
-    for argument, count in (("per_class", per_class), ("valid", valid), ("test", test)):
-        if not isinstance(count, int) or count < 1:
-            raise UserError(
-                f"{argument}={count}: procedural images are rendered in any number, so give the number wanted of each "
-                "class (at least 1)"
-            )
+    _check(names, procedural.KNOWN, size, {"per_class": per_class, "valid": valid, "test": test})
 
     def split(number: int, label: str, count: int) -> ArraySplit:
         key = {"version": procedural.VERSION, "classes": names, "side": size[0], "count": count, "seed": seed}
@@ -83,6 +71,22 @@ def load(
         class_names=names,
         provenance={"source": "procedural", "per_class": per_class, "valid": valid, "test": test, "seed": seed},
     )
+
+
+def _check(names: tuple[str, ...], known: tuple[str, ...], size: tuple[int, int], counts: dict[str, int]) -> None:
+    for name in names:
+        if name not in known:
+            raise unknown("procedural class", name, known)
+    if len(set(names)) < max(len(names), 2):
+        raise UserError(f"classes={names}: name two or more different classes")
+    if size[0] != size[1]:
+        raise UserError(f"image_size={size}: procedural images are square, so give one number")
+    for argument, count in counts.items():
+        if not isinstance(count, int) or count < 1:
+            raise UserError(
+                f"{argument}={count}: procedural images are rendered in any number, so give the number wanted of each "
+                "class (at least 1)"
+            )
 
 
 def keys(name: str, split: int, indices: np.ndarray, seed: int) -> "Key[Array, ' n']":

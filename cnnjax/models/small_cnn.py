@@ -89,7 +89,7 @@ class SmallCNN(nnx.Module):
             layers = {f"conv_{i}": getattr(self, f"conv_{i}")}
             x, new = conv_block(x, layers, f"maxpool_{i}", self.remat, perturbations)
             activations |= new
-        x = record("flatten", x.reshape(len(x), -1))
+        x = record("flatten", x.reshape(x.shape[0], -1))
         x = record("dropout", dropout(x, self.dropout, keys, 0))
         x = record("dense_1", jax.nn.relu(self.dense_1(x)))
         x = record("dense_2", jax.nn.relu(self.dense_2(x)))

@@ -104,7 +104,7 @@ class VGG(nnx.Module):
             x, new = conv_block(x, layers, f"block{b}_pool", self.remat, perturbations, norms, train)
             activations |= new
         if self.include_top:
-            flat = x.reshape(len(x), -1)
+            flat = x.reshape(x.shape[0], -1)
             x = activations["flatten"] = perturb("flatten", flat, perturbations or {})
             x, new = self.head(x, keys=keys, perturbations=perturbations)
             activations |= new

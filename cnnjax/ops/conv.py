@@ -20,6 +20,7 @@ from jaxtyping import Array, Float
 
 from cnnjax.errors import UserError
 from cnnjax.ops import space_to_depth, trilinear, winograd
+from cnnjax.ops.plain import is_plain
 from cnnjax.ops.pool import max_pool
 from cnnjax.ops.winograd import Edges
 
@@ -77,7 +78,7 @@ def conv_max_pool(
     On a CPU, where no derivative is asked for, it does not store the convolution's full result. Raises UserError as
     `conv` and `max_pool` do.
     """
-    if not _winograd_is_faster(x, kernel):
+    if is_plain() or not _winograd_is_faster(x, kernel):
         return _conv_then_max_pool(x, kernel)
     edges = tuple(lax.padtype_to_pads(x.shape[1:3], kernel.shape[:2], (1, 1), "SAME"))
     together = partial(winograd.conv_max_pool, edges=edges)

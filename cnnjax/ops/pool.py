@@ -13,6 +13,7 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from cnnjax.errors import UserError
+from cnnjax.ops.plain import is_plain
 
 
 def max_pool(
@@ -26,7 +27,7 @@ def max_pool(
     """
     if window < 1 or window > min(x.shape[1:3]):
         raise UserError(f"a pooling window of {window} does not fit into images of {x.shape[1]}×{x.shape[2]} pixels")
-    return _max_pool(x, window)
+    return _reduced(x, window) if is_plain() else _max_pool(x, window)
 
 
 def _windows(x: Array, window: int) -> Array:

@@ -22,6 +22,8 @@ from jax.extend.core import ClosedJaxpr, Primitive
 from jax.interpreters import ad, batching, mlir
 from jaxtyping import Array, Float
 
+from cnnjax.ops.plain import is_plain
+
 NAME = "trilinear_derivative"
 
 Role = Literal[0, 1, 2]
@@ -56,6 +58,8 @@ def derivative(
     With `pairs`, both operands have a leading axis, and so has the result: one derivative for each pair of entries.
     """
     first, second = _varying_alike(first, second)
+    if is_plain():
+        return _apply(first, second, form=form, role=role, pairs=pairs)
     return _derivative.bind(first, second, form=form, role=role, pairs=pairs)
 
 
