@@ -4,8 +4,10 @@ import dataclasses
 import json
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
+from flax import nnx
 from PIL import Image
 
 from cnnjax import data, formats
@@ -190,12 +192,17 @@ def test_a_run_is_looked_into_exported_and_used(run, images, tmp_path, capsys):
     assert "unknown layer 'conv_9': did you mean conv_" in capsys.readouterr().err
 
 
-def test_the_contact_sheet(tmp_path):
+def test_the_contact_sheet(tmp_path, monkeypatch):
+    """Of grey images, since compiling the real ones takes long."""
+    monkeypatch.setattr("cnnjax.procedural.render", lambda _, keys, size: np.full((len(keys), size, size, 3), 90, "u1"))
     out = tmp_path / "sheets" / "sheet.png"
     flags = ["--classes", "cat", "--count", "3", "--columns", "2", "--image-size", "16"]
     assert call("contact-sheet", *flags, "--out", out) == 0
     with Image.open(out) as sheet:
-        assert sheet.size == (8 * 10 + 2 * 20, 2 * 20 + 2 * 4)
+        pixels = np.asarray(sheet)
+    assert pixels.shape == (2 * 20 + 2 * 4, 8 * 10 + 2 * 20, 3)
+    grey = (pixels == 90).all(axis=-1)[:, 80:]
+    assert grey.sum() == 3 * 16 * 16 and grey[4:20, :16].all()
 
 
 # From a config to objects
@@ -233,7 +240,7 @@ def test_options_of_fit():
 @pytest.mark.parametrize("name", ["small-cnn", "vgg11"])
 def test_two_classes_have_one_logit(name, count, logits):
     config = ModelConfig(name=name, width_multiplier=0.05, dense_units=7)
-    made = build.model(config, count, (32, 40), 1, seed=0).config()
+    made = nnx.eval_shape(lambda: build.model(config, count, (32, 40), 1, seed=0)).config()
     assert made["num_classes"] == logits and made["channels"] == 1 and tuple(made["image_size"]) == (32, 40)
     assert made.get("dense_units") in (None, 7)
 
@@ -265,8 +272,6 @@ def test_transfer_from_a_folder_of_images(images, tmp_path, capsys):
 
 
 def same(a, b) -> bool:
-    import jax
-
     if jax.tree.structure(a) != jax.tree.structure(b):
         return False
     return jax.tree.all(jax.tree.map(lambda x, y: np.asarray(x).tobytes() == np.asarray(y).tobytes(), a, b))

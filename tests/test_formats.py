@@ -18,7 +18,6 @@ import pytest
 import random_networks
 import safetensors.numpy
 import safetensors.torch
-import tiny
 import torch
 from flax import nnx
 from networks import close
@@ -480,16 +479,37 @@ def test_stablehlo_runs_where_this_package_is_not(tmp_path, name, kind):
     close(found["gradient"], energy(jnp.asarray(images_for(network))))
 
 
+class Plain(nnx.Module):
+    """Flax's own layers, with running statistics and random state."""
+
+    def __init__(self, channels, *, rngs):
+        self.layers = nnx.List([nnx.Conv(channels, 4, (3, 3), rngs=rngs), nnx.BatchNorm(4, rngs=rngs)])
+        self.dropout, self.dense = nnx.Dropout(0.5, rngs=rngs), nnx.Linear(4, 3, rngs=rngs)
+
+    def __call__(self, x):
+        for layer in self.layers:
+            x = layer(x)
+        return self.dense(self.dropout(nnx.relu(x).mean((1, 2))))
+
+
+class Counting(Plain):
+    def __call__(self, x):
+        return super().__call__(x) / len(x)
+
+
+def plain(model=Plain):
+    made = model(2, rngs=nnx.Rngs(0))
+    return Network.create(made, normalizer=normalize.identity(), image_size=(9, 7), channels=2)
+
+
 def test_stablehlo_of_any_model(tmp_path):
-    """Running statistics, random state and a list of layers are exported; the random state is not asked for."""
-    network = Network.create(
-        tiny.Plain(2, 3, rngs=nnx.Rngs(0)), normalizer=normalize.identity(), image_size=(9, 7), channels=2
-    )
-    formats.save_stablehlo(tmp_path / "net", network)
+    formats.save_stablehlo(tmp_path / "net", plain())
     program = jax.export.deserialize(bytearray((tmp_path / "net").read_bytes()))
     tensors = safetensors.numpy.load_file(tmp_path / "net.safetensors")
-    images = images_for(network, 5)
-    close(program.call(tensors, images), logits_of(network, images))
+    images = images_for(plain(), 5)
+    close(program.call(tensors, images), logits_of(plain(), images))
+    with pytest.raises(UserError, match=r"cannot be exported for batches of any size .* use x.shape\[0\]"):
+        formats.save_stablehlo(tmp_path / "net", plain(Counting))
 
 
 # Parts of a file, which must be asked for
@@ -547,7 +567,7 @@ def test_writers_refuse_what_would_not_be_read(tmp_path):
 
 
 def test_what_other_libraries_do_not_have_is_refused(tmp_path):
-    own = Network.create(tiny.Plain(3, 3, rngs=nnx.Rngs(0)), normalizer=normalize.identity(), image_size=8, channels=3)
+    own = plain()
     for save, name in ((formats.save_keras, "w.weights.h5"), (formats.save_torchvision, "w")):
         with pytest.raises(UserError, match=r"Network\(Plain, .*\) is no model of this package: use save"):
             save(tmp_path / name, own)

@@ -1,5 +1,7 @@
 """Grad-CAM against gradients written out by hand, and on networks of several kinds."""
 
+import importlib
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,6 +15,7 @@ from cnnjax.data import normalize
 from cnnjax.errors import UserError
 
 SIDE = 12
+PROGRAM = importlib.import_module("cnnjax.visualize.grad_cam")._heat
 
 
 def images(count=3, height=SIDE, width=SIDE, channels=3):
@@ -47,7 +50,7 @@ def test_the_last_layers_map_is_the_one_by_hand():
             activation = keras_vis.forward(p, image * 255.0)[1]["conv_2"]
             gradient = p["dense"][:, index].reshape(activation.shape)
             np.testing.assert_allclose(heat, by_hand(activation, gradient), atol=2e-5)
-            assert heat.min() >= 0 and heat.max() in (0, 1)
+            assert heat.min() >= 0 and (heat.max() == pytest.approx(1) or not heat.any())
 
 
 def test_by_default_it_is_the_likeliest_class_and_one_logit_has_two_ends():
@@ -84,24 +87,28 @@ def test_another_layer_by_finite_differences():
 def test_batches_change_nothing_and_share_one_program():
     network, shown = tiny.network(), images(5)
     together = visualize.grad_cam(network, shown, 2, batch_size=5)
-    before = visualize.grad_cam.__globals__["_heat"]._cache_size()
+    before = PROGRAM._cache_size()
     np.testing.assert_allclose(visualize.grad_cam(network, shown, 2, batch_size=2), together, atol=1e-6)
     visualize.grad_cam(network, shown[:4], [0, 1, 2, 0], batch_size=2)
-    assert visualize.grad_cam.__globals__["_heat"]._cache_size() == before + 1
+    assert PROGRAM._cache_size() == before + 1
 
 
 def test_a_plain_flax_model_of_another_size_and_grey():
     network = tiny.flax(tiny.Plain(1, rngs=nnx.Rngs(0)), (10, 14), 1)
     shown = images(2, 9, 15, 1)
-    found = visualize.grad_cam(network, shown, 1)
-    assert found.shape == (2, 9, 15)
     # After the last convolution come relu, the mean and a dense layer.
     activation = np.asarray(network(jnp.asarray(shown))[1]["deep"], np.float64)
-    column = np.asarray(network.params["head"]["kernel"], np.float64)[:, 1]
-    gradient = (activation > 0) * column / (activation.shape[1] * activation.shape[2])
-    for heat, values, slope in zip(found, activation, gradient, strict=True):
-        cam = enlarged(np.maximum((values * slope.mean(axis=(0, 1))).sum(axis=-1), 0), 9, 15)
-        np.testing.assert_allclose(heat, cam / cam.max(), atol=2e-5)
+    kernel = np.asarray(network.params["head"]["kernel"], np.float64)
+    largest = 0.0
+    for index in range(3):
+        found = visualize.grad_cam(network, shown, index, "deep")
+        assert found.shape == (2, 9, 15)
+        gradient = (activation > 0) * kernel[:, index] / (activation.shape[1] * activation.shape[2])
+        for heat, values, slope in zip(found, activation, gradient, strict=True):
+            cam = enlarged(np.maximum((values * slope.mean(axis=(0, 1))).sum(axis=-1), 0), 9, 15)
+            largest = max(largest, cam.max())
+            np.testing.assert_allclose(heat, cam / (cam.max() or 1), atol=1e-4)
+    assert largest > 0
 
 
 @pytest.mark.parametrize("name, size", [("resnet18", 32), ("vgg11", 32), ("small-cnn", 32)])

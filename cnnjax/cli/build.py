@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import optax
+from flax import nnx
 
 from cnnjax import data, formats, losses, models
 from cnnjax.cli.config import Config, DataConfig, ModelConfig, as_dict
@@ -31,7 +32,7 @@ def dataset(config: DataConfig) -> data.Dataset:
     return data.load(config.source, classes=config.classes, per_class=per_class, loading=config.loading, **common)
 
 
-def model(config: ModelConfig, num_classes: int, image_size: tuple[int, int], channels: int, seed: int) -> Any:
+def model(config: ModelConfig, num_classes: int, image_size: tuple[int, int], channels: int, seed: int) -> nnx.Module:
     """A new model for images (height, width) with this many channels. Two classes get one logit."""
     arguments = {
         "num_classes": 1 if num_classes == 2 else num_classes,
@@ -57,7 +58,7 @@ def network(config: Config, dataset: data.Dataset) -> Network:
     found = formats.load(Path(config.train.init_from))
     _check_fits(found, config, dataset)
     # The rate of dropout is the config's.
-    graphdef, _, _ = models.split(create())
+    graphdef, _, _ = models.split(nnx.eval_shape(create))
     origin = {"init_from": {"weights": config.train.init_from, "digest": found.digest}}
     return found.replace(graphdef=graphdef, provenance=origin)
 

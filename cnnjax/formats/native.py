@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
@@ -50,8 +51,14 @@ def checksum(text: str, tensors: dict[str, np.ndarray]) -> str:
 
 def with_arrays(network: Network, tensors: Mapping[str, Array]) -> Network:
     """The network with these arrays, named as in its file, in place of its own."""
+
+    def wrapped(own: Array, new: Array) -> Array:
+        if not jnp.issubdtype(own.dtype, jax.dtypes.prng_key):
+            return new
+        return jax.random.wrap_key_data(new, impl=jax.random.key_impl(own))
+
     params = nested(network.params, tensors, "params/")
-    state = nested(network.model_state, tensors, "model_state/")
+    state = jax.tree.map(wrapped, network.model_state, nested(network.model_state, tensors, "model_state/"))
     normalizer = Normalizer(network.normalizer.kind, *(tensors[f"normalizer/{part}"] for part in PARTS))
     return network.replace(params=params, model_state=state, normalizer=normalizer)
 

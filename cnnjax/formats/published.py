@@ -51,8 +51,8 @@ FILES: dict[str, File] = {
 """The names that `formats.resolve` accepts beside a path.
 
 Keras publishes MD5 sums (keras/src/applications/vgg16.py) and no SHA-256: they detect any damage, and no method is
-known to make another file with the MD5 sum of a given one. torchvision publishes the first eight digits of
-the SHA-256 in the file's name; the other digits are those on which projects that pin the file agree.
+known to make another file with the MD5 sum of a given one. torchvision publishes the first eight digits of the SHA-256
+in the file's name; the other digits are those on which projects that pin the file agree.
 """
 # Simonyan and Zisserman's own parameters: filter 40 of block3_conv3 is the article's. torchvision trained anew.
 FILES["imagenet"] = FILES["imagenet-keras"]

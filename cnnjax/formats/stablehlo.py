@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jax import export
 from jaxtyping import Array
 
+from cnnjax.errors import UserError
 from cnnjax.files import atomic_write
 from cnnjax.formats.native import arrays, save, with_arrays
 from cnnjax.network import Network
@@ -23,7 +24,7 @@ def save_stablehlo(path: str | Path, network: Network) -> None:
 
     images: in [0, 1], of shape (batch, height, width, channels) with any batch. Gradients can be taken. The numbers are
     not in the program: it would hold them twice, for its gradient, and its compilers would need minutes and gigabytes.
-    Raises UserError if a file cannot be written.
+    Raises UserError if a file cannot be written, or a model of another package cannot be exported.
     """
     path = Path(path)
 
@@ -33,6 +34,15 @@ def save_stablehlo(path: str | Path, network: Network) -> None:
     tensors = {name: jax.ShapeDtypeStruct(a.shape, a.dtype) for name, a in arrays(network).items()}
     (batch,) = export.symbolic_shape("batch")
     images = jax.ShapeDtypeStruct((batch, *network.image_shape), jnp.float32)
-    program = export.export(jax.jit(forward), platforms=PLATFORMS)(tensors, images).serialize(vjp_order=1)
+    try:
+        program = export.export(jax.jit(forward), platforms=PLATFORMS)(tensors, images).serialize(vjp_order=1)
+    except Exception as error:
+        if network.config:
+            raise
+        reason = str(error).partition("\n")[0]
+        raise UserError(
+            f"the model cannot be exported for batches of any size ({reason}): in the model, use x.shape[0] instead of "
+            "len(x), and no Python numbers that depend on the batch"
+        ) from error
     save(path.with_name(f"{path.name}.safetensors"), network)
     atomic_write(path, lambda temporary: temporary.write_bytes(program))
