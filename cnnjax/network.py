@@ -1,7 +1,6 @@
 """A network: a model with its parameters and state, and everything that is needed to use it on images."""
 
 import dataclasses
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -9,11 +8,10 @@ from typing import TYPE_CHECKING, cast
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Key
 
-from cnnjax import models
+from cnnjax import checksums, models
 from cnnjax.data.normalize import Normalizer, fit_normalizer, normalize
 from cnnjax.errors import UserError
 from cnnjax.models.functional import ModelState, Output, Params
@@ -128,11 +126,17 @@ class Network:
         found = config() if callable(config) else None
         return found if isinstance(found, dict) and found.get("name") in models.MODELS else None
 
+    @property
+    def model_name(self) -> str:
+        """The model's name in `models.MODELS`, or the name of its class."""
+        name = (self.config or {}).get("name")
+        return str(name) if name else type(without_arrays(self.graphdef)).__name__
+
     @cached_property
     def digest(self) -> str:
         """sha256, in hex, of the parameters and, where there is any, of the model's state. Computed once."""
         state = {f"model_state/{name}": array for name, array in models.flatten(self.model_state).items()}
-        return digest(cast(dict[str, Array], models.flatten(self.params) | state))
+        return checksums.digest(models.flatten(self.params) | state)
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -148,12 +152,10 @@ class Network:
         return new
 
     def __repr__(self) -> str:
-        config = self.config
-        name = config["name"] if config else type(without_arrays(self.graphdef)).__name__
         count = sum(leaf.size for leaf in jax.tree.leaves(self.params))
         size = "×".join(map(str, self.image_shape))
         classes = f"{len(self.class_names)} classes" if self.class_names else "no classes"
-        return f"Network({name}, {count:,} parameters, {size} images, {classes}, normalizer {self.normalizer.kind!r})"
+        return f"Network({self.model_name}, {count:,} parameters, {size} images, {classes}, normalizer {self.normalizer.kind!r})"
 
     def _logits_shape(self) -> tuple[int, ...] | None:
         """The shape of the logits of one image; None where they are not one array."""
@@ -196,23 +198,6 @@ class _Note:
 def without_arrays(graphdef: nnx.GraphDef) -> nnx.Module:
     """The model of a graph definition with its static attributes, but None in place of every array."""
     return nnx.graph.unflatten(graphdef, [None] * graphdef.num_leaves)
-
-
-def digest(arrays: Mapping[str, Array | np.ndarray]) -> str:
-    """sha256, in hex, over the arrays' names, types, shapes and bytes, in the order of their names."""
-    total = hashlib.sha256()
-    for name in sorted(arrays):
-        array = np.asarray(to_numpy(arrays[name]), order="C")
-        total.update(f"{name}:{array.dtype.str}:{array.shape};".encode())
-        total.update(array.reshape(-1).view(np.uint8).data)
-    return total.hexdigest()
-
-
-def to_numpy(array: Array | np.ndarray) -> np.ndarray:
-    """The array on the host; of typed random keys, their data."""
-    if jnp.issubdtype(array.dtype, jax.dtypes.prng_key):
-        array = jax.random.key_data(array)
-    return np.asarray(array)
 
 
 def _image_shape(

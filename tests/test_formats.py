@@ -25,11 +25,11 @@ from oracles import torch_nets, torch_resnet
 from random_networks import random, same
 
 from cnnjax import Network, formats, models
+from cnnjax.checksums import digest
 from cnnjax.data import normalize
 from cnnjax.errors import UserError
 from cnnjax.formats import native
 from cnnjax.formats.architectures import ARCHITECTURES
-from cnnjax.network import digest
 
 # Keras on TensorFlow and NumPy 2 disagree about a keyword.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")

@@ -16,10 +16,10 @@ from random_networks import same
 from safetensors import safe_open
 
 from cnnjax import Network, formats
+from cnnjax.checksums import digest
 from cnnjax.data import normalize
 from cnnjax.errors import UserError
 from cnnjax.formats import native
-from cnnjax.network import digest
 
 SIZE = (16, 16)
 IMAGES = np.random.default_rng(0).integers(0, 256, (6, *SIZE, 3)).astype(np.uint8)

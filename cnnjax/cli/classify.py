@@ -61,7 +61,7 @@ def _classify(
     chosen = {files[i * len(files) // SHOWN] for i in range(SHOWN)} if len(files) > SHOWN else set(files)
     shown: list[Prediction] = []
     read = 0
-    bar = tqdm(predict(network, files, top, batch_size), total=len(files), unit=" images", delay=1.0)
+    bar = tqdm(predict(network, files, top, batch_size), total=len(files), unit=" images", delay=1.0, disable=None)
     try:
         with table.open("w", newline="", encoding="utf8", errors="surrogateescape") as file:
             writer = csv.writer(file)

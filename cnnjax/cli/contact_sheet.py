@@ -68,7 +68,7 @@ def _sheet(classes: tuple[str, ...], count: int, columns: int, image_size: int, 
     height = len(classes) * (rows * step + MARGIN) + MARGIN
     sheet = Image.new("RGB", (round(label + columns * step), height), "white")
     pen = ImageDraw.Draw(sheet)
-    for i, name in enumerate(tqdm(classes, unit="class")):
+    for i, name in enumerate(tqdm(classes, unit="class", disable=None)):
         top = MARGIN + i * (rows * step + MARGIN)
         pen.text((2 * MARGIN, top + image_size // 2), name, "black", font, anchor="lm")
         keys = jax.random.split(jax.random.key(seed), count)

@@ -135,7 +135,7 @@ def _default_layers(network: Network) -> list[str]:
 
 
 def _with_progress(steps: int, draw: Callable[..., list[Image]]) -> list[Image]:
-    with tqdm(total=steps, unit=" steps", delay=0.5) as bar:
+    with tqdm(total=steps, unit=" steps", delay=0.5, disable=None) as bar:
         return draw(bar.update)
 
 

@@ -91,7 +91,7 @@ def build(path: Path, contents: Contents, options: Options) -> Network:
         plan.image_size, model = options.image_size or plan.image_size, options.model
         plan.class_names = options.class_names or plan.class_names
     graphdef, params, model_state = models.split(model)
-    expected = _flatten_abstract(params) | _flatten_abstract(model_state)
+    expected = models.flatten(params) | models.flatten(model_state)
     wanted = {name: leaf for name, leaf in expected.items() if name not in plan.new_arrays}
     narrow = {
         str(plan.tensors[name].dtype) for name, leaf in wanted.items() if is_widened(plan.tensors.get(name), leaf)
@@ -109,12 +109,6 @@ def build(path: Path, contents: Contents, options: Options) -> Network:
         found.channels,
         plan.provenance,
     )
-
-
-def _flatten_abstract(tree: dict[Any, Any]) -> dict[str, Any]:
-    """`models.flatten` of arrays or shapes."""
-    leaves = jax.tree_util.tree_leaves_with_path(tree)
-    return {"/".join(str(key.key) for key in path): leaf for path, leaf in leaves}
 
 
 def _check_inflation(path: Path, contents: Contents) -> None:

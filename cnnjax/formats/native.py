@@ -13,11 +13,12 @@ import numpy as np
 from jaxtyping import Array
 
 from cnnjax import models
+from cnnjax.checksums import digest, digest_of_blocks, to_numpy
 from cnnjax.data.normalize import Normalizer, identity
 from cnnjax.formats import description, safetensors_io, torch_names
 from cnnjax.formats.description import KEY
 from cnnjax.formats.lazy_tensors import Contents, Damaged, Tensor, blocks, read_all
-from cnnjax.network import Network, digest, to_numpy
+from cnnjax.network import Network
 
 PARTS = ("mean", "components", "scales")
 """Of a normalizer."""
@@ -90,7 +91,8 @@ def read(path: Path) -> Iterator[Contents]:
 def _contents(tensors: dict[str, Tensor], metadata: dict[str, str]) -> Contents:
     """What `save` wrote, in this edition or the first, verified to the last bit."""
     text = metadata.get(KEY, "")
-    if metadata.get("sha256") != hashlib.sha256((text + _digest(tensors)).encode()).hexdigest():
+    found = digest_of_blocks((name, t.dtype, t.shape, blocks(t)) for name, t in sorted(tensors.items()))
+    if metadata.get("sha256") != hashlib.sha256((text + found).encode()).hexdigest():
         raise Damaged("its checksum does not hold")
     try:
         fields = json.loads(text)
@@ -107,13 +109,3 @@ def _contents(tensors: dict[str, Tensor], metadata: dict[str, str]) -> Contents:
             raise Damaged(f"{ours} occurs twice")
         named[ours] = tensor._replace(name=ours)
     return Contents("a file of cnnjax", named, [], identity(), fields)
-
-
-def _digest(tensors: dict[str, Tensor]) -> str:
-    """`network.digest` of arrays in a file."""
-    total = hashlib.sha256()
-    for name in sorted(tensors):
-        total.update(f"{name}:{tensors[name].dtype.str}:{tensors[name].shape};".encode())
-        for rows in blocks(tensors[name]):
-            total.update(rows.reshape(-1).view(np.uint8).data)
-    return total.hexdigest()

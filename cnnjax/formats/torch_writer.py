@@ -42,10 +42,9 @@ def save_torchvision(path: str | Path, network: Network) -> None:
 
 def known_architecture(network: Network, function: str) -> Architecture:
     """The table's entry for a network. Raises UserError if its model is of another package."""
-    config = network.config
-    if config is None or config["name"] not in ARCHITECTURES:
+    if network.config is None or network.model_name not in ARCHITECTURES:
         raise UserError(
             f"{function} needs to know the names of the layers, and {network!r} is no model of this package: use "
             "save, or save_stablehlo"
         )
-    return ARCHITECTURES[config["name"]]
+    return ARCHITECTURES[network.model_name]
