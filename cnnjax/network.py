@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, cast
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Key
 
@@ -19,6 +20,7 @@ from cnnjax.models.functional import ModelState, Output, Params
 if TYPE_CHECKING:
     from cnnjax.data.dataset import Dataset
 
+Images = Float[Array | np.ndarray, "batch height width channels"]
 Json = None | bool | int | float | str | Sequence["Json"] | Mapping[str, "Json"]
 
 
@@ -80,16 +82,14 @@ class Network:
         network = cls(graphdef, params, model_state, normalizer, (), shape[:2], shape[2], dict(provenance or {}))
         return network.replace(class_names=_class_names(network._logits_shape(), class_names))
 
-    def __call__(
-        self, images: Float[Array, "batch height width channels"]
-    ) -> tuple[Float[Array, "batch ..."], dict[str, Array]]:
+    def __call__(self, images: Images) -> tuple[Float[Array, "batch ..."], dict[str, Array]]:
         """Logits, and the activations by layer, of images in [0, 1], which are normalized first. Evaluation mode."""
         output = self.apply(images)
         return cast(Array, output.logits), output.activations
 
     def apply(
         self,
-        images: Float[Array, "batch height width channels"],
+        images: Images,
         *,
         train: bool = False,
         keys: Key[Array, " batch"] | None = None,
@@ -101,14 +101,14 @@ class Network:
             self.graphdef,
             self.params,
             self.model_state,
-            normalize(self.normalizer, images),
+            normalize(self.normalizer, jnp.asarray(images)),
             train=train,
             keys=keys,
             axis_name=axis_name,
             perturbations=perturbations,
         )
 
-    def probabilities(self, images: Float[Array, "batch height width channels"]) -> Float[Array, "batch classes"]:
+    def probabilities(self, images: Images) -> Float[Array, "batch classes"]:
         """Probability of each class, for images in [0, 1]. One logit is the second of two classes' (sigmoid)."""
         logits = self(images)[0]
         if logits.shape[1] == 1:
@@ -155,7 +155,8 @@ class Network:
         count = sum(leaf.size for leaf in jax.tree.leaves(self.params))
         size = "×".join(map(str, self.image_shape))
         classes = f"{len(self.class_names)} classes" if self.class_names else "no classes"
-        return f"Network({self.model_name}, {count:,} parameters, {size} images, {classes}, normalizer {self.normalizer.kind!r})"
+        about = f"{self.model_name}, {count:,} parameters, {size} images, {classes}"
+        return f"Network({about}, normalizer {self.normalizer.kind!r})"
 
     def _logits_shape(self) -> tuple[int, ...] | None:
         """The shape of the logits of one image; None where they are not one array."""

@@ -1,6 +1,7 @@
 """Batch normalization (Ioffe & Szegedy 2015) whose running statistics are PyTorch's."""
 
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jax import lax
 from jaxtyping import Array, Float
@@ -32,7 +33,7 @@ class BatchNorm(nnx.BatchNorm):
     def normalize(self, x: Float[Array, "... channels"], *, train: bool) -> tuple[Array, Statistics]:
         """The normalized x, and the running statistics after this call. Changes nothing."""
         running = self.mean[...], self.var[...]
-        wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+        wide = x.astype(np.promote_types(x.dtype, np.float32))
         mean, variance = running
         if train:
             mean, variance, count = self._moments(wide)
