@@ -15,6 +15,7 @@ from jaxtyping import Array, Float, Key
 from cnnjax import checksums, models
 from cnnjax.data.normalize import Normalizer, fit_normalizer, normalize
 from cnnjax.errors import UserError
+from cnnjax.image_size import to_size
 from cnnjax.models.functional import ModelState, Output, Params
 
 if TYPE_CHECKING:
@@ -80,7 +81,7 @@ class Network:
         if class_names is None and dataset is not None:
             class_names = dataset.class_names
         network = cls(graphdef, params, model_state, normalizer, (), shape[:2], shape[2], dict(provenance or {}))
-        return network.replace(class_names=_class_names(network._logits_shape(), class_names))
+        return network.replace(class_names=_class_names(network.logits_shape(), class_names))
 
     def __call__(self, images: Images) -> tuple[Float[Array, "batch ..."], dict[str, Array]]:
         """Logits, and the activations by layer, of images in [0, 1], which are normalized first. Evaluation mode."""
@@ -158,7 +159,7 @@ class Network:
         about = f"{self.model_name}, {count:,} parameters, {size} images, {classes}"
         return f"Network({about}, normalizer {self.normalizer.kind!r})"
 
-    def _logits_shape(self) -> tuple[int, ...] | None:
+    def logits_shape(self) -> tuple[int, ...] | None:
         """The shape of the logits of one image; None where they are not one array."""
         images = jax.ShapeDtypeStruct((1, *self.image_shape), jnp.float32)
         logits = jax.eval_shape(lambda network, images: network(images)[0], self, images)
@@ -220,8 +221,7 @@ def _image_shape(
     if image_size is None or channels is None:
         missing = "image_size" if image_size is None else "channels"
         raise UserError(f"{missing} of the network's images is not known: pass {missing}=..., or a dataset")
-    height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
-    return int(height), int(width), int(channels)
+    return (*to_size(image_size), int(channels))
 
 
 def _class_names(shape: tuple[int, ...] | None, names: Sequence[str] | None) -> tuple[str, ...]:

@@ -124,7 +124,7 @@ def programs():
         way = strategy.make_strategy("jit" if mode == "whole" else mode, BATCH, microbatches=count)
         way = strategy.looped(way)
         config, state = start(SMALL, microbatches=count)
-        resident = jnp.asarray(split.images), jnp.asarray(split.labels)
+        resident = jax.tree.map(jnp.asarray, split)
         fixed = strategy.replicate(way, (jax.random.key(0), normalize.fit_normalizer("mean", split), resident))
         state, sums = strategy.replicate(way, (state, metrics.zeros()))
         rows = (
@@ -178,7 +178,7 @@ def test_a_loop_over_sharded_parts_would_sum_in_every_iteration():
     """Why a mesh's microbatches are written for one device."""
     way, split = strategy.looped(strategy.make_strategy("mesh", BATCH)), data()
     config, state = start(SMALL, microbatches=2)
-    fixed = (jax.random.key(0), normalize.fit_normalizer("mean", split), (split.images, split.labels))
+    fixed = (jax.random.key(0), normalize.fit_normalizer("mean", split), split)
     rows = (np.zeros((2, BATCH), np.int32),) * 2
     program = strategy._program(way, partial(strategy._train, config)).lower(state, metrics.zeros(), fixed, rows)
     assert any(reduced_within_microbatches(program.compile().as_text()))

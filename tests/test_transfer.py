@@ -2,8 +2,6 @@
 
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import jax
@@ -244,37 +242,3 @@ def test_a_base_that_does_not_serve(given, size, names, sentence):
 def test_a_loss_that_is_not_finite(network, features, tmp_path):
     with pytest.raises(UserError, match="no longer finite in step"):
         transfer.fit_head(network, features, optax.sgd(1e30), run_dir=tmp_path / "run", **HEAD)
-
-
-SCRIPT = Path(__file__).parents[1] / "experiments" / "transfer.py"
-
-
-def script(*arguments: str) -> subprocess.CompletedProcess:
-    return subprocess.run([sys.executable, str(SCRIPT), *arguments], capture_output=True, text=True, timeout=600)
-
-
-def test_the_experiment_from_a_folder_of_pictures(tmp_path):
-    """With the shipped VGG16, on pictures of half its side."""
-    for name, split in (("axe", 0), ("shovel", 1)):
-        (tmp_path / "pictures" / name).mkdir(parents=True)
-        for i, image in enumerate(images_and_labels(5, 28).images[split::2]):
-            Image.fromarray(image).save(tmp_path / "pictures" / name / f"{i}.png")
-    flags = ["--run", str(tmp_path / "run"), "--data.source", f"folder:{tmp_path / 'pictures'}", "--data.side", "32"]
-    flags += ["--data.per-class", "8", "--data.eval-per-class", "3", "--seeds", "4"]
-    flags += ["--head-epochs", "2", "--fine-tune-epochs", "1", "--small-epochs", "1"]
-    done = script(*flags)
-    assert done.returncode == 0, done.stderr
-    assert "wrote" in done.stdout and (tmp_path / "run" / "curves.png").stat().st_size > 10_000
-    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
-    place = tmp_path / "run" / "seed-4"
-    assert summary.keys() == {path.name for path in place.iterdir()}
-    for name, found in summary.items():
-        test = json.loads((place / name / "test.json").read_text())
-        assert test["count"] == 6 and found["test accuracy"]["seeds"] == {"4": test["accuracy"]}
-    shipped, tuned = formats.shipped(), formats.load(place / "fine-tune" / "weights.safetensors")
-    assert tuned.side == 32 and tuned.class_names == ("axe", "shovel") and same(tuned.cleaning, shipped.cleaning)
-    moved = {name for name in tuned.params if not same(tuned.params[name], shipped.params.get(name))}
-    assert moved == {name for name in tuned.params if name.startswith(("block5", "fc", "predictions"))}
-    again = script(*flags, "--resume")
-    assert again.returncode == 0 and "features of" not in again.stderr, again.stderr
-    assert json.loads((tmp_path / "run" / "summary.json").read_text()) == summary

@@ -47,6 +47,5 @@ def export(
         print(f"its input is display RGB in 0 to 1, which it normalizes itself ({network_input})")
     else:
         print(f"its input is {network_input}")
-    name = (network.config or {}).get("name", type(network.model()).__name__)
     height, width = network.image_size
-    print(f"wrote {out} ({name}, {height}×{width} pixels): {_USE[to].format(out=str(out))}")
+    print(f"wrote {out} ({network.model_name}, {height}×{width} pixels): {_USE[to].format(out=str(out))}")

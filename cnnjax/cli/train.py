@@ -12,6 +12,7 @@ from cnnjax.cli import build, renamed
 from cnnjax.cli.config import Config, DistributedConfig, as_dict
 from cnnjax.distributed import print_once, run_all_or_raise, run_on_primary
 from cnnjax.errors import UserError
+from cnnjax.files import write_json
 from cnnjax.train import metrics, run_dir
 from cnnjax.train.loop import Result
 
@@ -57,7 +58,7 @@ def train(
         print_once(f"wrote {', '.join(str(place / name) for name in written(place))}")
     if seeds:
         summary = summarize(results)
-        run_on_primary(run_dir.write, folder / "summary.json", summary)
+        run_on_primary(write_json, folder / "summary.json", summary)
         print_once(f"{_table(summary)}\nwrote {folder / 'summary.json'}")
 
 

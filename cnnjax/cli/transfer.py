@@ -13,13 +13,15 @@ from cnnjax.cli.config import Config, DataConfig
 from cnnjax.cli.presets import PRESETS
 from cnnjax.cli.train import prepare
 from cnnjax.errors import UserError
+from cnnjax.files import write_json
 from cnnjax.network import Network
-from cnnjax.train import metrics, run_dir
+from cnnjax.train import metrics
 from cnnjax.train import transfer as transfer_
 from cnnjax.train.loop import Result
 from cnnjax.train.metrics import EpochMetrics
 
 NEW_CLASSES = ("fox", "axe")
+SMALL_STEPS = 50  # steps in an epoch of the small networks
 TITLES = {
     "head": "new head, base frozen",
     "fine-tune": "then block 5 fine-tuned",
@@ -71,7 +73,7 @@ def transfer(
         prepare(Path(config.run), config, resume=resume, fresh=fresh)
     results = _train_all(base, plan, build.dataset(data), resume)
     summary = {name: _summary(found) for name, found in results.items()}
-    run_dir.write(run / "summary.json", summary)
+    write_json(run / "summary.json", summary)
     for name, row in summary.items():
         columns = (f"{column} {value['mean']:.1%} ± {value['deviation']:.1%}" for column, value in row.items())
         print(f"{TITLES[name]:34}" + "   ".join(columns))
@@ -89,8 +91,8 @@ def _configs(base: Network, data: DataConfig, seed: int, folder: Path, epochs: M
         model, images, optimizer = config.model, data, config.optimizer
         if name.startswith("small"):
             batch_size = min(train.batch_size, data.per_class or train.batch_size)
-            train = replace(train, steps_per_epoch=50, batch_size=batch_size, early_stopping_patience=15)
-            warmup_steps = min(optimizer.warmup_steps or 500, train.epochs * 50)
+            train = replace(train, steps_per_epoch=SMALL_STEPS, batch_size=batch_size, early_stopping_patience=15)
+            warmup_steps = min(optimizer.warmup_steps or 500, train.epochs * SMALL_STEPS)
             optimizer = replace(optimizer, warmup_steps=warmup_steps)
         else:
             own = base.config or {}

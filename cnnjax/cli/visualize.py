@@ -39,8 +39,7 @@ def feature_maps(
     make_folder(out)
     network = formats.resolve(weights, include_top)
     if image_size is None:
-        is_vgg = str((network.config or {}).get("name", "")).startswith("vgg")
-        image_size = 150 if is_vgg else network.image_size
+        image_size = 150 if network.model_name.startswith("vgg") else network.image_size
     crop = imagenet.crop(network.class_names)
     pixels = (
         example_image.load_image(Path(image), image_size, crop) if image else example_image.chelsea_face(image_size)

@@ -11,17 +11,6 @@ from cnnjax.errors import UserError
 _CHECKED = 2**24  # numbers checked at a time, so that no second copy of the data is made
 
 
-def to_size(image_size: int | tuple[int, int]) -> tuple[int, int]:
-    """An `image_size` argument, one number for squares or (height, width), as (height, width).
-
-    Raises UserError for sizes below 1.
-    """
-    size = (image_size, image_size) if isinstance(image_size, int | np.integer) else tuple(image_size)
-    if len(size) != 2 or min(size) < 1:
-        raise UserError(f"image_size={image_size} is no image's size: give one positive number, or (height, width)")
-    return int(size[0]), int(size[1])
-
-
 def to_images(images: Any, name: str = "images") -> UInt8[np.ndarray, "n h w c"] | Float32[np.ndarray, "n h w c"]:
     """Images as uint8 or float32 (n, height, width, channels); grey ones (n, height, width) get one channel.
 

@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import ExifTags, Image, UnidentifiedImageError
 
-from cnnjax.data.convert import to_size
+from cnnjax.image_size import to_size
 
 # How to undo each EXIF orientation; 1 is upright.
 _UPRIGHT = {

@@ -6,9 +6,9 @@ import numpy as np
 from jaxtyping import Float, UInt8
 from PIL import Image
 
-from cnnjax.data.convert import to_size
 from cnnjax.data.decode import decode
 from cnnjax.errors import UserError
+from cnnjax.image_size import to_size
 
 CHELSEA = Path(__file__).with_name("chelsea.png")
 CREDIT = "Chelsea the cat, photograph by Stefan van der Walt, CC0; from scikit-image."

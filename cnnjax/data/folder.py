@@ -14,12 +14,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from cnnjax.data.convert import to_size
 from cnnjax.data.dataset import Dataset
 from cnnjax.data.decode import decode
 from cnnjax.data.load_images import Loading, Source, assemble
 from cnnjax.data.splits import SPLIT_NAMES, Selection, choose, split_dataset
 from cnnjax.errors import UserError
+from cnnjax.image_size import to_size
 
 ENDINGS = (".jpg", ".jpeg", ".jfif", ".png", ".webp", ".bmp", ".gif")
 

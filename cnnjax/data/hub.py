@@ -8,11 +8,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from cnnjax.data.convert import to_size
 from cnnjax.data.dataset import Dataset
 from cnnjax.data.load_images import Loading, Source, assemble, brief
 from cnnjax.data.splits import SPLIT_NAMES, ClassSample, Selection, choose, group_by_class, row_of, split_dataset
 from cnnjax.errors import UserError
+from cnnjax.image_size import to_size
 
 
 def from_hub(

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Int64, Integer, UInt8
 
-from cnnjax.data.convert import to_size
 from cnnjax.data.decode import decode
 from cnnjax.errors import UserError
+from cnnjax.image_size import to_size
 
 
 def channel_histogram(images: UInt8[np.ndarray, "*images channels"]) -> Int64[np.ndarray, "channels 256"]:

@@ -16,12 +16,12 @@ from tqdm import tqdm
 
 from cnnjax import distributed
 from cnnjax.data.cache import cached
-from cnnjax.data.convert import to_size
 from cnnjax.data.dataset import ArraySplit, Dataset, Examples, LazySplit, fits_in_memory
 from cnnjax.data.decode import decode
 from cnnjax.data.lazy_images import LazyImages, channel_histogram
 from cnnjax.data.splits import ClassSample, Selection
 from cnnjax.errors import UserError, unknown
+from cnnjax.image_size import to_size
 
 logger = logging.getLogger(__name__)
 

@@ -12,9 +12,9 @@ import numpy as np
 from tqdm import tqdm
 
 from cnnjax.data.cache import cached
-from cnnjax.data.convert import to_size
 from cnnjax.data.dataset import ArraySplit, Dataset, Examples
 from cnnjax.errors import UserError, unknown
+from cnnjax.image_size import to_size
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Key

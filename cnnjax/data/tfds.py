@@ -17,11 +17,11 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from cnnjax.data.convert import to_size
 from cnnjax.data.dataset import Dataset
 from cnnjax.data.load_images import Loading, Source, assemble, brief
 from cnnjax.data.splits import SPLIT_NAMES, ClassSample, Selection, choose, group_by_class, row_of, split_dataset
 from cnnjax.errors import UserError, unknown
+from cnnjax.image_size import to_size
 
 
 def from_tfds(

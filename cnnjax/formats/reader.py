@@ -11,6 +11,7 @@ from cnnjax.errors import UserError
 from cnnjax.formats import keras_reader, native, run_folder, torch_reader
 from cnnjax.formats.build import Options, build
 from cnnjax.formats.lazy_tensors import Contents, Damaged, Refused
+from cnnjax.image_size import to_size
 from cnnjax.network import Network
 
 READABLE = (
@@ -44,7 +45,7 @@ def load(
     kind, or does not fit a network.
     """
     path = Path(path)
-    size = (image_size, image_size) if isinstance(image_size, int) else image_size
+    size = None if image_size is None else to_size(image_size)
     options = Options(include_top, size, tuple(class_names), tuple(new_head), normalizer, model, seed)
     try:
         with _reader(path)(path) as contents:

@@ -136,11 +136,6 @@ def scale_width(units: int, multiplier: float) -> int:
     return max(1, round(units * multiplier))
 
 
-def size_pair(image_size: int | tuple[int, int]) -> tuple[int, int]:
-    """(height, width) of an image size, which may be one number for both."""
-    return (image_size, image_size) if isinstance(image_size, int) else (int(image_size[0]), int(image_size[1]))
-
-
 def size_config(image_size: tuple[int, int]) -> int | list[int]:
     """An image size as JSON has it: one number if height and width are equal."""
     return image_size[0] if image_size[0] == image_size[1] else list(image_size)

@@ -11,6 +11,7 @@ from jax.nn.initializers import variance_scaling
 from jaxtyping import Array, Float, Key
 
 from cnnjax.errors import UserError
+from cnnjax.image_size import to_size
 from cnnjax.models.batch_norm import BatchNorm, Statistics
 from cnnjax.models.layers import (
     Conv,
@@ -21,7 +22,6 @@ from cnnjax.models.layers import (
     promote_to_f32,
     scale_width,
     size_config,
-    size_pair,
 )
 from cnnjax.ops import recompute
 
@@ -118,7 +118,7 @@ class ResNet(nnx.Module):
         if len(num_blocks) != len(CHANNELS):
             raise UserError(f"ResNet has {len(CHANNELS)} stages, so num_blocks={num_blocks} needs as many numbers")
         self.num_blocks, self.bottleneck, self.num_classes = tuple(num_blocks), bottleneck, num_classes
-        self.image_size, self.channels = size_pair(image_size), channels
+        self.image_size, self.channels = to_size(image_size), channels
         self.width_multiplier, self.remat = width_multiplier, remat
         inputs = scale_width(CHANNELS[0], width_multiplier)
         init = variance_scaling(2.0, "fan_out", "normal")

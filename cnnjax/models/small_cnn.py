@@ -7,6 +7,7 @@ from flax import nnx
 from jax.nn.initializers import glorot_uniform
 from jaxtyping import Array, Float, Key
 
+from cnnjax.image_size import to_size
 from cnnjax.models.dropout import dropout
 from cnnjax.models.layers import (
     Conv,
@@ -19,7 +20,6 @@ from cnnjax.models.layers import (
     promote_to_f32,
     scale_width,
     size_config,
-    size_pair,
 )
 
 CHANNELS = (32, 64, 128, 128)
@@ -47,7 +47,7 @@ class SmallCNN(nnx.Module):
         rngs: nnx.Rngs,
     ):
         check_positive("SmallCNN", num_classes=num_classes, channels=channels, width_multiplier=width_multiplier)
-        self.image_size = size_pair(image_size)
+        self.image_size = to_size(image_size)
         check_size("SmallCNN", self.image_size, len(CHANNELS))
         self.num_classes, self.channels, self.width_multiplier = num_classes, channels, width_multiplier
         self.dropout, self.remat = dropout, remat

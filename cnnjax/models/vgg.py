@@ -8,6 +8,7 @@ from flax import nnx
 from jax.nn.initializers import he_normal
 from jaxtyping import Array, Float, Key
 
+from cnnjax.image_size import to_size
 from cnnjax.models.batch_norm import BatchNorm
 from cnnjax.models.dropout import dropout
 from cnnjax.models.layers import (
@@ -21,7 +22,6 @@ from cnnjax.models.layers import (
     promote_to_f32,
     scale_width,
     size_config,
-    size_pair,
 )
 
 CHANNELS = (64, 128, 256, 512, 512)
@@ -58,7 +58,7 @@ class VGG(nnx.Module):
         rngs: nnx.Rngs,
     ):
         check_positive("VGG", num_classes=num_classes, channels=channels, width_multiplier=width_multiplier)
-        self.image_size = size_pair(image_size)
+        self.image_size = to_size(image_size)
         check_size("VGG", self.image_size, len(num_convs))
         self.num_convs, self.num_classes, self.channels = tuple(num_convs), num_classes, channels
         self.width_multiplier, self.dense_units, self.dropout = width_multiplier, dense_units, dropout

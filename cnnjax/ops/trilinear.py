@@ -135,7 +135,7 @@ def _split(a: Array, count: int, axis: int) -> tuple[Array, int]:
 
 def _varying_alike(*operands: Array) -> list[Array]:
     """Within `jax.shard_map`, marks all operands as varying over the same mesh axes, as JAX's own operations do."""
-    each = [_varying_axes(a) for a in operands]
+    each = [varying_axes(a) for a in operands]
     union = frozenset().union(*each)
     return [
         lax.pcast(a, tuple(union - own), to="varying") if own != union else a
@@ -143,11 +143,10 @@ def _varying_alike(*operands: Array) -> list[Array]:
     ]
 
 
-def _varying_axes(a: Array) -> frozenset[str]:
-    type_ = jax.typeof(a)
-    if hasattr(type_, "vma"):  # jax before 0.10
-        return type_.vma
-    return type_.mat.varying if hasattr(type_, "mat") else frozenset()
+def varying_axes(value: Array) -> frozenset[str]:
+    """The axes over which shard_map knows a value to differ; JAX's versions keep them in different places."""
+    kind = jax.typeof(value)
+    return kind.vma if hasattr(kind, "vma") else kind.manual_axis_type.varying
 
 
 _derivative = Primitive(NAME)

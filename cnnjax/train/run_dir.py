@@ -39,7 +39,7 @@ def prepare(folder: Path, settings: Settings, resume: bool) -> None:
             state = "a finished run" if (folder / "test.json").exists() else "an unfinished run"
             raise UserError(f"{folder} holds {state}: continue it with resume=True, or choose another run_dir")
         _compare(saved, settings, folder)
-    write(path, settings)
+    files.write_json(path, dict(settings))
 
 
 def check_shared(folder: Path) -> None:
@@ -48,11 +48,6 @@ def check_shared(folder: Path) -> None:
         raise UserError(
             f"{folder} is not the folder that host 0 writes to: the run_dir must be on a disk that all hosts share"
         )
-
-
-def write(path: Path, values: Settings) -> None:
-    """Write JSON; an interruption leaves the old file. Raises UserError where it cannot be written."""
-    files.write_json(path, dict(values))
 
 
 def clear(folder: Path) -> None:

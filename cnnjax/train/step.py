@@ -21,6 +21,7 @@ from cnnjax import losses, models
 from cnnjax.data.mixup import Mix
 from cnnjax.data.normalize import Normalizer, normalize
 from cnnjax.models import ModelState, Params
+from cnnjax.ops.trilinear import varying_axes
 from cnnjax.train import metrics
 from cnnjax.train.metrics import Metric
 from cnnjax.train.state import TrainState, partition_params, update_average
@@ -166,22 +167,16 @@ def _synchronized(model_state: ModelState, axis: str | None, images: Array) -> M
     """The model state, averaged over devices where it differs. BatchNorm's does not: its statistics are global."""
     if axis is None:
         return model_state
-    checked = bool(_varying_axes(images))  # shard_map tells which values differ between devices; pmap does not
+    checked = bool(varying_axes(images))  # shard_map tells which values differ between devices; pmap does not
 
     def average(leaf: Array) -> Array:
-        if (checked and axis not in _varying_axes(leaf)) or jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        if (checked and axis not in varying_axes(leaf)) or jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
             return leaf
         if jnp.issubdtype(leaf.dtype, jnp.floating):
             return lax.pmean(leaf, axis)
         return lax.pmax(leaf, axis) if checked else leaf
 
     return jax.tree.map(average, model_state)
-
-
-def _varying_axes(value: Array) -> frozenset[str]:
-    """The axes over which shard_map knows a value to differ; JAX's versions keep them in different places."""
-    kind = jax.typeof(value)
-    return kind.vma if hasattr(kind, "vma") else kind.manual_axis_type.varying
 
 
 def _accumulate(

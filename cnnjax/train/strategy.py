@@ -176,7 +176,7 @@ def compile_train_steps(
     rows = np.broadcast_to(np.arange(batch_size, dtype=np.int32), (steps, batch_size))
     positions = shard_batch(strategy, local_shard(strategy, rows))
     streamed = isinstance(split, LazySplit)
-    resident = None if isinstance(split, LazySplit) else (split.images, split.labels)
+    resident = None if streamed else split
     program = _program(strategy, _training(strategy, config))
 
     def arguments(state: TrainState, sums: metrics.Sums, examples: Any) -> tuple:
@@ -221,7 +221,7 @@ def make_evaluator(
                     sums = program(None, sums, fixed, (examples, place(mask)))[1]
                     jax.block_until_ready(sums)  # two calls must not be in flight
             return sums
-        fixed = params, model_state, normalizer, (split.images, split.labels)
+        fixed = params, model_state, normalizer, split
         for some in [rows] if strategy.loop else [tuple(a[i : i + 1] for a in rows) for i in range(len(rows[0]))]:
             sums = program(None, sums, fixed, shard_batch(strategy, some))[1]
             jax.block_until_ready(sums)
@@ -304,7 +304,7 @@ def dispatches_per_epoch(
 
 def _train(config: StepConfig, state: TrainState, sums: Any, fixed: Any, row: Any, axis: str | None = None) -> Any:
     (key, normalizer, resident), (examples, positions) = fixed, row
-    images, labels = _examples(resident, examples)
+    images, labels = examples if resident is None else sampling.gather(resident, examples)
     state, more = train_step(config, state, Batch(images, labels, positions), key, normalizer, axis)
     return state, metrics.add(sums, more)
 
@@ -327,17 +327,8 @@ def _by_device(strategy: Strategy, step: Callable[..., Any], microbatches: int =
 
 def _evaluate(config: StepConfig, nothing: None, sums: Any, fixed: Any, row: Any, axis: str | None = None) -> Any:
     (params, model_state, normalizer, resident), (examples, mask) = fixed, row
-    images, labels = _examples(resident, examples)
+    images, labels = examples if resident is None else sampling.gather(resident, examples)
     return nothing, metrics.add(sums, eval_step(config, params, model_state, images, labels, mask, normalizer, axis))
-
-
-def _examples(resident: tuple[Array, Array] | None, examples: Any) -> tuple[Array, Array]:
-    """Of a resident split the images and labels at the indices `examples`; a streamed one's are given as they are."""
-    if resident is None:
-        images, labels = examples
-        return images, labels
-    images, labels = (array.at[examples].get(mode="promise_in_bounds") for array in resident)
-    return images, labels
 
 
 def _program(strategy: Strategy, step: Callable[..., Any]) -> Any:

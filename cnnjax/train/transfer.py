@@ -5,7 +5,6 @@ image once, and what they compute (the bottleneck features) trains the dense lay
 block trained too at a small learning rate, is an ordinary `fit` of the resulting network with `freeze`.
 """
 
-import json
 from functools import cache
 from pathlib import Path
 from typing import Any, cast
@@ -24,8 +23,9 @@ from cnnjax.data.dataset import ArraySplit, Dataset, LazySplit, as_split
 from cnnjax.errors import UserError
 from cnnjax.models import VGG, Params
 from cnnjax.network import Network
-from cnnjax.train import loop, run_dir, strategy
+from cnnjax.train import loop, strategy
 from cnnjax.train.step import to_float01
+from cnnjax.train.training import save_network
 
 BATCH = 64  # images at a time through the convolutions
 HEAD = ("fc1", "fc2", "predictions")
@@ -54,9 +54,9 @@ class Head(nnx.Module):
 
 def check_base(base: Network, image_size: tuple[int, int]) -> None:
     """Raises UserError for a base that is no VGG, or whose whitening does not fit images of this size."""
-    if not str((base.config or {}).get("name", "")).startswith("vgg"):
-        name = (base.config or {}).get("name", type(base.model()).__name__)
-        raise UserError(f"the weights are those of a {name}: give those of a VGG, whose convolutions can be kept")
+    if base.config is None or not base.model_name.startswith("vgg"):
+        kept = "give those of a VGG, whose convolutions can be kept"
+        raise UserError(f"the weights are those of a {base.model_name}: {kept}")
     if base.normalizer.kind == "zca" and image_size != base.image_size:
         height, width = base.image_size
         raise UserError(f"the weights whiten images of {height}×{width} pixels: use image_size={height}")
@@ -102,20 +102,19 @@ def extract_features(network: Network, dataset: loop.DatasetLike, *, mirrored: b
     alone, so networks with other dense layers can share them.
     """
     way = strategy.make_strategy("auto", jax.device_count())
-    # No feature depends on the dense layers; the model needs some.
-    fixed = network.replace(params=_body(network.params) | jax.tree.map(jnp.zeros_like, _head(network.params)))
 
     def features(fixed: tuple[Network, Array], images: Array) -> Array:
-        network, flip = fixed
+        whole, flip = fixed
         images = to_float01(images)
-        return network(jnp.where(flip, images[:, :, ::-1], images))[1]["flatten"]
+        return whole(jnp.where(flip, images[:, :, ::-1], images))[1]["flatten"]
 
     compute = strategy.make_batched_map(way, features, BATCH)
 
     def of(split: ArraySplit | LazySplit, name: str, flips: tuple[bool, ...] = (False,)) -> ArraySplit:
         shown = {"desc": f"features of {name} images", "unit": " images", "delay": 1.0}
         with tqdm(total=len(split) * len(flips), disable=not distributed.is_primary(), **shown) as bar:
-            values = [compute(strategy.replicate(way, (fixed, jnp.asarray(flip))), split, bar.update) for flip in flips]
+            shown_to = [strategy.replicate(way, (network, jnp.asarray(flip))) for flip in flips]
+            values = [compute(fixed, split, bar.update) for fixed in shown_to]
         found = np.concatenate([np.asarray(value)[:, None, None, :] for value in values])
         return ArraySplit(found, np.tile(np.asarray(split.labels), len(flips)))
 
@@ -134,36 +133,17 @@ def fit_head(
 
     `options` are those of `fit`. The weights in `run_dir` are the whole network's, too.
     """
-    folder = options.get("run_dir")
-    if folder is not None and options.get("resume") and (done := _finished(Path(folder), options)) is not None:
-        return done
     head = Network.create(Head(cast(VGG, network.model())), features, normalizer=normalize.identity())
     head = head.replace(provenance=dict(network.provenance))
     result = loop.fit(head, features, optimizer, **options)
+    if result.network.config is not None:  # an earlier call finished this run: it left the whole network
+        return result
     params = _body(network.params) | result.network.params
     whole = network.replace(params=params, provenance=dict(result.network.provenance))
-    if folder is not None:
-        distributed.run_on_primary(loop.save_network, Path(folder) / "weights.safetensors", whole)
+    if (folder := options.get("run_dir")) is not None:
+        distributed.run_on_primary(save_network, Path(folder) / "weights.safetensors", whole)
     return result._replace(network=whole)
-
-
-def _finished(folder: Path, options: dict[str, Any]) -> loop.Result | None:
-    """What a finished run of the head left; None if there is none, or it was stopped before the last file."""
-    history = run_dir.finished(folder, options.get("epochs", 1), options.get("early_stopping_patience", 0))
-    if history is None:
-        return None
-    from cnnjax import formats  # only a finished run is read
-
-    try:
-        whole = formats.load(folder / "weights.safetensors")
-    except UserError:
-        return None
-    return loop.Result(history, whole, json.loads((folder / "test.json").read_text()))
 
 
 def _body(params: Params) -> Params:
     return {name: leaves for name, leaves in params.items() if name not in HEAD}
-
-
-def _head(params: Params) -> Params:
-    return {name: leaves for name, leaves in params.items() if name in HEAD}

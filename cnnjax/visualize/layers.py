@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from cnnjax import models
 from cnnjax.errors import UserError, unknown
+from cnnjax.image_size import to_size
 from cnnjax.network import Network
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -50,11 +51,9 @@ def at_image_size(network: Network, image_size: int | tuple[int, int] | None) ->
     """
     if image_size is None:
         return network
-    size = (image_size, image_size) if isinstance(image_size, int) else (int(image_size[0]), int(image_size[1]))
+    size = to_size(image_size)
     if size == network.image_size:
         return network
-    if min(size) < 1:
-        raise UserError(f"image_size={size[0]}×{size[1]} must be positive")
     model = network.model()
     if isinstance(model, models.VGG) and model.include_top:
         model.include_top = False
@@ -62,7 +61,7 @@ def at_image_size(network: Network, image_size: int | tuple[int, int] | None) ->
         network = network.replace(graphdef=graphdef, class_names=())
     changed = network.replace(image_size=size)
     try:
-        changed._logits_shape()
+        changed.logits_shape()
     except Exception as error:  # what a model raises for a shape that its layers do not take can be anything
         height, width = network.image_size
         raise UserError(

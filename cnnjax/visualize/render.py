@@ -212,11 +212,10 @@ def _choose_recipe(
 def _shared_facts(plan: Plan, digest: str, replaced: dict[str, object]) -> dict[str, Json]:
     """Provenance that all images of one call have in common."""
     network = plan.network
-    config = network.config
     changed = [name for name, value in replaced.items() if value is not None]
     return {
         "weights": digest,
-        "model": config["name"] if config else type(network.model()).__name__,
+        "model": network.model_name,
         "image_size": list(network.image_size),
         "recipe": plan.recipe.name,
         **({"replaced": changed} if changed else {}),

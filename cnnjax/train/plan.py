@@ -1,0 +1,143 @@
+"""What is fixed before a run's first step: the arguments of `fit`, and what follows from them."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Literal
+
+import optax
+
+from cnnjax import losses, models
+from cnnjax.data import sampling
+from cnnjax.data.dataset import ArraySplit, Dataset, LazySplit, as_split
+from cnnjax.data.mixup import Mix
+from cnnjax.errors import UserError
+from cnnjax.network import Network
+from cnnjax.train import metrics, run_dir, state, strategy
+from cnnjax.train.metrics import EpochMetrics, Metric
+from cnnjax.train.progress import OnProgress
+from cnnjax.train.run_dir import Settings
+from cnnjax.train.step import Augmentation, StepConfig
+from cnnjax.train.strategy import Strategy
+
+Callback = Callable[[EpochMetrics], object]
+"""Called with every epoch's metrics, a plain dict of numbers: `print`, `wandb.log`, `mlflow.log_metrics`."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """The keyword arguments of `fit`."""
+
+    loss: losses.LossFunction
+    epochs: int
+    batch_size: int
+    steps_per_epoch: int | None
+    seed: int
+    augment: Augmentation | None
+    mix: Mix | None
+    metrics: Mapping[str, Metric] | None
+    ema: float | None
+    freeze: Sequence[str]
+    precision: Literal["float32", "bfloat16"]
+    microbatches: int
+    remat: bool
+    strategy: str
+    run_dir: str | Path | None
+    resume: bool
+    config: Settings | None
+    provenance: Settings | None
+    early_stopping_patience: int
+    checkpoint_every_steps: int
+    dispatches_per_epoch: int
+    workers: int
+    callbacks: Sequence[Callback]
+    on_progress: OnProgress | None
+    tensorboard: bool
+    profile_steps: int
+
+    def __post_init__(self) -> None:
+        least = {"epochs": 1, "batch_size": 1, "microbatches": 1}
+        least |= dict.fromkeys(("early_stopping_patience", "checkpoint_every_steps", "dispatches_per_epoch"), 0)
+        least |= dict.fromkeys(("workers", "profile_steps"), 0)
+        for name, minimum in least.items():
+            if getattr(self, name) < minimum:
+                raise UserError(f"{name}={getattr(self, name)} must be at least {minimum}")
+        if self.steps_per_epoch is not None and self.steps_per_epoch < 1:
+            raise UserError(f"steps_per_epoch={self.steps_per_epoch} must be at least 1, or None")
+        if self.precision not in ("float32", "bfloat16"):
+            raise UserError(f"precision={self.precision!r} must be 'float32' or 'bfloat16'")
+        if self.ema is not None and not 0 <= self.ema < 1:
+            raise UserError(f"ema={self.ema} must be in [0, 1)")
+        if (self.tensorboard or self.profile_steps) and self.run_dir is None:
+            raise UserError("tensorboard and profile_steps need a run_dir to write to")
+
+    def settings(self) -> Settings:
+        """What config.json records: the caller's settings, or these."""
+        if self.config is not None:
+            return self.config
+        names = ("epochs", "batch_size", "steps_per_epoch", "seed", "ema", "precision", "microbatches", "remat")
+        plain = {name: getattr(self, name) for name in names}
+        return plain | {"freeze": list(self.freeze), "loss": repr(self.loss), "augment": repr(self.augment)}
+
+
+@dataclass
+class Plan:
+    """One call of `fit`; its settings are checked when they are first asked for."""
+
+    network: Network
+    dataset: Dataset
+    tx: optax.GradientTransformation
+    options: Options
+
+    @cached_property
+    def folder(self) -> Path | None:
+        return None if self.options.run_dir is None else Path(self.options.run_dir)
+
+    @cached_property
+    def train_split(self) -> ArraySplit | LazySplit:
+        return as_split(self.dataset.train)
+
+    @cached_property
+    def valid_split(self) -> ArraySplit | LazySplit:
+        return as_split(self.dataset.valid)
+
+    @cached_property
+    def steps(self) -> int:
+        """Steps in an epoch."""
+        return sampling.steps_per_epoch(self.options.steps_per_epoch, self.options.batch_size, len(self.train_split))
+
+    @cached_property
+    def strategy(self) -> Strategy:
+        chosen = self.options
+        return strategy.make_strategy(chosen.strategy, chosen.batch_size, microbatches=chosen.microbatches)
+
+    @cached_property
+    def step_config(self) -> StepConfig:
+        options, network = self.options, self.network
+        graphdef = network.graphdef
+        if options.remat:
+            graphdef = models.with_remat(graphdef, network.params, network.model_state, True)
+        found = {"accuracy": metrics.accuracy} if _classifies(network, self.train_split) else {}
+        return StepConfig(
+            graphdef,
+            self.tx,
+            options.loss,
+            found | dict(options.metrics or {}),
+            num_classes=max(2, len(network.class_names)),
+            augment=options.augment,
+            mix=options.mix,
+            ema=options.ema,
+            precision=options.precision,
+            cast_params=options.precision != "float32" and not getattr(network.model(), "casts_parameters", False),
+            microbatches=options.microbatches,
+            frozen=state.frozen_layers(options.freeze, network.params),
+        )
+
+    def is_complete(self, history: list[EpochMetrics]) -> bool:
+        return run_dir.is_complete(history, self.options.epochs, self.options.early_stopping_patience)
+
+
+def _classifies(network: Network, split: ArraySplit | LazySplit) -> bool:
+    """Whether accuracy means something: the labels are classes, or distributions over them."""
+    return bool(network.class_names) and split.labels.ndim <= 2

@@ -1,0 +1,260 @@
+"""The epochs of a run: feed, step, evaluate, record, checkpoint, stop, resume."""
+
+import itertools
+import math
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from cnnjax import distributed, models
+from cnnjax.data import prefetch, sampling
+from cnnjax.data.dataset import ArraySplit, LazySplit, as_split
+from cnnjax.errors import Preempted, UserError
+from cnnjax.files import write_json
+from cnnjax.network import Network
+from cnnjax.train import metrics, preemption, state, strategy
+from cnnjax.train.checkpoint import Checkpoints, MemoryCheckpoints
+from cnnjax.train.metrics import EpochMetrics
+from cnnjax.train.plan import Plan
+from cnnjax.train.profiling import Profiler
+from cnnjax.train.progress import Progress
+from cnnjax.train.state import TrainState
+from cnnjax.train.strategy import TrainSteps
+
+EVAL_BATCH = 64
+
+
+class Result(NamedTuple):
+    """What a run returns: one dict of numbers an epoch, the best epoch's network, its metrics on the test split."""
+
+    history: list[EpochMetrics]
+    network: Network
+    test: dict[str, float]
+
+
+class Training:
+    """A run from its last checkpoint, or its start, to its end. `opened` closes what it opens."""
+
+    def __init__(self, plan: Plan, checkpoints: Checkpoints | MemoryCheckpoints, opened: ExitStack) -> None:
+        self.plan, self.options, self.folder, self.checkpoints = plan, plan.options, plan.folder, checkpoints
+        self.opened, self.strategy, self.steps = opened, plan.strategy, plan.steps
+        self.terminated = opened.enter_context(preemption.watch_sigterm())
+        config, network = plan.step_config, plan.network
+        self.config = config
+        self.state = state.create_state(
+            network.params, network.model_state, config.tx, config.frozen, ema=config.ema is not None
+        )
+        self.sums = metrics.zeros(("loss", *config.metrics))
+        self.history: list[EpochMetrics] = []
+        if checkpoints.latest is not None:
+            self.state, self.sums, self.history = checkpoints.load(self.state, self.sums)
+        self.step = int(self.state.step)
+        self.normalizer = network.normalizer
+        eval_batch = max(plan.options.batch_size // config.microbatches, EVAL_BATCH)
+        self.evaluate = strategy.make_evaluator(self.strategy, config, eval_batch)
+
+    def run(self) -> Result:
+        """Train the epochs that are left, then test the best one's parameters."""
+        if self.folder is not None:
+            distributed.run_on_primary(_begin, self.folder, self.history)
+        self.state, self.sums, self.normalizer = strategy.replicate(
+            self.strategy, (self.state, self.sums, self.normalizer)
+        )
+        options = self.options
+        self.progress = Progress(options.epochs, self.steps, options.batch_size, self.step, options.on_progress)
+        try:
+            with _as_sentences(self.folder, self.checkpoints):
+                self._train_epochs()
+        except KeyboardInterrupt:
+            if self.folder is not None:
+                print(
+                    f"\n{self.folder} keeps its {len(self.history)} finished epochs: continue with resume=True",
+                    file=sys.stderr,
+                )
+            raise
+        finally:
+            self.progress.close()
+        return self._finish()
+
+    def _train_epochs(self) -> None:
+        log = self._logger()
+        if self.plan.is_complete(self.history):
+            return
+        train_epoch = self._compile_epoch()
+        valid = strategy.replicate_split(self.strategy, self.plan.valid_split)
+        while not self.plan.is_complete(self.history):
+            started = time.perf_counter()
+            row = train_epoch()
+            sums = self.evaluate(*self._evaluated(self.state), self.normalizer, valid)
+            row |= self._means("valid", sums)
+            self.history = [*self.history, row | {"seconds": time.perf_counter() - started}]
+            self.sums = strategy.replicate(self.strategy, metrics.zeros(("loss", *self.config.metrics)))
+            self.checkpoints.save(self.state, self.sums, self.history)
+            distributed.run_on_primary(log, self.history[-1])
+            self.progress.epoch(self.history[-1])
+            self._between_calls()
+
+    def _evaluated(self, state: TrainState) -> tuple[models.Params, models.ModelState]:
+        return (state.params, state.model_state) if state.ema is None else (state.ema.params, state.ema.model_state)
+
+    def _compile_epoch(self) -> Callable[[], EpochMetrics]:
+        """A function that trains to the end of the running epoch and returns the training part of its metrics."""
+        self.progress.describe("compiling")
+        options, batch = self.options, self.options.batch_size
+        order_key, step_key = jax.random.split(jax.random.key(options.seed))
+        if options.dispatches_per_epoch:
+            self.strategy = strategy.looped(self.strategy)
+        split = strategy.replicate_split(self.strategy, self.plan.train_split)
+        calls = strategy.dispatches_per_epoch(self.strategy, options.dispatches_per_epoch, split, self.steps, batch)
+        # A run that was stopped within an epoch may continue with other calls: theirs must end with the epoch too.
+        length = math.gcd(self.steps // calls, self.step)
+        key = strategy.replicate(self.strategy, step_key)
+        arguments = self.config, self.state, key, self.normalizer, split, length, batch
+        compiled = strategy.compile_train_steps(self.strategy, *arguments)
+        examples = self._examples(order_key, split, length)
+        profiler = self.opened.enter_context(Profiler(self.folder, options.profile_steps))
+        return partial(self._train_epoch, compiled, examples, length, profiler)
+
+    def _examples(self, key: jax.Array, split: ArraySplit | LazySplit, length: int) -> Iterator[Any]:
+        """What each call from the current step on is given."""
+        batch = self.options.batch_size
+        if isinstance(split, LazySplit):
+            part = strategy.host_part(self.strategy)
+            rows = prefetch.Order(sampling.key_data(key), len(split), batch, self.step, part)
+            place = partial(strategy.shard_batch, self.strategy)
+            stream = prefetch.prefetch_batches(split, rows, self.options.workers, length, place)
+            return self.opened.enter_context(stream)
+        return (
+            sampling.example_indices(key, first * batch, length * batch, len(split)).reshape(length, batch)
+            for first in itertools.count(self.step, length)
+        )
+
+    def _train_epoch(
+        self, compiled: TrainSteps, examples: Iterator[Any], length: int, profiler: Profiler
+    ) -> EpochMetrics:
+        started, begin, epoch = time.perf_counter(), self.step, len(self.history)
+        batch, last = self.options.batch_size, (epoch + 1) * self.steps
+        self.progress.describe(f"epoch {epoch + 1}/{self.options.epochs}")
+        # One call may wait behind the running one, so that a device need not wait for Python. On several hosts none
+        # does: the hosts talk to each other between the calls.
+        ahead = not distributed.is_multi_process()
+        while self.step < last:
+            before = self.sums
+            self.state, self.sums = compiled(self.state, self.sums, next(examples))
+            self.step += length
+            row = self._check(before if ahead else self.sums, epoch)
+            rate = (self.step - begin) * batch / (time.perf_counter() - started)
+            self.progress.steps(length, row | {"images_per_second": rate})
+            profiler.step(length)
+            self._between_calls()
+        row = self._check(self.sums, epoch)
+        rate = (last - begin) * batch / (time.perf_counter() - started) if last > begin else 0.0
+        return {"epoch": epoch + 1, "step": last, **row, "images_per_second": rate}
+
+    def _check(self, sums: metrics.Sums, epoch: int) -> dict[str, float]:
+        """The running epoch's means; waits for them. Raises FloatingPointError once the loss is not finite."""
+        row = self._means("train", sums)
+        if not math.isfinite(row["train_loss"]):
+            step = epoch * self.steps + int(sums["finite"]) + 1
+            raise FloatingPointError(
+                f"the training loss is no longer finite in step {step} (epoch {epoch + 1}): lower the learning rate"
+            )
+        return row
+
+    def _means(self, name: str, sums: metrics.Sums) -> dict[str, float]:
+        found = metrics.compute(sums)  # in alphabetical order, as jit returns dicts
+        return {f"{name}_{key}": found[key] for key in ("loss", *self.config.metrics)}
+
+    def _between_calls(self) -> None:
+        """Save where a checkpoint is due or SIGTERM came to any host; then stop."""
+        every, stop = self.options.checkpoint_every_steps, distributed.any_process(self.terminated())
+        since = self.step - self.checkpoints.step
+        if since > 0 and (stop or (self.step % self.steps and 0 < every <= since)):
+            self.checkpoints.save(self.state, self.sums, self.history)
+        if stop:
+            self.checkpoints.wait()
+            kept = f"{self.folder} keeps all {self.step} steps: continue with resume=True"
+            raise Preempted(f"stopped by SIGTERM: {kept if self.folder else self.checkpoints.describe()}")
+
+    def _finish(self) -> Result:
+        """Test the best epoch's parameters and write what a finished run leaves."""
+        network = self.plan.network
+        best, row = self.checkpoints.load_best(self.state, self.history)
+        params, model_state = jax.tree.map(jnp.asarray, self._evaluated(best))
+        split = distributed.run_all_or_raise(lambda: as_split(self.plan.dataset.test))
+        params_, state_ = strategy.replicate(self.strategy, (params, model_state))
+        sums = self.evaluate(params_, state_, self.normalizer, strategy.replicate_split(self.strategy, split))
+        test = metrics.compute(sums) | {"count": len(split), "epoch": row["epoch"]}
+        notes = {"config": dict(self.options.settings()), "best": row, "test": test, **(self.options.provenance or {})}
+        notes["seconds"] = sum(row["seconds"] for row in self.history)
+        notes["data"] = self.plan.dataset.provenance
+        trained = network.replace(params=params, model_state=model_state, provenance=dict(network.provenance) | notes)
+        if self.folder is not None:
+            distributed.run_on_primary(save_network, self.folder / "weights.safetensors", trained)
+            distributed.run_on_primary(_draw_curves, self.folder / "curves.png", self.history)
+            distributed.run_on_primary(write_json, self.folder / "test.json", test)
+        self._between_calls()
+        return Result(self.history, trained, test)
+
+    def _logger(self) -> Callable[[EpochMetrics], None]:
+        """What records an epoch: metrics.jsonl, the callbacks and, where wanted, TensorBoard's events."""
+        folder, first = self.folder, len(self.history) * self.steps
+        wanted = folder is not None and self.options.tensorboard and distributed.is_primary()
+        write = metrics.tensorboard(folder / "tensorboard", first) if folder is not None and wanted else None
+
+        def log(row: EpochMetrics) -> None:
+            if folder is not None:
+                metrics.append(folder / "metrics.jsonl", row)
+            for function in (*([write] if write else []), *self.options.callbacks):
+                function(dict(row))
+
+        return log
+
+
+@contextmanager
+def _as_sentences(folder: Path | None, checkpoints: Checkpoints | MemoryCheckpoints) -> Iterator[None]:
+    """What can go wrong while training, as UserErrors that say what is kept."""
+    try:
+        yield
+    except FloatingPointError as error:
+        with suppress(UserError):
+            checkpoints.wait()
+        raise UserError(f"{error}; {checkpoints.describe()}") from None
+    except OSError as error:
+        if folder is None:
+            raise
+        raise UserError(
+            f"{folder} cannot be written ({error.strerror or error}): free some space and continue with resume=True"
+        ) from error
+    except jax.errors.JaxRuntimeError as error:
+        if not distributed.is_multi_process():
+            raise
+        reason = str(error).strip().splitlines()[0][:150]
+        raise UserError(
+            f"the hosts lost each other ({reason}): {checkpoints.describe()}; start all again with resume=True"
+        ) from error
+
+
+def save_network(path: Path, network: Network) -> None:
+    """Write a network in this package's format."""
+    from cnnjax.formats.native import save
+
+    save(path, network)
+
+
+def _begin(folder: Path, history: list[EpochMetrics]) -> None:
+    (folder / "test.json").unlink(missing_ok=True)  # its presence means that the run is finished
+    metrics.rewrite(folder / "metrics.jsonl", history)
+
+
+def _draw_curves(path: Path, history: list[EpochMetrics]) -> None:
+    from cnnjax import figures  # matplotlib takes a second to import
+
+    figures.curves({"": history}, path)
