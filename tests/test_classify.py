@@ -229,7 +229,7 @@ def test_bad_input_is_one_sentence(folder, weights, tmp_path, capsys):
     out = ("--out", tmp_path / "out", "--weights", weights)
     assert "no image was named" in sentence(capsys, *out)
     assert "there is no image missing.png: give the path" in sentence(capsys, "missing.png", *out)
-    assert re.search(r"the folder .*empty holds no images \(\.jpg", sentence(capsys, tmp_path / "empty", *out))
+    assert re.search(r"the folder .*empty contains no images \(\.jpg", sentence(capsys, tmp_path / "empty", *out))
     none = sentence(capsys, folder / "broken.jpg", folder / "notes.txt", *out)
     assert "none of the 2 files could be read as an image" in none
     assert re.search("--top.0 must be at least 1", sentence(capsys, folder, "--top", 0, *out))

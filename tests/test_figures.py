@@ -147,7 +147,9 @@ def test_heat_maps_lie_over_their_images(tmp_path):
     heat[:, 8:] = 1.0
     mixed = figures.overlays.overlay(grey, heat)
     assert mixed.shape == (12, 16, 3) and mixed[0, 0].max() < 0.25 and mixed[0, -1].min() > 0.5
-    shades = [figures.overlays.overlay(np.full((1, 1, 1), value, np.uint8), [[0.3]])[0, 0] for value in (0, 255)]
+    shades = [
+        figures.overlays.overlay(np.full((1, 1, 1), value, np.uint8), np.array([[0.3]]))[0, 0] for value in (0, 255)
+    ]
     np.testing.assert_allclose(shades[1] - shades[0], 0.4)
     check(figures.heat_overlay([grey] * 5, [heat] * 5, list("abcde"), tmp_path / "heat.png"))
     narrow = figures.heat_overlay([np.uint8(grey * 255)[..., :1]], [heat], (), tmp_path / "one.png")

@@ -18,6 +18,7 @@ from cnnjax.models.layers import Conv
 from cnnjax.ops import conv, recompute
 from cnnjax.train import loop, metrics, optimizers, step, strategy
 from cnnjax.train.state import TrainState, create_state
+from cnnjax.train.training import EVAL_BATCH
 
 SIDE, BATCH, STEPS, SIZE, CLASSES = 32, 32, 50, 96, 3
 SMALL = {"name": "small-cnn", "width_multiplier": 0.25}
@@ -298,7 +299,7 @@ def test_a_run_trains_and_evaluates_as_its_arguments_say(tmp_path, monkeypatch):
     assert (config.precision, config.microbatches, config.cast_params) == ("bfloat16", 4, False)
     assert nnx.merge(config.graphdef, network.params, network.model_state).remat
     # No more images at a time than training takes, if that is enough.
-    assert seen["evaluated"] == loop.EVAL_BATCH
+    assert seen["evaluated"] == EVAL_BATCH
     with pytest.raises(UserError, match="microbatches=5 does not divide the 96 images"):
         options["microbatches"] = 5
         loop.fit(network, dataset, optimizers.create("adam", 1e-3), run_dir=tmp_path / "other", **options)

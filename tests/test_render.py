@@ -213,8 +213,8 @@ def test_many_calls_share_a_program_and_leave_nothing_behind():
         draw(0.1, float(number), number)
     assert compiled_programs() == programs and len(jax.live_arrays()) == arrays
     draw(0.2, 1.0, 0)
-    more = [now - before for now, before in zip(compiled_programs(), programs, strict=True)]
-    assert more[0] == 1 and more[1] <= 1 and more[2] == 0  # another optimizer is another program
+    # Another optimizer is another program of the steps, and of nothing else.
+    assert compiled_programs() == [programs[0] + 1, *programs[1:]]
 
 
 def test_a_batch_is_one_convolution_a_layer_and_deeper_layers_are_dropped():
@@ -306,13 +306,14 @@ def test_the_articles_recipes_are_the_articles():
 
 @pytest.mark.parametrize("name", recipes.RECIPES)
 def test_recipes_draw_what_the_first_edition_drew(name):
-    """Its images of the bundled network, commit 8b98736: 4 and 3 steps, seed 3, block3_conv2 at 48² or classes at 64².
+    """Its images of the bundled network, commit 8b98736, seed 3: filters of block3_conv2 at 48², classes at 64².
 
-    More steps, or deeper layers, would not compare: there, noise of 1e-6 on the first image already changes the last.
-    So does, for the classes, the rounding of the convolutions, which are computed by other operations since then.
+    More steps, or deeper layers, would not compare: there, noise of 1e-6 on the first image or on the weights already
+    changes the last image. The classes of the recipe of that name have that after 3 steps.
     """
     network, recipe = formats.load_bundled(), recipes.RECIPES[name]
-    stages = tuple(dataclasses.replace(stage, steps=n) for stage, n in zip(recipe.stages, (4, 3), strict=True))
+    steps = (2, 2) if name == "classes" else (4, 3)
+    stages = tuple(dataclasses.replace(stage, steps=n) for stage, n in zip(recipe.stages, steps, strict=True))
     recipe = dataclasses.replace(recipe, stages=stages)
     if "classes" in name:
         images = visualize.render_classes(network, ["rabbit", "lamp"], recipe=recipe, seed=3)
@@ -322,8 +323,7 @@ def test_recipes_draw_what_the_first_edition_drew(name):
         values = dict(zip([key for key in first if key != "values"], first["values"], strict=True))
         for number, image in enumerate(images):
             difference = np.abs(image.pixels - first[f"{name}/{number}"].astype(int))
-            mean, most = (6, 20) if name == "classes" else (0.5, 1)
-            assert difference.mean() < mean and np.quantile(difference, 0.95) <= most
+            assert difference.mean() < 0.5 and np.quantile(difference, 0.95) <= 1
             before, after = values[f"{name}/{number}"]
             assert image.provenance["activation_before"] == pytest.approx(before, rel=1e-4)
             assert image.provenance["activation_after"] == pytest.approx(after, rel=0.03)
@@ -444,7 +444,7 @@ class Clipped:
 @pytest.mark.parametrize("channels, num_classes", [(1, 3), (3, 1)])
 def test_a_model_of_flax_layers_grey_oblong_and_sigmoid(channels, num_classes, tmp_path):
     network = tiny.flax(tiny.Plain(channels, num_classes, rngs=nnx.Rngs(0)), (10, 14), channels)
-    clipped, plain = Clipped(), Recipe("plain", (Stage(40, (), lp=0.0),))
+    clipped, plain = Clipped(), Recipe("plain", (Stage(12, lp=0.0),))
 
     def draw(objective, image_size):
         image = visualize.render(network, objective, recipe=plain, image_size=image_size, parameterization=clipped)[0]

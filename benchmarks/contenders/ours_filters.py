@@ -31,7 +31,7 @@ CLIMB = RECIPE.stages[0]
 def look(problem: ascent.Problem, state: ascent.State) -> tuple[jax.Array, jax.Array]:
     """The best images so far as uint8, and their activations without jitter."""
     images = jax.vmap(functools.partial(to_uint8, Pixels()))(problem.images(state.best_params))
-    return images, ascent.measure(problem, images)[0]
+    return images, ascent.measure(problem.network, problem.objective, images)[0]
 
 
 def climb(

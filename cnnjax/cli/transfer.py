@@ -15,9 +15,9 @@ from cnnjax.cli.train import prepare
 from cnnjax.errors import UserError
 from cnnjax.files import write_json
 from cnnjax.network import Network
-from cnnjax.train import metrics
+from cnnjax.train import metrics, run_dir
 from cnnjax.train import transfer as transfer_
-from cnnjax.train.loop import Result
+from cnnjax.train.loop import Result, load_result
 from cnnjax.train.metrics import EpochMetrics
 
 NEW_CLASSES = ("fox", "axe")
@@ -123,12 +123,16 @@ def _train_all(
             dropout=model.dropout,
             seed=seed,
         )
-        # The features do not depend on the head.
-        features = features or transfer_.extract_features(network, dataset)
         for name, config in configs.items():
             print(f"{TITLES[name]}, seed {seed}")
             folder = Path(config.run)
-            if name == "head":
+            train = config.train
+            history = run_dir.finished(folder, train.epochs, train.early_stopping_patience) if resume else None
+            if history is not None:
+                results[name][seed] = load_result(folder, history, network)
+            elif name == "head":
+                # The features do not depend on the head.
+                features = features or transfer_.extract_features(network, dataset)
                 optimizer = build.optimizer(config, build.total_steps(config, features))
                 options = build.fit_options(config)
                 results[name][seed] = transfer_.fit_head(

@@ -17,7 +17,7 @@ from cnnjax.network import Network
 from cnnjax.train import optimizers, run_dir
 from cnnjax.train.agreement import check_hosts_agree
 from cnnjax.train.checkpoint import Checkpoints, MemoryCheckpoints
-from cnnjax.train.metrics import Metric
+from cnnjax.train.metrics import EpochMetrics, Metric
 from cnnjax.train.plan import Callback, Options, Plan
 from cnnjax.train.progress import OnProgress
 from cnnjax.train.run_dir import Settings
@@ -114,17 +114,22 @@ def _prepare(plan: Plan, folder: Path) -> Result | None:
         bare = plan.network.replace(params={}, model_state={})
         distributed.run_on_primary(save_network, folder / "input.safetensors", bare)
         return None
-    test = json.loads((folder / "test.json").read_text())
-    return Result(history, _load(folder / "weights.safetensors", plan.network), test)
+    return load_result(folder, history, plan.network)
 
 
-def _load(path: Path, network: Network) -> Network:
-    """A finished run's network: one of this package, as `fit_head` leaves it too, or of the same model as `network`."""
+def load_result(folder: Path, history: list[EpochMetrics], network: Network) -> Result:
+    """What a finished run left, with its history as `run_dir.finished` gives it.
+
+    Its network is one of this package, as `fit_head` leaves it too, or has the same model as `network`. Raises
+    UserError when a file cannot be read.
+    """
     from cnnjax import formats  # only a finished run is read
 
+    path = folder / "weights.safetensors"
     try:
-        return formats.load(path)
+        trained = formats.load(path)
     except UserError:
         if network.config is not None:
             raise
-        return formats.load(path, model=network.model())
+        trained = formats.load(path, model=network.model())
+    return Result(history, trained, json.loads((folder / "test.json").read_text()))

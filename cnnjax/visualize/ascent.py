@@ -134,13 +134,13 @@ def advance(
 
 @jax.jit
 def measure(
-    problem: Problem, shown: UInt8[Array, "batch height width channels"]
+    network: Network, objective: Objective, shown: UInt8[Array, "batch height width channels"]
 ) -> tuple[Float[Array, " batch"], Float[Array, "batch classes"] | None]:
     """The objective's values, and the probabilities of the classes (if there are any), for images as they are saved."""
     images = shown.astype(jnp.float32)
-    logits, activations = problem.network(images / 255)
-    goals = jax.vmap(lambda one, *inputs: one.value(*inputs))(problem.objective, logits, activations, images)
-    return goals, problem.network.probabilities(images / 255) if problem.network.class_names else None
+    logits, activations = network(images / 255)
+    goals = jax.vmap(lambda one, *inputs: one.value(*inputs))(objective, logits, activations, images)
+    return goals, network.probabilities(images / 255) if network.class_names else None
 
 
 @functools.partial(jax.jit, static_argnames=("image_size", "channels"))

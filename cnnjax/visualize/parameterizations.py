@@ -93,6 +93,7 @@ def to_uint8(
     parameterization: Parameterization[P], image: Float[Array, "height width channels"]
 ) -> UInt8[Array, "height width channels"]:
     """An image as it is saved, by the parameterization's own `to_uint8` or by `quantize`."""
+    parameterization = parameterization.parameterization if isinstance(parameterization, Static) else parameterization
     own: Callable[[jax.Array], jax.Array] = getattr(parameterization, "to_uint8", quantize)
     return own(image)
 

@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Callable
-from functools import partial
 from typing import NamedTuple, TypeVar
 
 import jax
@@ -45,7 +44,10 @@ class Plan(NamedTuple):
     def problem(
         self, objective: Objective, stage: Stage, tv: Float[Array | np.ndarray, " batch"] | None = None
     ) -> Problem:
-        """A stage's problem for a batch of objectives. tv: the weights of the total variation, one for each image."""
+        """A stage's problem for a batch of objectives, which lie on the device.
+
+        tv: the weights of the total variation, one for each image.
+        """
         count = len(objective)
         if self.penalty is None:
             tv_weights = np.full(count, stage.tv, np.float32) if tv is None else tv
@@ -56,7 +58,7 @@ class Plan(NamedTuple):
         in_place = self.recipe.in_place and isinstance(self.parameterization, Pixels)
         return Problem(
             network=self.network,
-            objective=_on_device(objective.broadcast(count)),
+            objective=objective,
             penalty=_on_device(penalty.broadcast(count)),
             transforms=_on_device(tuple(one.bind(self.network.image_size) for one in stage.transforms)),
             parameterization=as_argument(self.parameterization),
@@ -91,18 +93,19 @@ def _on_device(tree: T) -> T:
 def draw(plan: Plan, objective: Objective, count: int, on_progress: Progress | None) -> Drawn:
     """All stages for one batch of objectives, of which `count` are to be told to `on_progress`."""
     keys, params, shown = plan.noise(objective.numbers())
-    problem = plan.problem(objective, plan.recipe.stages[0])
-    before = ascent.measure(problem, shown)
+    objective = _on_device(objective.broadcast(len(objective)))
+    before = ascent.measure(plan.network, objective, shown)
     peak = np.full(len(objective), -np.inf)
-    restart = from_image(plan.parameterization)
+    restart, argument = from_image(plan.parameterization), as_argument(plan.parameterization)
     for number, stage in enumerate(plan.recipe.stages, 1):
-        tv = _relative_weights(problem, params, stage.tv) if stage.relative and plan.penalty is None else None
+        relative = stage.relative and plan.penalty is None
+        tv = _relative_weights(plan.network, objective, argument, params, stage.tv) if relative else None
         problem = plan.problem(objective, stage, tv)
         state = _run(problem, ascent.fold(keys, number), params, stage.steps, count, on_progress)
-        shown = _show(plan.parameterization, problem, state.best_params)
+        shown = _show(argument, state.best_params)
         params = state.best_params if restart is None else jax.vmap(restart)(shown.astype(jnp.float32))
         peak = np.maximum(peak, state.peak)
-    return Drawn(shown, before, ascent.measure(problem, shown), peak)
+    return Drawn(shown, before, ascent.measure(plan.network, objective, shown), peak)
 
 
 def _run(
@@ -126,19 +129,25 @@ def _run(
     return state
 
 
-@partial(jax.jit, static_argnames=("parameterization",))
+@jax.jit
 def _show(
-    parameterization: Parameterization[ImageParams], problem: Problem, params: ImageParams
+    parameterization: Parameterization[ImageParams], params: ImageParams
 ) -> UInt8[Array, "batch height width channels"]:
     """The images as they are saved."""
-    return jax.vmap(partial(to_uint8, parameterization))(problem.images(params))
+    return jax.vmap(lambda one: to_uint8(parameterization, parameterization.to_image(one)))(params)
 
 
 @jax.jit
-def _relative_weights(problem: Problem, params: ImageParams, ratio: float | Float[Array, ""]) -> Float[Array, " batch"]:
+def _relative_weights(
+    network: Network,
+    objective: Objective,
+    parameterization: Parameterization[ImageParams],
+    params: ImageParams,
+    ratio: float | Float[Array, ""],
+) -> Float[Array, " batch"]:
     """Weights for which the total variation of these images counts as `ratio` times the objective's value for them."""
-    images = problem.images(params)
-    goals, _ = ascent.measure(problem, jax.vmap(quantize)(images))
+    images = jax.vmap(parameterization.to_image)(params)
+    goals, _ = ascent.measure(network, objective, jax.vmap(quantize)(images))
     variation = objectives.total_variation()
     roughness = jax.vmap(lambda image: variation(jnp.zeros(0), {}, image))(images)
     return ratio * jnp.maximum(goals, 0) / (roughness + EPSILON)
