@@ -2,7 +2,11 @@
 
 import importlib.util
 import json
+import os
 import shutil
+import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import jax
@@ -11,7 +15,7 @@ import optax
 import pytest
 from flax import nnx
 
-from cnnjax import Network, data, losses, train
+from cnnjax import Network, data, distributed, losses, train
 
 EXAMPLE = Path(__file__).parent.parent / "experiments" / "own_network.py"
 STEPS = 10
@@ -32,7 +36,7 @@ def dataset(shape: tuple[int, int, int] = (32, 32, 3)) -> data.Dataset:
 
 
 def fit(folder: Path | None, shape=(32, 32, 3), devices: int = 1, mode: str = "jit", **changes) -> train.Result:
-    """Ten steps with label smoothing, mixup, a moving average and clipping."""
+    """Ten steps with label smoothing, mixup, a moving average and clipping; devices=0: on all devices of all hosts."""
     arrays = dataset(shape)
     model = example().ResNet18(2, channels=shape[-1], width=4, rngs=nnx.Rngs(0))
     options = {
@@ -47,7 +51,8 @@ def fit(folder: Path | None, shape=(32, 32, 3), devices: int = 1, mode: str = "j
         "on_progress": lambda *_: None,
     }
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(jax, "devices", lambda *_: jax.local_devices()[:devices])
+        if devices:
+            patch.setattr(jax, "devices", lambda *_: jax.local_devices()[:devices])
         tx = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(1e-3))
         network = Network.create(model, arrays)
         return train.fit(network, arrays, tx, strategy=mode, **options | changes)
@@ -75,16 +80,29 @@ def test_grey_images_of_another_size_train_as_well():
 def test_devices_and_strategies_agree(alone, devices, mode):
     """The moving average of parameters and of BatchNorm's statistics after ten steps, within 1e-5."""
     result = fit(None, devices=devices, mode=mode)
-    for name in ("params", "model_state"):
-        found, expected = (jax.device_get(getattr(r.network, name)) for r in (result, alone))
-        keys = [
-            leaf for leaf in jax.tree.leaves(expected) if not jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
-        ]
-        assert len(keys) > 20
-        for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
-            if not jax.dtypes.issubdtype(a.dtype, jax.dtypes.prng_key):
-                np.testing.assert_allclose(a, b, rtol=0, atol=1e-5)
+    close(_plain(result.network), _plain(alone.network))
     assert result.history[-1]["valid_loss"] == pytest.approx(alone.history[-1]["valid_loss"], abs=1e-5)
+
+
+@pytest.mark.parametrize("mode", ["pmap", "mesh"])
+def test_two_hosts_of_two_devices_agree(alone, mode, tmp_path):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        coordinator = f"127.0.0.1:{free.getsockname()[1]}"
+    environment = os.environ | {"PYTHONPATH": str(EXAMPLE.parent.parent), "JAX_NUM_CPU_DEVICES": "2"}
+    command = [sys.executable, __file__, str(tmp_path / "run"), mode, coordinator]
+    options = {"env": environment, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    hosts = [subprocess.Popen([*command, str(index)], **options) for index in range(2)]
+    said = [host.communicate(timeout=300)[0] for host in hosts]
+    assert [host.returncode for host in hosts] == [0, 0], said
+    with np.load(tmp_path / "run" / "host.npz") as found:
+        close(dict(found), _plain(alone.network))
+
+
+def close(found: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -> None:
+    assert found.keys() == expected.keys() and len(found) > 60
+    for name, array in found.items():
+        np.testing.assert_allclose(array, expected[name], rtol=0, atol=1e-5, err_msg=name)
 
 
 def test_stopped_and_resumed_is_the_same_bit_for_bit(alone, tmp_path):
@@ -111,3 +129,16 @@ def _plain(network: Network) -> dict[str, np.ndarray]:
         for path, leaf in leaves
         if not jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
     }
+
+
+def host(folder: str, mode: str, coordinator: str, index: str) -> None:
+    """One of two processes that train together."""
+    distributed.initialize(coordinator, 2, int(index))
+    assert jax.device_count() == 4 and jax.local_device_count() == 2
+    result = fit(Path(folder), devices=0, mode=mode)
+    if distributed.is_primary():
+        np.savez(Path(folder) / "host.npz", **_plain(result.network))
+
+
+if __name__ == "__main__":
+    host(*sys.argv[1:])
