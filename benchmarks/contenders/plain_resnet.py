@@ -72,7 +72,7 @@ def prepare(work: dict) -> Callable[[], float]:
     @partial(jax.jit, donate_argnums=(0, 1, 2))
     def step(params, rest, opt_state, images, labels):
         def loss(params):
-            network = nnx.merge(graphdef, params, rest)
+            network = nnx.merge(graphdef, params, rest, copy=True)
             network.train()
             logits = network(images.astype(jnp.float32) / 255)
             losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
