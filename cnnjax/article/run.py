@@ -7,6 +7,7 @@ import importlib.metadata
 import platform
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -79,7 +80,6 @@ def run(
     started = datetime.datetime.now(datetime.UTC)
     check(network, filters_recipe, classes_recipe)
     stages = StageCache(out, PLAN, fresh)
-    load_image = example_image.chelsea_face if image is None else functools.partial(_resize, image)
     common = {"image_size": image_size, "per_class": per_class, "eval_per_class": eval_per_class, "seed": seed}
     runs = {
         "plain": TrainingRun(**common, epochs=plain_epochs, batch_size=min(PLAIN_BATCH_SIZE, per_class), augment=None),
@@ -93,25 +93,16 @@ def run(
         )
     )
     _run_sections_2_to_4(stages, runs, dataset, classes_recipe, seed)
+    bundled = image is None
+    load_image = example_image.chelsea_face if image is None else functools.partial(_resize, image)
     visualized = {"weights": network.digest, "image": _digest(image), "seed": seed}
     stages.run(
         "feature-maps",
         "Feature maps of the photograph",
         visualized,
-        lambda folder: sections.feature_maps(folder, network, load_image, image is None),
+        lambda folder: sections.feature_maps(folder, network, load_image, bundled),
     )
-    stages.run(
-        "filters",
-        "Visualize filters by gradient ascent",
-        visualized | {"recipe": filters_recipe, "image_size": filters_image_size},
-        lambda folder: sections.filters(folder, network, filters_recipe, filters_image_size, seed),
-    )
-    stages.run(
-        "classes",
-        "Visualize classes by gradient ascent",
-        visualized | {"recipe": classes_recipe},
-        lambda folder: sections.classes(folder, network, classes_recipe, seed),
-    )
+    _run_section_6(stages, network, visualized, (filters_recipe, classes_recipe), filters_image_size)
     print("Writing the page", flush=True)
     return report.write_page(out, _content(stages, network, runs, _provenance(stages, command, started, seed)))
 
@@ -127,6 +118,25 @@ def check(network: Network, filters_recipe: str, classes_recipe: str) -> None:
         )
     if not network.class_names:
         raise UserError("the network has no classes, which section 6.3 visualizes: load it with its dense layers")
+
+
+def _run_section_6(
+    stages: StageCache, network: Network, visualized: dict[str, Any], recipe_names: tuple[str, str], image_size: int
+) -> None:
+    """Filters and classes. visualized: what the results depend on."""
+    (filters, classes), seed = recipe_names, visualized["seed"]
+    stages.run(
+        "filters",
+        "Visualize filters by gradient ascent",
+        visualized | {"recipe": filters, "image_size": image_size},
+        lambda folder: sections.filters(folder, network, filters, image_size, seed),
+    )
+    stages.run(
+        "classes",
+        "Visualize classes by gradient ascent",
+        visualized | {"recipe": classes},
+        lambda folder: sections.classes(folder, network, classes, seed),
+    )
 
 
 def _run_sections_2_to_4(
