@@ -92,7 +92,7 @@ def _configs(base: Network, data: DataConfig, seed: int, folder: Path, epochs: M
         if name.startswith("small"):
             batch_size = min(train.batch_size, data.per_class or train.batch_size)
             train = replace(train, steps_per_epoch=SMALL_STEPS, batch_size=batch_size, early_stopping_patience=15)
-            warmup_steps = min(optimizer.warmup_steps or 500, train.epochs * SMALL_STEPS)
+            warmup_steps = min(optimizer.warmup_steps or build.WARMUP_STEPS, train.epochs * SMALL_STEPS)
             optimizer = replace(optimizer, warmup_steps=warmup_steps)
         else:
             own = base.config or {}

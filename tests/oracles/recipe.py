@@ -17,8 +17,8 @@ def parameter(name: str, shape: tuple[int, ...]) -> np.ndarray:
     """A parameter of torchvision's ResNet by its name and shape there: kernels keep the variance, all others matter.
 
     The last scale of a residual branch is small, as with torchvision's `zero_init_residual`. With 1 in its place a
-    change of 1e-6 in the weights changes torchvision's own logits, in float64, by 2 to 5% within five steps; so it is
-    2e-5 at most.
+    change of 1e-6 in the weights changes torchvision's own logits, in float64, by 2 to 5% within five steps; with
+    the small scale by 2e-5 at most.
     """
     if len(shape) > 1:
         gain = 6 if len(shape) == 4 else 3
