@@ -23,7 +23,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
-from orbax.checkpoint import v1 as ocp
 
 from cnnjax import checksums, distributed
 from cnnjax.errors import UserError
@@ -163,6 +162,8 @@ class Checkpoints:
 
         Raises UserError, naming the folder, when the checkpoint was damaged since it was opened or is of another run.
         """
+        from orbax.checkpoint import v1 as ocp  # slow to import: 0.2 s
+
         self.wait()
         name = name or self.latest
         if name is None:
@@ -194,6 +195,8 @@ class Checkpoints:
         return self.load(like, sums, str(row["step"]))[0], row
 
     def _write(self, name: str, host: dict[str, Any], history: History) -> None:
+        from orbax.checkpoint import v1 as ocp
+
         target = self.folder / name
         try:
             distributed.run_on_primary(self._prepare, host)
