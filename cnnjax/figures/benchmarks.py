@@ -20,7 +20,8 @@ def compare(workloads: Mapping[str, Sequence[Any]], path: Path) -> Path:
 
     workloads: title -> rows with attributes who, median, low, high (seconds) and ratio, the median over this package's.
     """
-    left, right, bar, head = 190, 112, 22, 44
+    longest = max(len(row.who) for rows in workloads.values() for row in rows)
+    left, right, bar, head = max(190, 24 + 6.8 * longest), 112, 22, 44
     heights = [head + bar * len(rows) + 14 for rows in workloads.values()]
     figure, board = sheet(WIDTH, sum(heights) + 10)
     top = 6
@@ -33,7 +34,7 @@ def compare(workloads: Mapping[str, Sequence[Any]], path: Path) -> Path:
         axes.grid(visible=False)
         axes.set_yticks([])
         axes.tick_params(labelbottom=False, length=0)
-        axes.set_xlim(0, highest * scale)
+        axes.set_xlim(0, 1.01 * highest * scale)
         axes.set_ylim(len(rows) - 0.5, -0.5)
         for place, row in enumerate(sorted(rows, key=lambda row: row.median)):
             ours = row.ratio == 1
@@ -113,7 +114,8 @@ def shares(rows: Sequence[Any], path: Path) -> Path:
     model gives) and step (seconds).
     """
     machines = {name: [row for row in rows if row.machine == name] for name in dict.fromkeys(r.machine for r in rows)}
-    left, right, bar, head = 190, 112, 22, 44
+    longest = max(len(row.who) for rows in workloads.values() for row in rows)
+    left, right, bar, head = max(190, 24 + 6.8 * longest), 112, 22, 44
     figure, board = sheet(WIDTH, sum(head + bar * len(some) + 14 for some in machines.values()) + 30)
     top = 6
     for name, some in machines.items():
