@@ -81,30 +81,28 @@ def run(
     check(network, filters_recipe, classes_recipe)
     stages = StageCache(out, PLAN, fresh)
     common = {"image_size": image_size, "per_class": per_class, "eval_per_class": eval_per_class, "seed": seed}
-    runs = {
-        "plain": TrainingRun(**common, epochs=plain_epochs, batch_size=min(PLAIN_BATCH_SIZE, per_class), augment=None),
-        "augmented": TrainingRun(
-            **common, epochs=augmented_epochs, batch_size=min(AUGMENTED_BATCH_SIZE, per_class), augment=Augment()
-        ),
-    }
-    dataset = functools.cache(
-        lambda: procedural.load(
-            CLASSES, image_size=image_size, per_class=per_class, valid=eval_per_class, test=eval_per_class, seed=seed
-        )
-    )
+    runs = _training_runs(common, plain_epochs, augmented_epochs)
+    counts = {"per_class": per_class, "valid": eval_per_class, "test": eval_per_class}
+    dataset = functools.cache(lambda: procedural.load(CLASSES, image_size=image_size, seed=seed, **counts))
     _run_sections_2_to_4(stages, runs, dataset, classes_recipe, seed)
-    bundled = image is None
     load_image = example_image.chelsea_face if image is None else functools.partial(_resize, image)
     visualized = {"weights": network.digest, "image": _digest(image), "seed": seed}
-    stages.run(
-        "feature-maps",
-        "Feature maps of the photograph",
-        visualized,
-        lambda folder: sections.feature_maps(folder, network, load_image, bundled),
-    )
+    show_maps = functools.partial(sections.feature_maps, vgg=network, load_image=load_image, is_example=image is None)
+    stages.run("feature-maps", "Feature maps of the photograph", visualized, show_maps)
     _run_section_6(stages, network, visualized, (filters_recipe, classes_recipe), filters_image_size)
     print("Writing the page", flush=True)
     return report.write_page(out, _content(stages, network, runs, _provenance(stages, command, started, seed)))
+
+
+def _training_runs(common: dict[str, int], plain_epochs: int, augmented_epochs: int) -> dict[str, TrainingRun]:
+    """The article's two runs. common: what both share: image_size, per_class, eval_per_class, seed."""
+    most = common["per_class"]
+    return {
+        "plain": TrainingRun(**common, epochs=plain_epochs, batch_size=min(PLAIN_BATCH_SIZE, most), augment=None),
+        "augmented": TrainingRun(
+            **common, epochs=augmented_epochs, batch_size=min(AUGMENTED_BATCH_SIZE, most), augment=Augment()
+        ),
+    }
 
 
 def check(network: Network, filters_recipe: str, classes_recipe: str) -> None:

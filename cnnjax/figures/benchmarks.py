@@ -114,8 +114,7 @@ def shares(rows: Sequence[Any], path: Path) -> Path:
     model gives) and step (seconds).
     """
     machines = {name: [row for row in rows if row.machine == name] for name in dict.fromkeys(r.machine for r in rows)}
-    longest = max(len(row.who) for rows in workloads.values() for row in rows)
-    left, right, bar, head = max(190, 24 + 6.8 * longest), 112, 22, 44
+    left, right, bar, head = 190, 112, 22, 44
     figure, board = sheet(WIDTH, sum(head + bar * len(some) + 14 for some in machines.values()) + 30)
     top = 6
     for name, some in machines.items():

@@ -57,15 +57,7 @@ def create(
 
     Raises UserError for an unknown name, and for an option that the optimizer does not have.
     """
-    if name not in OPTIMIZERS:
-        raise unknown("optimizer", name, OPTIMIZERS)
-    if weight_decay and name not in WITH_WEIGHT_DECAY:
-        raise UserError(
-            f"{name} has no weight decay, but weight_decay={weight_decay:g}: "
-            f"choose {', '.join(WITH_WEIGHT_DECAY[:-1])} or {WITH_WEIGHT_DECAY[-1]}, or weight_decay=0"
-        )
-    if nesterov and name not in WITH_NESTEROV:
-        raise UserError(f"nesterov=True is an option of {', '.join(WITH_NESTEROV)}, not of {name}: leave it out")
+    _check(name, weight_decay, nesterov)
     decayed = None if decay_all else mask or decay_mask
     decay = optax.add_decayed_weights(weight_decay, decayed) if weight_decay else optax.identity()
     match name:
@@ -85,6 +77,18 @@ def create(
         case _:
             optimizer = optax.chain(_scale_by_muon(), decay, optax.scale_by_learning_rate(learning_rate))
     return optimizer if clip_norm is None else optax.chain(optax.clip_by_global_norm(clip_norm), optimizer)
+
+
+def _check(name: str, weight_decay: float, nesterov: bool) -> None:
+    if name not in OPTIMIZERS:
+        raise unknown("optimizer", name, OPTIMIZERS)
+    if weight_decay and name not in WITH_WEIGHT_DECAY:
+        raise UserError(
+            f"{name} has no weight decay, but weight_decay={weight_decay:g}: "
+            f"choose {', '.join(WITH_WEIGHT_DECAY[:-1])} or {WITH_WEIGHT_DECAY[-1]}, or weight_decay=0"
+        )
+    if nesterov and name not in WITH_NESTEROV:
+        raise UserError(f"nesterov=True is an option of {', '.join(WITH_NESTEROV)}, not of {name}: leave it out")
 
 
 def decay_mask(params: optax.Params) -> PyTree[bool]:
