@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, Int32, UInt8
 from cnnjax import runtime
 from cnnjax.data import imagenet
 from cnnjax.data.decode import decode
-from cnnjax.data.folder import ENDINGS
+from cnnjax.data.image_files import ENDINGS, images_below
 from cnnjax.errors import UserError
 from cnnjax.network import Network
 
@@ -43,9 +43,9 @@ def find_images(paths: Sequence[Path]) -> list[Path]:
     files: list[Path] = []
     for path in paths:
         if path.is_dir():
-            found = sorted(f for f in path.rglob("*") if f.suffix.lower() in ENDINGS and not f.name.startswith("."))
+            found = [path / file.name for file in images_below(path, path)]
             if not found:
-                raise UserError(f"the folder {path} contains no images ({', '.join(ENDINGS)}): give another one")
+                raise UserError(f"the folder {path} contains no images ({', '.join(ENDINGS[:6])}, …): give another one")
             files += found
         elif path.exists():
             files.append(path)

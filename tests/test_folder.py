@@ -293,6 +293,14 @@ KINDS = {
     "WebP": (lambda: encoded(Image.new("RGB", (20, 16), ORANGE), "WEBP", lossless=True), ORANGE),
     "WebP, transparent": (lambda: encoded(half_transparent(), "WEBP", lossless=True), (255,) * 3),
     "BMP": (lambda: encoded(Image.new("RGB", (20, 16), ORANGE), "BMP"), ORANGE),
+    "TIFF": (lambda: encoded(Image.new("RGB", (20, 16), ORANGE), "TIFF"), ORANGE),
+    "TIFF, 16 bits": (lambda: encoded(Image.fromarray(np.full((16, 20), 77 * 257, np.uint16)), "TIFF"), (77,) * 3),
+    "TIFF, CMYK": (lambda: encoded(Image.new("RGB", (20, 16), ORANGE).convert("CMYK"), "TIFF"), ORANGE),
+    "AVIF": (lambda: encoded(Image.new("RGB", (20, 16), ORANGE), "AVIF", quality=95), ORANGE),
+    "JPEG 2000": (lambda: encoded(Image.new("RGB", (20, 16), ORANGE), "JPEG2000"), ORANGE),
+    "PPM": (lambda: encoded(Image.new("RGB", (20, 16), ORANGE), "PPM"), ORANGE),
+    "TGA": (lambda: encoded(Image.new("RGB", (20, 16), ORANGE), "TGA"), ORANGE),
+    "QOI": (lambda: encoded(Image.new("RGB", (20, 16), ORANGE), "QOI"), ORANGE),
     "GIF": (lambda: encoded(palette_with_hole(), "GIF"), ORANGE),
     "GIF, animated": (
         lambda: encoded(
@@ -313,6 +321,46 @@ def test_kinds_of_files(kind):
     assert image.shape == (8, 8, 3)
     assert image.dtype == np.uint8
     np.testing.assert_allclose(image, np.broadcast_to(expected, (8, 8, 3)), atol=3)
+
+
+def test_bands_are_the_whole():
+    """Taller than a band, with a colour for each row: what is converted some rows at a time is that of all at once."""
+    rows = np.arange(600, dtype=np.uint16)[:, None].repeat(3, 1) * 100
+    image = decode(encoded(Image.fromarray(rows), "PNG"), (600, 3))
+    np.testing.assert_array_equal(image[:, 1, 0], (rows[:, 1].astype(int) + 128) // 257)
+    alpha = np.zeros((600, 3, 4), np.uint8)
+    alpha[..., 3] = (np.arange(600) % 256)[:, None]
+    image = decode(encoded(Image.fromarray(alpha), "PNG"), (600, 3))
+    np.testing.assert_allclose(image[:, 1, 0], 255 - alpha[:, 1, 3].astype(int), atol=1)
+
+
+def test_what_is_no_picture_by_itself_is_refused_at_once(tmp_path, monkeypatch):
+    """A pipe would be waited for, a device never ends, and PostScript would be run by another program."""
+    os.mkfifo(tmp_path / "pipe.jpg")
+    (tmp_path / "endless.jpg").symlink_to("/dev/zero")
+    for name in ("pipe.jpg", "endless.jpg"):
+        with pytest.raises(ValueError, match="not a regular file"):
+            decode(tmp_path / name, 8)
+    (tmp_path / "page.jpg").write_bytes(encoded(Image.new("RGB", (20, 16)), "EPS"))
+    with pytest.raises(OSError, match="it is not an image"):
+        decode(tmp_path / "page.jpg", 8)
+    flat_image((1, 2, 3)).save(tmp_path / "large.png")
+    monkeypatch.setattr("cnnjax.data.decode.MAX_BYTES", 10)
+    with pytest.raises(ValueError, match="bytes, more than 10"):
+        decode(tmp_path / "large.png", 8)
+    monkeypatch.undo()
+    monkeypatch.setattr("cnnjax.data.decode.MAX_PIXELS", 319)
+    with pytest.raises(ValueError, match="20 × 16 pixels, more than 319"):
+        decode(tmp_path / "large.png", 8)
+
+
+def test_pipes_and_devices_in_a_class_are_not_read(tmp_path):
+    fill(tmp_path, 8)
+    os.mkfifo(tmp_path / "cat" / "x.jpg")
+    (tmp_path / "dog" / "z.jpg").symlink_to("/dev/zero")
+    dataset = load(tmp_path)
+    assert dataset.skipped == () and len(dataset.train) == 8
+    assert "not read: 2 .jpg" in dataset.provenance["found"]
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -400,11 +448,6 @@ def damage_no_folders(root):
 
 def damage_one_class(root):
     return fill(root, 8, {"cat": (1, 2, 3)}), "at least two classes are required; found only 'cat'"
-
-
-def damage_too_high(root):
-    fill(root / "PetImages", 8)
-    return root, f"did you mean {root / 'PetImages'}?"
 
 
 def damage_empty_class(root):

@@ -1,6 +1,7 @@
 """Sampling: disjoint, counted, and a function of the seed alone."""
 
 import re
+from dataclasses import replace
 
 import pytest
 from hypothesis import assume, given, settings
@@ -141,3 +142,32 @@ def test_fractions_are_of_each_class_and_of_a_split_of_its_own_all():
 def test_numbers_without_sense_name_their_argument(arguments, sentence):
     with pytest.raises(UserError, match=f"^{sentence}"):
         Selection(**arguments)
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    sizes=st.tuples(st.integers(3, 60), st.integers(3, 60)),
+    own=st.dictionaries(st.sampled_from(["valid", "test"]), st.tuples(st.integers(1, 30), st.integers(1, 30))),
+    per_class=st.one_of(st.none(), st.integers(1, 200)),
+    held_out=st.integers(1, 200),
+)
+def test_numbers_adapt_to_the_smallest_class(sizes, own, per_class, held_out):
+    """Nothing is raised, splits stay disjoint, and where there is enough nothing changes."""
+    pools = {"train": pool("cat", sizes[0]) | pool("dog", sizes[1])}
+    for split, counts_ in own.items():
+        pools[split] = {
+            name: [f"{split}/{name}/{i}" for i in range(n)] for name, n in zip(("cat", "dog"), counts_, strict=True)
+        }
+    asked = Selection(per_class, held_out, held_out)
+    draws = split_dataset(pools, replace(asked, adapt=True), "here")
+    for name in ("cat", "dog"):
+        candidates = [file for split in draws.values() for file in split[name].candidates[: split[name].wanted]]
+        assert len(set(candidates)) == len(candidates)
+        assert all(split[name].wanted >= 1 for split in draws.values())
+        for split in own:
+            size = len(pools[split][name])
+            enough = held_out <= min(own[split])
+            assert draws[split][name].wanted == (held_out if enough else size)
+    drawn = 2 - len(own)
+    if min(sizes) >= (per_class or 1) + drawn * held_out and all(held_out <= min(some) for some in own.values()):
+        assert draws == split_dataset(pools, asked, "here")

@@ -29,7 +29,25 @@ def dataset(config: DataConfig) -> data.Dataset:
     if config.source == "procedural":
         return data.procedural.load(config.classes or ("cat", "dog"), per_class=config.per_class, **common)
     per_class = config.per_class or None
-    return data.load(config.source, classes=config.classes, per_class=per_class, loading=config.loading, **common)
+    common |= {"per_class": per_class, "loading": config.loading, "adapt": True}
+    return data.load(config.source, classes=config.classes, **common)
+
+
+def describe(config: DataConfig, dataset: data.Dataset) -> str:
+    """What was found and how much of it is used, in a sentence; nothing for rendered images, which are as asked for."""
+    if config.source == "procedural":
+        return ""
+    classes, found = len(dataset.class_names), dataset.provenance.get("found")
+    sizes = {
+        "training": (len(dataset.train), config.per_class),
+        "validation": (len(dataset.valid), config.eval_per_class),
+    }
+    parts = [found or f"{classes} classes"]
+    parts.append(" and ".join(f"{number:,} images for {use}" for use, (number, _) in sizes.items()))
+    fewer = [f"{wanted} a class for {use}" for use, (number, wanted) in sizes.items() if number < wanted * classes]
+    if fewer:
+        parts[-1] += f", because there are not {' and '.join(fewer)}"
+    return f"{config.source}: {'; '.join(parts)}"
 
 
 def model(config: ModelConfig, num_classes: int, image_size: tuple[int, int], channels: int, seed: int) -> nnx.Module:

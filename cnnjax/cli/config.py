@@ -39,9 +39,9 @@ class DataConfig:
     image_size: int | tuple[int, int] = 150
     """Images are resized to this many pixels: one number for squares, or height and width."""
     per_class: int = 1000
-    """Training images per class. 0 uses all that are left after validation and test."""
+    """Training images per class, or as many as there are. 0 uses all that are left after validation and test."""
     eval_per_class: int = 500
-    """Validation images per class, and as many test images per class."""
+    """Validation images per class, and as many test images per class; of a class with too few images, a fifth each."""
     seed: int = 0
     """Chooses which images are drawn or rendered."""
     loading: Literal["auto", "resident", "stream"] = "auto"

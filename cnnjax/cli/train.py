@@ -49,6 +49,8 @@ def train(
         runs[place] = replace(config, run=str(place), train=replace(config.train, seed=seed))
         prepare(place, runs[place], resume=resume, fresh=fresh)
     dataset = run_all_or_raise(build.dataset, config.data)
+    if found := build.describe(config.data, dataset):
+        print_once(found)
     if dataset.skipped:
         print_once(f"left out {len(dataset.skipped)} unreadable images: {', '.join(dataset.skipped[:5])}")
     results = {}

@@ -1,6 +1,10 @@
 """Decoding of an image file of any common kind to uint8 RGB of a given size."""
 
 import io
+import os
+import stat
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +23,17 @@ _UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+_FORMATS = (
+    "JPEG", "MPO", "PNG", "WEBP", "AVIF", "BMP", "DIB", "GIF", "TIFF", "JPEG2000", "PPM", "TGA", "PCX", "SGI", "QOI",
+    "ICO",
+)  # fmt: skip
+"""Those that Pillow decodes itself. It would give PostScript to another program, whatever the file is called."""
+MAX_BYTES = 512 * 2**20
+"""The largest file that is read. A device or a link to one may never end."""
+MAX_PIXELS = 89_478_485
+"""The most pixels of an image: Pillow's own limit, above which it warns. A few bytes can claim any number."""
+_NONBLOCK = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)  # neither is on every system
+_BAND = 256  # rows converted at a time, where a conversion takes several bytes a pixel
 _TURNED = (5, 6, 7, 8)  # of these, height and width are exchanged
 
 
@@ -32,17 +47,18 @@ def decode(
     central box of the new aspect, times `crop`: for squares, 224/256 is "resize the short side to 256 and take the
     central 224", as networks trained on ImageNet are evaluated.
     Grey and palette images become RGB, transparency is composited on white, 16 bits become 8.
-    Raises what Pillow raises (exceptions of many kinds) when the file is broken.
+    Raises what Pillow raises (exceptions of many kinds) when the file is broken, and ValueError for a file that is not
+    a regular one, that has more than `MAX_BYTES` bytes, or whose image has more than `MAX_PIXELS` pixels.
     """
-    if not isinstance(source, bytes):
-        with open(source, "rb", buffering=0) as file:  # at once: Pillow's many small reads are slow
-            source = file.read()
+    content = source if isinstance(source, bytes) else _read(source)
     try:
-        opened = Image.open(io.BytesIO(source))
+        opened = Image.open(io.BytesIO(content), formats=_available())
     except UnidentifiedImageError:
         raise UnidentifiedImageError("it is not an image") from None  # Pillow would name the buffer
     height, width = to_size(image_size)
     with opened as image:
+        if image.width * image.height > MAX_PIXELS:
+            raise ValueError(f"it has {image.width:,} × {image.height:,} pixels, more than {MAX_PIXELS:,} in all")
         orientation = _orientation(image)
         size = (height, width) if orientation in _TURNED else (width, height)  # before it is turned upright
         # A JPEG can be decoded at 1/2, 1/4 or 1/8 for much less work; never smaller than the result. Published
@@ -72,16 +88,51 @@ def _orientation(image: Image.Image) -> int:
         return 1
 
 
+def _read(path: str | Path) -> bytes:
+    """The content of a regular file, at once: Pillow's many small reads are slow."""
+    # Opening a pipe would wait for its other end.
+    with open(path, "rb", buffering=0, opener=lambda name, flags: os.open(name, flags | _NONBLOCK)) as file:
+        status = os.fstat(file.fileno())
+        if not stat.S_ISREG(status.st_mode):
+            raise ValueError("it is not a regular file")
+        if status.st_size > MAX_BYTES:
+            raise ValueError(f"it has {status.st_size:,} bytes, more than {MAX_BYTES:,}")
+        return file.read()
+
+
+@cache
+def _available() -> list[str]:
+    """Those of `_FORMATS` that this build of Pillow knows."""
+    Image.init()
+    return [name for name in _FORMATS if name in Image.OPEN]
+
+
 def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode == "I" or image.mode.startswith("I;16"):
-        # Pillow's own conversion clips 16 bits at 255.
-        grey = np.clip(np.asarray(image, np.int64), 0, 65535)
-        return Image.fromarray(((grey + 128) // 257).astype(np.uint8)).convert("RGB")
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        white = Image.new("RGBA", image.size, "white")
-        return Image.alpha_composite(white, image).convert("RGB")
-    if image.mode != "RGB":
-        return image.convert("RGB")
     image.load()
-    return image
+    if image.mode == "I" or image.mode.startswith("I;16"):
+        return _in_bands(image, _from_16_bits)
+    if image.has_transparency_data:
+        return _in_bands(image, _on_white)
+    return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def _in_bands(image: Image.Image, convert: Callable[[Image.Image], Image.Image]) -> Image.Image:
+    """`convert` of the image, some rows at a time, so that what it needs beside the result is small."""
+    result = Image.new("RGB", image.size)
+    for top in range(0, image.height, _BAND):
+        box = (0, top, image.width, min(top + _BAND, image.height))
+        band = image.crop(box)
+        band.info = image.info  # a palette's or a colour's transparency
+        result.paste(convert(band), box)
+    return result
+
+
+def _from_16_bits(image: Image.Image) -> Image.Image:
+    """Pillow's own conversion clips 16 bits at 255."""
+    grey = np.clip(np.asarray(image, np.int64), 0, 65535)
+    return Image.fromarray(((grey + 128) // 257).astype(np.uint8)).convert("RGB")
+
+
+def _on_white(image: Image.Image) -> Image.Image:
+    image = image.convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")

@@ -26,6 +26,7 @@ def from_hub(
     valid: float | int = 0.2,
     test: float | int = 0.2,
     seed: int = 0,
+    adapt: bool = False,
     loading: Loading = "auto",
     cache: bool = True,
 ) -> Dataset:
@@ -39,12 +40,12 @@ def from_hub(
         name: the set's name on the Hub, or a local folder that `datasets.load_dataset` can read.
         config: the name of the set's configuration, if it has several.
         revision: the set's version, as a branch, a tag or a commit.
-        image_size, classes, per_class, valid, test, seed, loading, cache: as in `from_folder`.
+        image_size, classes, per_class, valid, test, seed, adapt, loading, cache: as in `from_folder`.
 
     Raises UserError where `datasets` is not installed, and for a set that is unknown, cannot be loaded, or is not for
     image classification.
     """
-    selection, size, place = Selection(per_class, valid, test, seed), to_size(image_size), f"hub:{name}"
+    selection, size, place = Selection(per_class, valid, test, seed, adapt), to_size(image_size), f"hub:{name}"
     splits = _splits(_loaded(name, config, revision), place)
     image, label = _columns(splits["train"][1].features, place)
     labels = {split: functools.cache(lambda table=table: _labels(table, label)) for split, (_, table) in splits.items()}

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -26,6 +26,8 @@ class Selection:
     """Test images, likewise."""
     seed: int = 0
     """Chooses which images are drawn."""
+    adapt: bool = False
+    """Lower the numbers to what the smallest class has, instead of raising; see `adapted`."""
 
     def __post_init__(self) -> None:
         if self.per_class is not None and self.per_class < 1:
@@ -43,6 +45,28 @@ class Selection:
         if isinstance(share, int):
             return share
         return size if own else max(1, round(share * size))
+
+
+def adapted(pools: Mapping[str, Mapping[str, Sequence[Any]]], selection: Selection) -> Selection:
+    """The selection, with numbers that the smallest class of each pool has; see `split_dataset` for `pools`.
+
+    Of a split of its own, all images are taken if a class has fewer than asked for. Splits that are drawn from too few
+    training images get at most a fifth of the smallest class each, and training at most the rest.
+    """
+    smallest = {split: min(map(len, classes.values())) for split, classes in pools.items()}
+    changes: dict[str, Any] = {}
+    for split in ("valid", "test"):
+        share = getattr(selection, split)
+        if split in pools and isinstance(share, int) and share > smallest[split]:
+            changes[split] = 0.5  # any fraction of a split of its own is all of it
+    size = smallest["train"]
+    drawn = [split for split in ("valid", "test") if split not in pools]
+    counts = {split: selection.count(split, size, False) for split in drawn}
+    if (selection.per_class or 1) + sum(counts.values()) > size:
+        changes |= {split: min(count, max(1, round(0.2 * size))) for split, count in counts.items()}
+        left = size - sum(changes[split] for split in drawn)
+        changes["per_class"] = selection.per_class and max(1, min(selection.per_class, left))
+    return replace(selection, **changes)
 
 
 class ClassSample(NamedTuple):
@@ -79,6 +103,8 @@ def split_dataset(
     validation first, then test, so that these do not change with `per_class`.
     Raises UserError when a class has too few images for the selection.
     """
+    if selection.adapt:
+        selection = adapted(pools, selection)
     samples: dict[str, dict[str, ClassSample]] = {"train": {}, "valid": {}, "test": {}}
     for pool, classes in pools.items():
         splits = [

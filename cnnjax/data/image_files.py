@@ -1,0 +1,98 @@
+"""Which files are images, and which folders are looked into: the same for training and for `classify`."""
+
+import os
+import stat
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from cnnjax.errors import UserError
+
+ENDINGS = (
+    ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".webp", ".avif", ".bmp", ".dib", ".gif", ".tif", ".tiff",
+    ".jp2", ".j2k", ".jpx", ".ppm", ".pgm", ".pbm", ".pnm", ".tga", ".pcx", ".sgi", ".rgb", ".qoi", ".ico",
+)  # fmt: skip
+"""Of files that Pillow decodes by itself. Formats for which it starts another program (PostScript) are left out."""
+
+# Folders that systems and editors leave in archives. Hidden ones (.git, .ipynb_checkpoints) are left out as well.
+_SYSTEM = {"__macosx", "@eadir", "$recycle.bin", "system volume information", "lost+found", "__pycache__"}
+_SYSTEM_FILES = {"thumbs.db", "desktop.ini"}
+
+
+class ImageFile(NamedTuple):
+    """A file, and what shows that it has changed."""
+
+    name: str
+    """Its path from the root, with forward slashes."""
+    size: int
+    changed: int
+    """The time of its last change in nanoseconds."""
+
+
+def is_image(name: str) -> bool:
+    """Whether a file of this name is read as an image: its ending is in `ENDINGS`, and it is not hidden."""
+    return name.lower().endswith(ENDINGS) and not name.startswith(".")
+
+
+def subfolders(folder: Path) -> dict[str, Path]:
+    """The folders in a folder, and links to folders, without hidden ones and those of systems, sorted by name.
+
+    Raises UserError when the folder cannot be read.
+    """
+    try:
+        entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+    except OSError as error:
+        raise _unreadable(folder, error) from error
+    return {entry.name: Path(entry.path) for entry in entries if _is_shown(entry.name) and entry.is_dir()}
+
+
+def images_in(folder: Path, root: Path, others: Counter[str] | None = None) -> list[ImageFile]:
+    """The images directly in a folder, sorted; other files are counted by their ending in `others`."""
+    return sorted(_images(folder, root, others if others is not None else Counter()))
+
+
+def images_below(folder: Path, root: Path, others: Counter[str] | None = None) -> list[ImageFile]:
+    """The images in a folder and in its folders, in an order that does not depend on the file system.
+
+    Links to folders are followed, each folder once. Raises UserError for a folder that cannot be read.
+    """
+    counted = others if others is not None else Counter()
+    return sorted(file for place in _walk(folder, set()) for file in _images(place, root, counted))
+
+
+def _walk(folder: Path, seen: set[Path]) -> Iterator[Path]:
+    real = folder.resolve()
+    if real in seen:  # a link to a folder above
+        return
+    seen.add(real)
+    yield folder
+    for below in subfolders(folder).values():
+        yield from _walk(below, seen)
+
+
+def _images(folder: Path, root: Path, others: Counter[str]) -> Iterator[ImageFile]:
+    try:
+        entries = list(os.scandir(folder))
+    except OSError as error:
+        raise _unreadable(folder, error) from error
+    for entry in entries:
+        if entry.is_dir() or entry.name.startswith(".") or entry.name.lower() in _SYSTEM_FILES:
+            continue
+        try:
+            status = entry.stat()
+        except OSError:  # a link to nothing: named as a file that cannot be read
+            status = entry.stat(follow_symlinks=False)
+        # A pipe would be waited for, and a device may never end.
+        if is_image(entry.name) and (stat.S_ISREG(status.st_mode) or stat.S_ISLNK(status.st_mode)):
+            yield ImageFile(Path(entry.path).relative_to(root).as_posix(), status.st_size, status.st_mtime_ns)
+        else:
+            others[Path(entry.name).suffix.lower() or "without an ending"] += 1
+
+
+def _is_shown(name: str) -> bool:
+    return not name.startswith(".") and name.lower() not in _SYSTEM
+
+
+def _unreadable(folder: Path, error: OSError) -> UserError:
+    return UserError(f"the folder {folder} cannot be read ({error.strerror}): check its permissions")
