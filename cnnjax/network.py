@@ -10,9 +10,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Float, Key, Shaped
 
 from cnnjax import checksums, models
+from cnnjax.data.as_unit import as_unit
 from cnnjax.data.normalize import Normalizer, fit_normalizer, normalize
 from cnnjax.errors import UserError
 from cnnjax.image_size import to_size
@@ -21,7 +22,8 @@ from cnnjax.models.functional import ModelState, Output, Params
 if TYPE_CHECKING:
     from cnnjax.data.dataset import Dataset
 
-Images = Float[Array | np.ndarray, "batch height width channels"]
+Images = Shaped[Array | np.ndarray, "..."]
+"""(batch, height, width, channels): floats in [0, 1], or uint8 in [0, 255]. All else is refused; see `as_unit`."""
 Json = None | bool | int | float | str | Sequence["Json"] | Mapping[str, "Json"]
 
 
@@ -84,7 +86,7 @@ class Network:
         return network.replace(class_names=_class_names(network.logits_shape(), class_names))
 
     def __call__(self, images: Images) -> tuple[Float[Array, "batch ..."], dict[str, Array]]:
-        """Logits, and the activations by layer, of images in [0, 1], which are normalized first. Evaluation mode."""
+        """Logits, and the activations by layer, of images in [0, 1] or uint8 ones. Evaluation mode. See `apply`."""
         output = self.apply(images)
         return cast(Array, output.logits), output.activations
 
@@ -97,12 +99,16 @@ class Network:
         axis_name: str | None = None,
         perturbations: dict[str, Array] | None = None,
     ) -> Output:
-        """`models.apply` on images in [0, 1], which are normalized first."""
+        """`models.apply` on images (batch, height, width, channels), which are normalized first.
+
+        images: floats in [0, 1], or uint8 in [0, 255]. Raises UserError for images of other types, shapes or ranges;
+        ranges are not known within a traced function.
+        """
         return models.apply(
             self.graphdef,
             self.params,
             self.model_state,
-            normalize(self.normalizer, jnp.asarray(images)),
+            normalize(self.normalizer, as_unit(images, self.channels)),
             train=train,
             keys=keys,
             axis_name=axis_name,
@@ -110,7 +116,7 @@ class Network:
         )
 
     def probabilities(self, images: Images) -> Float[Array, "batch classes"]:
-        """Probability of each class, for images in [0, 1]. One logit is the second of two classes' (sigmoid)."""
+        """Probability of each class of images as for `apply`. One logit is the second of two classes' (sigmoid)."""
         logits = self(images)[0]
         if logits.shape[1] == 1:
             return jax.nn.sigmoid(jnp.concatenate([-logits, logits], axis=1))  # exact for small probabilities, too

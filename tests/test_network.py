@@ -78,6 +78,38 @@ def test_images_are_normalized_once(network):
     np.testing.assert_allclose(model(given)[0], logits, rtol=1e-5, atol=1e-6)
 
 
+def test_images_of_other_types(network):
+    """uint8 is converted; float64 too, where JAX has it, as it would make a slower program."""
+    images = np.random.default_rng(0).integers(0, 256, (2, 16, 20, 3)).astype(np.uint8)
+    expected = network(jnp.asarray(images, jnp.float32) / 255)[0]
+    np.testing.assert_array_equal(network(images)[0], expected)
+    np.testing.assert_array_equal(jax.jit(lambda network, images: network(images)[0])(network, images).shape, (2, 3))
+    np.testing.assert_allclose(network(images / np.float64(255))[0], expected, rtol=1e-6)
+    np.testing.assert_allclose(network.probabilities(images).sum(axis=1), 1, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (lambda images: images * 255, "values from 0 to 255, but floats are read as .* from 0 to 1: divide them"),
+        (lambda images: (images - 0.5) / 0.2, "values from -2.5 to 2.5.*undo their normalization"),
+        (lambda images: np.full_like(images, np.nan), "values that are not numbers"),
+        (lambda images: images[0], r"shape \(12, 16, 3\) where .* add the batch axis with images\[None\]"),
+        (lambda images: images[None], r"shape \(1, 2, 12, 16, 3\) where .* give \(batch, height, width, channels\)"),
+        (lambda images: images.transpose(0, 3, 1, 2), r"channels come first, so transpose them with"),
+        (lambda images: images[..., :1], "give images of 3 channels"),
+        (lambda images: (images * 255).astype(np.int32), "type int32: give uint8 from 0 to 255, or floats from 0 to 1"),
+        (lambda images: images > 0.5, "type bool"),
+    ],
+)  # fmt: skip
+def test_images_that_would_give_a_wrong_answer_are_refused(network, change, sentence):
+    images = np.linspace(0, 1, 2 * 12 * 16 * 3, dtype=np.float32).reshape(2, 12, 16, 3)
+    for call in (network, network.probabilities):
+        with pytest.raises(UserError, match=sentence) as caught:
+            call(change(images))
+        assert "\n" not in str(caught.value)
+
+
 def test_jit_takes_it_and_compiles_once_for_all_networks_of_a_model(network):
     traces = []
 

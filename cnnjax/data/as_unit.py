@@ -1,0 +1,54 @@
+"""Images of any usual type as floats in [0, 1], and what is wrong with those that are none."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Shaped
+
+from cnnjax.errors import UserError
+
+TOLERANCE = 0.01
+"""How far outside of [0, 1] values may be: interpolation overshoots a little."""
+
+
+def as_unit(images: Shaped[Array | np.ndarray, "..."], channels: int) -> Float[Array, "batch height width {channels}"]:
+    """uint8 images divided by 255; floats in [0, 1] as they are. Both (batch, height, width, channels).
+
+    Within a traced function the values cannot be looked at, but types and shapes are.
+
+    Raises UserError, with the remedy, for other types, floats outside of [0, 1], a missing batch axis, another number
+    of channels, and channels that come first.
+    """
+    shape = tuple(images.shape)
+    if len(shape) != 4:
+        remedy = "add the batch axis with images[None]" if len(shape) == 3 else "give (batch, height, width, channels)"
+        raise UserError(f"images have the shape {shape} where (batch, height, width, channels) is required: {remedy}")
+    if shape[3] != channels:
+        first = shape[1] == channels
+        remedy = (
+            "their channels come first, so transpose them with images.transpose(0, 2, 3, 1)"
+            if first
+            else f"give images of {channels} channel{'s' * (channels != 1)}"
+        )
+        raise UserError(
+            f"images have the shape {shape}, but the network's have {channels} channels, the last axis: {remedy}"
+        )
+    if images.dtype == np.uint8:
+        return jnp.asarray(images).astype(jnp.float32) / 255
+    if not jnp.issubdtype(images.dtype, jnp.floating):
+        raise UserError(f"images have the type {images.dtype}: give uint8 from 0 to 255, or floats from 0 to 1")
+    _check_range(images)
+    # float64 is no type of a network's; under jax_enable_x64 it would make all that follows float64.
+    return jnp.asarray(images, jnp.float32) if images.dtype == np.float64 else jnp.asarray(images)
+
+
+def _check_range(images: Shaped[Array | np.ndarray, "..."]) -> None:
+    if isinstance(images, jax.core.Tracer) or not images.size or not getattr(images, "is_fully_addressable", True):
+        return
+    values = np.asarray(images)  # of NumPy, as JAX would trace the comparison within a traced function
+    low, high = float(values.min()), float(values.max())
+    if np.isnan([low, high]).any() or low < -TOLERANCE or high > 1 + TOLERANCE:
+        found = "values that are not numbers" if np.isnan([low, high]).any() else f"values from {low:.4g} to {high:.4g}"
+        scaled = low >= -TOLERANCE and 1.5 < high <= 255
+        remedy = "divide them by 255, or give them as uint8" if scaled else "undo their normalization"
+        raise UserError(f"images have {found}, but floats are read as brightness from 0 to 1: {remedy}")
