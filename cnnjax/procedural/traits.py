@@ -82,14 +82,52 @@ EYES = np.asarray(
 )  # fmt: skip
 
 
+class Placement(NamedTuple):
+    """How much animals differ in place, size and pose, and how much hides them."""
+
+    log_scale: Float[Array, "2"]
+    """Range of the logarithm of the head's radius, half-widths."""
+    rotation: Float[Array, ""]
+    """± radians, in the image's plane."""
+    offset: Float[Array, ""]
+    """Of the head's place, ± half-widths, before `lift`."""
+    lift: Float[Array, ""]
+    """How far the head is above the centre, head radii: room for the body."""
+    occlusion: Float[Array, ""]
+    """Probability of each of the two bars in front."""
+
+
 class Kind(NamedTuple):
     """What makes a class: ranges of traits, weights of coats and of eye colours (a row of each table)."""
 
     traits: Float[Array, "traits 2"]
     coats: Float[Array, " coats"]
     eyes: Float[Array, " eyes"]
+    placement: Placement
 
 
-def kind(index: int) -> Kind:
-    """The animal with this place in `ANIMALS`."""
-    return Kind(jnp.asarray(TRAITS[index]), jnp.asarray(COATS[index]), jnp.asarray(EYES[index]))
+_PLACEMENTS = {
+    3: {"scale": (0.32, 0.56), "rotation": 60.0, "offset": 0.26, "lift": 0.35, "occlusion": 0.3},
+    4: {"scale": (0.32, 0.56), "rotation": 60.0, "offset": 0.26, "lift": 0.35, "occlusion": 0.3},
+}
+
+
+def kind(index: int, version: int) -> Kind:
+    """The animal with this place in `ANIMALS`, as that version of the renderer draws it."""
+    return Kind(
+        jnp.asarray(TRAITS[index]),
+        jnp.asarray(COATS[index]),
+        jnp.asarray(EYES[index]),
+        placement(**_PLACEMENTS[version]),
+    )
+
+
+def placement(scale, rotation, offset, lift, occlusion):
+    values = {
+        "log_scale": np.log(np.asarray(scale, np.float32)),
+        "rotation": rotation * np.pi / 180.0,
+        "offset": offset,
+        "lift": lift,
+        "occlusion": occlusion,
+    }
+    return Placement(**{name: jnp.asarray(value, jnp.float32) for name, value in values.items()})
