@@ -13,6 +13,7 @@ from cnnjax.errors import UserError, unknown
 from cnnjax.procedural import programs
 from cnnjax.procedural.programs import SUBJECT
 from cnnjax.procedural.programs import parts as parts
+from cnnjax.procedural.traits import VERSION, VERSIONS
 
 CLASSES = (
     "cat", "dog", "rabbit", "crocodile", "starfish", "husky", "goldfish",
@@ -22,10 +23,6 @@ CLASSES = (
 NEW = ("axe", "shovel", "fox", "bear")
 """Classes that no bundled network was trained on."""
 KNOWN = CLASSES + NEW
-
-VERSIONS = (3, 4)
-"""Of the renderer. 4 shows the animals smaller, in more places and more turned; all other classes are the same."""
-VERSION = 4
 
 
 def render(

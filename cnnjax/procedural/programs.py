@@ -7,7 +7,7 @@ compilation.
 from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +19,7 @@ from cnnjax.procedural import animals
 from cnnjax.procedural.canvas import Canvas, Layer, Stream, canvas, fractal, paint
 from cnnjax.procedural.surroundings import background, finish, occluders
 from cnnjax.procedural.things import THINGS
-from cnnjax.procedural.traits import ANIMALS, Kind, kind
+from cnnjax.procedural.traits import ANIMALS, VERSION, Kind, kind
 
 CHUNK = 20
 SUBJECT = "subject"
@@ -107,15 +107,11 @@ def program(draw, name: str, side: int):
     return jax.jit(lambda data, what: jax.lax.map(lambda one: draw(one, what, name, side), data))
 
 
-def key_data(count: int) -> Any:
-    """Key data as programs take it, for shapes."""
-    return jax.random.key_data(jax.random.split(jax.random.key(0), count))
-
-
 @cache
 def compiled(draw, name: str, side: int):
     """The program, compiled once, here, since many threads call it. Give one of the animals for all of them."""
-    return program(draw, name, side).lower(key_data(CHUNK), drawn(name, 4)).compile()
+    data = jax.random.key_data(jax.random.split(jax.random.key(0), CHUNK))
+    return program(draw, name, side).lower(data, drawn(name, VERSION)).compile()
 
 
 def run(draw, name: str, keys: Key[Array, " batch"], side: int, what: Drawn) -> np.ndarray:
