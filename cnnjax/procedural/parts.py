@@ -117,7 +117,7 @@ def visible_shares(
         shares, under = carry
         fields, mine = row
         *_, cover, under = _cover(dict(zip(_FIELDS, fields, strict=True)), canvas, noise, under)
-        return (shares * (1.0 - cover) + mine[:, None, None] * cover, under), None
+        return (shares * (1.0 - cover)[None] + mine[:, None, None] * cover[None], under), None
 
     empty = jnp.zeros_like(canvas.x)
     (shares, _), _ = jax.lax.scan(step, (jnp.zeros((count, *empty.shape)), empty), (table, member))

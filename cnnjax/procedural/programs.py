@@ -98,7 +98,7 @@ def masks(data, what: Drawn, name: str, side: int) -> Float[Array, "masks side s
         shares = 1.0 - hidden[None]
     for coverage, _ in scene.bars:
         assert coverage is not None
-        shares = shares * (1.0 - coverage)
+        shares = shares * (1.0 - coverage)[None]
     return jnp.clip(shares, 0.0, 1.0)
 
 
