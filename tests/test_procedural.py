@@ -62,11 +62,11 @@ def test_a_key_gives_the_same_scene_at_any_size(cats):
 
 
 def test_the_background_does_not_depend_on_the_class(cats, dogs):
-    # The subject is somewhere in the middle, so in most images the upper corners show the background alone.
+    # In most images the upper corners show the background alone, and the middle the subject.
     equal = (cats == dogs).all(-1)
     assert equal.any(axis=(1, 2)).mean() > 0.99
     assert equal[:, :2, :2].mean() > 0.6
-    assert equal[:, 12:20, 12:20].mean() < 0.3
+    assert equal[:, 12:20, 12:20].mean() < 0.4
 
 
 def test_classes_differ_only_in_their_subject_and_all_animals_share_a_program():
