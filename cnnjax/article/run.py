@@ -240,8 +240,8 @@ def _describe_training(network: Network) -> str:
         images, training = config["data"], config["train"]
         return (
             f"{training['epochs']} epochs of {config['optimizer']['name']} with batches of {training['batch_size']} on "
-            f"the source {images['source']}{_rendering(images)} with {images['per_class']} images of each class and seed "
-            f"{training['seed']}, in {duration(notes['seconds'])}"
+            f"the source {images['source']}{_rendering(images)} with {images['per_class']} images of each class and "
+            f"seed {training['seed']}, in {duration(notes['seconds'])}"
         )
     except (KeyError, TypeError):  # The record of a network that was trained from Python may have any form.
         return ""
