@@ -77,6 +77,12 @@ def test_a_loss_that_falls_to_the_end_is_said_to_do_so():
     assert "it is lowest at the end" in text and "do not show overfitting" in text
 
 
+@pytest.mark.parametrize(("epochs", "window"), [(1, 1), (3, 1), (9, 3), (20, 5), (30, 5), (50, 7), (60, 9), (99, 9)])
+def test_longer_runs_are_smoothed_more(epochs, window):
+    losses = np.linspace(1.0, 0.5, epochs)
+    assert overfitting.judge(history(losses, losses)).window == window
+
+
 @pytest.mark.parametrize("epochs", [1, 2, 3, 5])
 def test_short_runs_are_not_overfitted(epochs):
     verdict = overfitting.judge(history(FALLS[:epochs], RISES[::-1][-epochs:][::-1]))

@@ -45,7 +45,7 @@ def judge(history: Sequence[Mapping[str, float]]) -> Verdict:
     """
     valid = np.asarray([row["valid_loss"] for row in history], np.float64)
     train = np.asarray([row["train_loss"] for row in history], np.float64)
-    window = min(5, 2 * ((len(valid) - 1) // 4) + 1)
+    window = _window(len(valid))
     smooth_valid, smooth_train = _smooth(valid, window), _smooth(train, window)
     place = int(np.argmin(smooth_valid))
     lowest, end = float(smooth_valid[place]), float(smooth_valid[-1])
@@ -61,6 +61,12 @@ def judge(history: Sequence[Mapping[str, float]]) -> Verdict:
         train_lowest=train_lowest,
         train_end=train_end,
     )
+
+
+def _window(epochs: int) -> int:
+    """An odd number: a third of a short run's epochs, 5 of 15 or more, a sixth of a long run's, at most 9."""
+    share = max(1, min(epochs // 3, max(5, epochs // 6), 9))
+    return share - 1 + share % 2
 
 
 def _smooth(values: Float[np.ndarray, " epochs"], window: int) -> Float[np.ndarray, " means"]:

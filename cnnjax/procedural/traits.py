@@ -1,9 +1,10 @@
 """What distinguishes the furry animals: ranges of traits, probabilities of coats and of eye colours.
 
-Cats and dogs overlap in almost every single trait on purpose: a third of the dogs prick their ears, some cats fold
-theirs. Colour says little (a linear classifier of the mean colours reaches 56%, of a 12×12 thumbnail 57%). Shape says
-nearly everything, but rotated, shifted, mirrored and scaled, which augmentation shows and a thousand images per class
-do not.
+Cats and dogs overlap in most single traits: some dogs prick their ears, some cats fold theirs, coats and patterns are
+shared. Colour says little: a linear classifier of the mean colours reaches 55%, one of 8×8 thumbnails 59% (version 4,
+64 pixels, 1,000 images a class; without a mild prior of this kind the small network stays at chance for long). Shape
+says nearly everything, but small, anywhere in the image, rotated and mirrored, which augmentation shows and a thousand
+images per class do not.
 """
 
 from typing import NamedTuple
