@@ -258,6 +258,15 @@ def test_a_config_of_the_first_edition_is_read():
     assert config.augment.enabled and config.augment.rotation == 15 and config.run == "runs/vgg16-mini"
 
 
+def test_configs_that_do_not_record_the_renderer_have_version_3():
+    assert from_dict(Config, FIRST_EDITION).data.rendering == 3
+    today = as_dict(Config())
+    assert today["data"]["rendering"] == 4 and from_dict(Config, today) == Config()
+    del today["data"]["rendering"]
+    assert from_dict(Config, today).data.rendering == 3
+    assert from_dict(Config, {"data": {"image_size": 64}}).data.rendering == 4  # not a run's file
+
+
 def test_every_renamed_field_exists():
     kinds = {"DataConfig": DataConfig, "TrainConfig": TrainConfig, "OptimizerConfig": OptimizerConfig}
     for name, kind in kinds.items():

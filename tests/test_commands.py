@@ -194,7 +194,9 @@ def test_a_run_is_looked_into_exported_and_used(run, images, tmp_path, capsys):
 
 def test_the_contact_sheet(tmp_path, monkeypatch):
     """Of grey images, since compiling the real ones takes long."""
-    monkeypatch.setattr("cnnjax.procedural.render", lambda _, keys, size: np.full((len(keys), size, size, 3), 90, "u1"))
+    monkeypatch.setattr(
+        "cnnjax.procedural.render", lambda _, keys, size, version: np.full((len(keys), size, size, 3), 90, "u1")
+    )
     out = tmp_path / "sheets" / "sheet.png"
     flags = ["--classes", "cat", "--count", "3", "--columns", "2", "--image-size", "16"]
     assert call("contact-sheet", *flags, "--out", out) == 0

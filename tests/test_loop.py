@@ -318,6 +318,19 @@ def test_resuming_with_other_settings_is_one_sentence(interrupted, changes, sent
         fit(interrupted, resume=True, **changes)
 
 
+def test_a_run_on_the_older_renderers_images_is_not_continued_on_others(tmp_path):
+    def settings(source, **rendering):
+        return {"data": {"source": source, **rendering}, "train": {"epochs": 3}}
+
+    for source in ("procedural", "folder:photos"):
+        run_dir.prepare(tmp_path / source, settings(source), resume=False)  # as before there was a choice
+        (tmp_path / source / "checkpoints" / "6").mkdir(parents=True)
+    run_dir.prepare(tmp_path / "folder:photos", settings("folder:photos", rendering=4), resume=True)
+    with pytest.raises(UserError, match="data.rendering=3 and cannot be resumed with 4"):
+        run_dir.prepare(tmp_path / "procedural", settings("procedural", rendering=4), resume=True)
+    run_dir.prepare(tmp_path / "procedural", settings("procedural", rendering=3), resume=True)
+
+
 def test_recorded_settings_of_the_caller_are_compared_too(tmp_path):
     settings = {"model": {"width": 0.1}, "optimizer": {"schedule": "cosine"}, "train": {"epochs": 3, "strategy": "jit"}}
     run_dir.prepare(tmp_path, settings, resume=False)

@@ -193,6 +193,7 @@ def test_the_bundled_network_is_what_it_was():
     assert bundled.digest == "6a0f7b54be3626b652a0d81fc1f0386de3448f98418c04845d65bcfc6182a6c9"
     assert (bundled.config["name"], bundled.config["width_multiplier"], bundled.image_size) == ("vgg16", 0.25, (64, 64))
     assert bundled.config["dense_units"] == 512 and len(bundled.class_names) == 14
+    assert bundled.provenance["config"]["data"]["rendering"] == 3  # its file was written before there was a choice
 
 
 # Checksums, damage, and files that are something else

@@ -7,6 +7,7 @@ import pytest
 
 from cnnjax import data, procedural
 from cnnjax.errors import UserError
+from cnnjax.procedural import programs
 from cnnjax.procedural.canvas import arc, box, canvas, capsule, cov, ellipse, fractal, polygon, ring
 from cnnjax.procedural.surroundings import background
 
@@ -61,17 +62,18 @@ def test_a_key_gives_the_same_scene_at_any_size(cats):
 
 
 def test_the_background_does_not_depend_on_the_class(cats, dogs):
-    # The subject is somewhere in the middle, so in most images the upper corners show the background alone.
+    # In most images the upper corners show the background alone, and the middle the subject.
     equal = (cats == dogs).all(-1)
     assert equal.any(axis=(1, 2)).mean() > 0.99
     assert equal[:, :2, :2].mean() > 0.6
-    assert equal[:, 12:20, 12:20].mean() < 0.3
+    assert equal[:, 12:20, 12:20].mean() < 0.4
 
 
 def test_classes_differ_only_in_their_subject_and_all_animals_share_a_program():
-    program = procedural._compiled("cat", SIZE)
+    procedural.render("cat", keys(1), SIZE)
+    before = programs.compiled.cache_info().currsize
     images = {name: np.asarray(procedural.render(name, keys(20), SIZE)) for name in ("rabbit", "husky", "cat")}
-    assert procedural._compiled("cat", SIZE) is program
+    assert programs.compiled.cache_info().currsize == before
     assert (images["rabbit"] != images["cat"]).any(axis=(1, 2, 3)).all()
     assert (images["rabbit"] != images["husky"]).any(axis=(1, 2, 3)).all()
 
@@ -117,8 +119,8 @@ def test_load_gives_disjoint_splits_in_order():
 
 
 def test_the_images_are_the_first_editions():
-    """Recorded with the first edition: the mean of every image."""
-    dataset = load()
+    """Version 3 of the renderer, as recorded with the first edition: the mean of every image."""
+    dataset = load(version=3)
     for split, means in (
         (dataset.train, [149.9, 120.4, 104.2, 130.9, 132.2, 125.1, 107.6, 73.4, 68.1, 96.7]),
         (dataset.valid, [136.0, 79.5, 134.7, 78.3, 126.6, 165.6]),
@@ -155,6 +157,7 @@ def test_new_classes_leave_the_others_their_images_and_share_none():
         ({"classes": ("cat", "cat")}, "two or more"),
         ({"per_class": 0}, "per_class=0: procedural images"),
         ({"valid": 0}, "valid=0: procedural images"),
+        ({"version": 5}, "version=5: the renderer's versions are 3 and 4"),
         ({"image_size": (16, 24)}, "procedural images are square"),
     ],
 )

@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cnnjax import procedural
-from cnnjax.procedural import CHUNK, CLASSES, KNOWN, NEW, render
+from cnnjax.procedural import CLASSES, KNOWN, NEW, VERSION, programs, render
 from cnnjax.procedural.canvas import Stream, canvas, fractal, paint
+from cnnjax.procedural.programs import CHUNK
 from cnnjax.procedural.things import THINGS
 from cnnjax.procedural.traits import ANIMALS
 
@@ -47,8 +47,8 @@ def test_things_and_animals_are_the_fourteen_classes_and_the_new_ones():
 @pytest.mark.parametrize("name", KNOWN)
 def test_every_class_can_be_rendered(name):
     # Traced, not compiled: this says that every class is there and fits together.
-    program, example = procedural._program(name, SIZE)
-    images = jax.eval_shape(program, jax.random.key_data(keys(CHUNK)), *example)
+    program = programs.program(programs.image, name, SIZE)
+    images = jax.eval_shape(program, jax.random.key_data(keys(CHUNK)), programs.drawn(name, VERSION))
     assert images.shape == (CHUNK, SIZE, SIZE, 3)
     assert images.dtype == jnp.uint8
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from cnnjax.article import overfitting
 from cnnjax.train import metrics
 
 ARTICLE = {
@@ -22,10 +23,6 @@ ARTICLE = {
     "dropout": 0.5,
 }
 """The article's own numbers, which the page shows beside those of this run."""
-
-# A run is called overfitted if its validation loss at the end is this many times its minimum, and its training loss is
-# below this fraction of its validation loss. The second condition excludes the noise of a constant learning rate.
-_RISE, _TRAIN_FRACTION = 1.05, 0.75
 
 
 def percent(fraction: float, digits: int = 1) -> str:
@@ -53,42 +50,46 @@ def outcome(run: Mapping[str, Any]) -> dict[str, Any]:
     """One training run in a few numbers: its first, best (lowest validation loss) and last epochs; its overfitting."""
     history = run["history"]
     best, last = metrics.best(history), history[-1]
-    # The mean of the last three epochs, because a single one may be an outlier.
-    valid_loss = statistics.fmean(epoch["valid_loss"] for epoch in history[-3:])
-    train_loss = statistics.fmean(epoch["train_loss"] for epoch in history[-3:])
-    rises = last["epoch"] > best["epoch"] and valid_loss > _RISE * best["valid_loss"]
+    smooth = overfitting.judge(history)
     return {
         "epochs": len(history),
         "best": best,
         "last": last,
         "first": history[0],
-        "overfitted": rises and train_loss < _TRAIN_FRACTION * valid_loss,
+        "overfitted": smooth.overfitted,
+        "smooth": smooth,
         "gap": last["train_accuracy"] - last["valid_accuracy"],
         "test": run["test"],
     }
 
 
 def curve(run: Mapping[str, Any], name: str) -> str:
-    """Describe the curves of one run."""
+    """Describe the curves of one run, and call overfitting only what is (see `overfitting.judge`)."""
     numbers = outcome(run)
-    best, last, first = numbers["best"], numbers["last"], numbers["first"]
+    best, last, first, smooth = numbers["best"], numbers["last"], numbers["first"], numbers["smooth"]
     change = "falls" if last["train_loss"] < first["train_loss"] else "does not fall: it goes"
     text = (
         f"{name}: the training loss {change} from {first['train_loss']:.2f} to {last['train_loss']:.2f} in "
         f"{counted(numbers['epochs'], 'epoch')}. The validation loss is lowest at epoch {best['epoch']:.0f} "
         f"({best['valid_loss']:.2f})"
     )
-    if numbers["overfitted"]:
-        return (
-            f"{text}; then it rises to {last['valid_loss']:.2f}. The network continues to memorize its training images "
-            f"({percent(last['train_accuracy'])} of them are classified correctly) while it becomes worse on new ones. "
-            "This is overfitting."
-        )
     if last["epoch"] == best["epoch"]:
         return f"{text}. This is the last epoch: the loss has not risen, so these curves do not show overfitting."
+    text = f"{text} and {last['valid_loss']:.2f} at the end. "
+    means = "In single epochs" if smooth.window == 1 else f"In means over {smooth.window} epochs"
+    change = f"from {smooth.lowest:.2f} (around epoch {smooth.epoch}) to {smooth.end:.2f}"
+    if smooth.overfitted:
+        return (
+            f"{text}{means} it rises {change}, while the training loss continues to fall, from "
+            f"{smooth.train_lowest:.2f} to {smooth.train_end:.2f}: the network continues to memorize its training "
+            f"images ({percent(last['train_accuracy'])} of them are classified correctly) while it becomes worse on "
+            "new ones. This is overfitting."
+        )
+    if smooth.end <= smooth.lowest:
+        return f"{text}{means} it is lowest at the end ({smooth.end:.2f}), so these curves do not show overfitting."
     return (
-        f"{text}; at the end it is {last['valid_loss']:.2f}, which is not a clear rise. "
-        "These curves do not show the overfitting that the article describes."
+        f"{text}{means} it goes {change}, which is not the clear rise beside a falling training loss that the article "
+        "calls overfitting."
     )
 
 

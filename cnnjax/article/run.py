@@ -226,6 +226,10 @@ def _content(stages: StageCache, network: Network, runs: dict[str, TrainingRun],
     }
 
 
+def _rendering(images: Result) -> str:
+    return f" (version {images['rendering']} of the renderer)" if "rendering" in images else ""
+
+
 def _describe_training(network: Network) -> str:
     """How a network was trained, if its file records it, else an empty string."""
     notes = network.provenance
@@ -234,8 +238,8 @@ def _describe_training(network: Network) -> str:
         images, training = config["data"], config["train"]
         return (
             f"{training['epochs']} epochs of {config['optimizer']['name']} with batches of {training['batch_size']} on "
-            f"the source {images['source']} with {images['per_class']} images of each class and seed "
-            f"{training['seed']}, in {duration(notes['seconds'])}"
+            f"the source {images['source']}{_rendering(images)} with {images['per_class']} images of each class and "
+            f"seed {training['seed']}, in {duration(notes['seconds'])}"
         )
     except (KeyError, TypeError):  # The record of a network that was trained from Python may have any form.
         return ""

@@ -8,6 +8,7 @@ import optax
 from flax import nnx
 
 from cnnjax import models, train
+from cnnjax.data import procedural
 from cnnjax.data.augment import Augment
 from cnnjax.data.dataset import Dataset
 from cnnjax.network import Network
@@ -61,6 +62,7 @@ class TrainingRun:
                 "per_class": self.per_class,
                 "eval_per_class": self.eval_per_class,
                 "seed": self.seed,
+                "rendering": procedural.VERSION,
                 "normalization": "standard",
             },
             "augment": {"enabled": self.augment is not None, **asdict(self.augment or Augment())},

@@ -27,7 +27,8 @@ def dataset(config: DataConfig) -> data.Dataset:
     common = {"image_size": config.image_size, "seed": config.seed, "cache": config.cache}
     common |= {"valid": config.eval_per_class, "test": config.eval_per_class}
     if config.source == "procedural":
-        return data.procedural.load(config.classes or ("cat", "dog"), per_class=config.per_class, **common)
+        common |= {"per_class": config.per_class, "version": config.rendering}
+        return data.procedural.load(config.classes or ("cat", "dog"), **common)
     per_class = config.per_class or None
     common |= {"per_class": per_class, "loading": config.loading, "adapt": True}
     return data.load(config.source, classes=config.classes, **common)

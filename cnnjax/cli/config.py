@@ -44,6 +44,9 @@ class DataConfig:
     """Validation images per class, and as many test images per class; of a class with too few images, a fifth each."""
     seed: int = 0
     """Chooses which images are drawn or rendered."""
+    rendering: Literal[3, 4] = 4
+    """Version of the procedural source's renderer. 3 renders the images of older releases, whose animals are larger and
+    less turned."""
     loading: Literal["auto", "resident", "stream"] = "auto"
     """resident keeps decoded images on the devices. stream decodes them again for every batch, ahead of use. auto
     streams what would take more than a quarter of the free memory. Results do not depend on it."""

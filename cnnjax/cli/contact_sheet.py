@@ -1,6 +1,7 @@
 """The command `contact-sheet`: a labelled sheet of the procedural classes."""
 
 from pathlib import Path
+from typing import Literal
 
 import jax
 import numpy as np
@@ -22,6 +23,7 @@ def contact_sheet(
     columns: int = 8,
     image_size: int = 150,
     seed: int = 0,
+    rendering: Literal[3, 4] = procedural.VERSION,
     out: Path = Path("runs/contact-sheet.png"),
 ) -> None:
     """Render images of each procedural class into one labelled sheet.
@@ -32,10 +34,11 @@ def contact_sheet(
         columns: Images in a row.
         image_size: Height and width of each image in pixels.
         seed: Of the images. Column k of every class has the same background, light and camera.
+        rendering: Version of the renderer.
         out: The file to write: .png, .jpg or .webp.
     """
     _check(classes, count, columns, image_size, out)
-    sheet = _sheet(classes, count, columns, image_size, seed)
+    sheet = _sheet(classes, count, columns, image_size, seed, rendering)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         sheet.save(out, quality=80, optimize=True)
@@ -61,7 +64,9 @@ def _check(classes: tuple[str, ...], count: int, columns: int, image_size: int, 
         raise unknown("image format", out.suffix or str(out), FORMATS)
 
 
-def _sheet(classes: tuple[str, ...], count: int, columns: int, image_size: int, seed: int) -> Image.Image:
+def _sheet(
+    classes: tuple[str, ...], count: int, columns: int, image_size: int, seed: int, rendering: int
+) -> Image.Image:
     rows, step = -(-count // columns), image_size + MARGIN
     font = ImageFont.load_default(size=max(10, image_size // 8))
     label = 8 * font.size
@@ -72,7 +77,7 @@ def _sheet(classes: tuple[str, ...], count: int, columns: int, image_size: int, 
         top = MARGIN + i * (rows * step + MARGIN)
         pen.text((2 * MARGIN, top + image_size // 2), name, "black", font, anchor="lm")
         keys = jax.random.split(jax.random.key(seed), count)
-        for k, pixels in enumerate(np.asarray(procedural.render(name, keys, image_size))):
+        for k, pixels in enumerate(np.asarray(procedural.render(name, keys, image_size, version=rendering))):
             place = (round(label + k % columns * step), top + k // columns * step)
             sheet.paste(Image.fromarray(pixels), place)
     return sheet

@@ -42,7 +42,8 @@ FLAGS: dict[str, str] = {
 def upgrade(config: str, values: Mapping[str, Any]) -> dict[str, Any]:
     """The values of a config (or of a part of one) as the first edition wrote them, with today's names.
 
-    It wrote options that the chosen optimizer or schedule did not use; these are left out.
+    It wrote options that the chosen optimizer or schedule did not use; these are left out. Before there was a choice,
+    the renderer's version was 3.
     """
     names = FIELDS.get(config, {})
     new = {names.get(name, name): value for name, value in values.items()}
@@ -51,6 +52,8 @@ def upgrade(config: str, values: Mapping[str, Any]) -> dict[str, Any]:
             new.pop("weight_decay", None)
         if "warmup" not in str(new.get("schedule")):
             new.pop("warmup_steps")
+    if config == "DataConfig" and "source" in new:
+        new.setdefault("rendering", 3)
     return new
 
 

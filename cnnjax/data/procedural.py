@@ -19,6 +19,9 @@ from cnnjax.image_size import to_size
 if TYPE_CHECKING:
     from jaxtyping import Array, Key
 
+VERSION = 4
+"""Of the renderer, unless `load` is told otherwise: `cnnjax.procedural.VERSION`, which is not imported for it."""
+
 _ROUND = 100  # images rendered between two updates of the progress bar
 
 
@@ -30,6 +33,7 @@ def load(
     valid: int = 500,
     test: int = 500,
     seed: int = 0,
+    version: int = VERSION,
     cache: bool = True,
 ) -> Dataset:
     """Images of `classes`, rendered under a progress bar or read from the cache.
@@ -45,21 +49,25 @@ def load(
         valid: validation images per class.
         test: test images per class.
         seed: chooses the images.
+        version: of the renderer, one of `cnnjax.procedural.VERSIONS`. Version 3 gives the images of older releases,
+            whose animals are larger and less turned.
         cache: keep rendered images in the user's cache folder.
 
-    Raises UserError for an unknown class, a class named twice, fewer than two classes, and counts below 1.
+    Raises UserError for an unknown class or version, a class named twice, fewer than two classes, and counts below 1.
     """
     from cnnjax import procedural  # importing it builds programs, so it waits until images are asked for
 
     names, size = tuple(classes), to_size(image_size)
     _check(names, procedural.KNOWN, size, {"per_class": per_class, "valid": valid, "test": test})
+    if version not in procedural.VERSIONS:
+        raise UserError(f"version={version}: the renderer's versions are {' and '.join(map(str, procedural.VERSIONS))}")
 
     def split(number: int, label: str, count: int) -> ArraySplit:
-        key = {"version": procedural.VERSION, "classes": names, "side": size[0], "count": count, "seed": seed}
+        key = {"version": version, "classes": names, "side": size[0], "count": count, "seed": seed}
         key["split"] = number
 
         def compute() -> tuple[Examples, tuple[str, ...]]:
-            return _render(names, size[0], number, label, count, seed), ()
+            return _render(names, size[0], number, label, count, seed, version), ()
 
         kept, _ = cached(f"procedural-{label}-{size[0]}", key, Examples, compute) if cache else compute()
         return ArraySplit(kept.images, kept.labels)
@@ -69,7 +77,14 @@ def load(
         valid=split(1, "valid", valid),
         test=partial(split, 2, "test", test),
         class_names=names,
-        provenance={"source": "procedural", "per_class": per_class, "valid": valid, "test": test, "seed": seed},
+        provenance={
+            "source": "procedural",
+            "version": version,
+            "per_class": per_class,
+            "valid": valid,
+            "test": test,
+            "seed": seed,
+        },  # fmt: skip
     )
 
 
@@ -103,7 +118,9 @@ def keys(name: str, split: int, indices: np.ndarray, seed: int) -> "Key[Array, '
     return jax.vmap(partial(jax.random.fold_in, base))(numbers)
 
 
-def _render(names: tuple[str, ...], size: int, split: int, label: str, per_class: int, seed: int) -> Examples:
+def _render(
+    names: tuple[str, ...], size: int, split: int, label: str, per_class: int, seed: int, version: int
+) -> Examples:
     from cnnjax import procedural
 
     images = np.empty((len(names) * per_class, size, size, 3), np.uint8)
@@ -111,7 +128,7 @@ def _render(names: tuple[str, ...], size: int, split: int, label: str, per_class
         for place, name in enumerate(names):
             for start in range(0, per_class, _ROUND):
                 indices = np.arange(start, min(start + _ROUND, per_class))
-                some = procedural.render(name, keys(name, split, indices, seed), size)
+                some = procedural.render(name, keys(name, split, indices, seed), size, version=version)
                 images[place * per_class + indices] = some
                 progress.update(len(indices))
     return Examples(images, np.repeat(np.arange(len(names), dtype=np.int32), per_class))

@@ -77,7 +77,7 @@ def read(path: Path, fields: Mapping[str, Any]) -> Description:
             raise UserError(f"{path} has format version {version}, not {VERSION}: use the cnnjax that wrote it")
         names = tuple(map(str, fields["class_names"]))
         normalizer = _normalizer(fields[_field("normalizer", version)])
-        provenance = dict(fields[_field("provenance", version)])
+        provenance = _with_rendering(dict(fields[_field("provenance", version)]))
         if version == 1:
             size = int(fields["side"])
             model, image_size, channels = _old_model(fields, len(names), size), (size, size), 3
@@ -129,3 +129,12 @@ def _old_model(fields: Mapping[str, Any], classes: int, size: int) -> dict[str, 
         "width_multiplier": float(old["width"]),
         **{name: value for name, value in optional.items() if name in architecture.arguments},
     }
+
+
+def _with_rendering(provenance: dict[str, Any]) -> dict[str, Any]:
+    """Provenance that names the renderer's version, which was 3 before files recorded it."""
+    config = provenance.get("config")
+    images = config.get("data") if isinstance(config, dict) else None
+    if not isinstance(images, dict) or images.get("source") != "procedural" or "rendering" in images:
+        return provenance
+    return provenance | {"config": {**config, "data": {**images, "rendering": 3}}}

@@ -11,9 +11,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from cnnjax.procedural.canvas import Canvas, Stream, place
-from cnnjax.procedural.parts import Parts, paint_parts
+from cnnjax.procedural.canvas import Canvas, Stream, moved
+from cnnjax.procedural.parts import Parts, paint_parts, visible_shares
 from cnnjax.procedural.traits import COAT, EYE, NAMES, Kind
+
+PARTS = ("body", "tail", "legs", "head", "ears", "eyes", "muzzle", "nose", "mouth", "whiskers")
+"""What an animal's masks show, and what can be left out of an image. The bib belongs to the body, cheeks, blaze and
+white face to the head, white brows to the eyes, the tongue to the mouth."""
 
 _SIDES = np.asarray([-1.0, 1.0], np.float32)
 _WHITE = np.asarray([0.93, 0.92, 0.89], np.float32)
@@ -30,19 +34,29 @@ def animal(
     noise: Float[Array, "4 side side"],
     kind: Kind,
     image: Float[Array, "3 side side"],
-    *,
-    scale=(0.32, 0.56),
-    rotation=60.0,
-    offset=0.26,
-    yaw=0.6,
+    shown: Float[Array, " parts"],
 ) -> Float[Array, "3 side side"]:
-    """An animal over `image`.
+    """An animal over `image`. shown: 1 for each of `PARTS` that is painted, 0 for one that is left out."""
+    here, parts, pattern, second, lamp = _build(stream, canvas, noise, kind)
+    return paint_parts(image, here, parts.table(shown), noise, pattern, second, lamp)
 
-    scale: range of the head's radius, half-widths; rotation: ± degrees; offset: the head's, ± half-widths; yaw: the
-    head's turn to a side, ± radians.
-    """
-    here = place(stream, canvas, scale, rotation, offset)
-    here = here._replace(y=here.y + 0.35)
+
+def visible_parts(
+    stream: Stream, canvas: Canvas, noise: Float[Array, "4 side side"], kind: Kind, shown: Float[Array, " parts"]
+) -> Float[Array, "parts side side"]:
+    """The share of each pixel that shows each of `PARTS` of the animal that `animal` paints from the same arguments."""
+    here, parts, *_ = _build(stream, canvas, noise, kind)
+    return visible_shares(here, parts.table(shown), parts.groups, len(PARTS), noise)
+
+
+def _build(stream: Stream, canvas: Canvas, noise, kind: Kind):
+    """The animal's own coordinates, its parts, its coat's pattern with the second colour, and the light's direction."""
+    where = kind.placement
+    size = jnp.exp(stream.uniform(where.log_scale[0], where.log_scale[1]))
+    angle = stream.uniform(-1.0, 1.0) * where.rotation
+    x, y = stream.uniform(-1.0, 1.0) * where.offset, stream.uniform(-1.0, 1.0) * where.offset
+    here = moved(canvas, x, y, angle, size, stream.sign())
+    here = here._replace(y=here.y + where.lift)
     count = (len(NAMES),)
     trait = dict(zip(NAMES, stream.uniform(kind.traits[:, 0], kind.traits[:, 1], count), strict=True))
     # A trait whose name begins with p_ is a probability: whether it is there is decided here.
@@ -60,9 +74,8 @@ def animal(
     coat = {"colour": base, "pattern": 1.0, **look}
     white = {"colour": _WHITE, "fur": look["fur"], "fuzz": 3.0 * look["fuzz"], "clip": True}
     _body(parts, stream, trait, coat, white)
-    _head(parts, stream, trait, coat, white, dark, _weighted(stream, kind.eyes, EYE), yaw)
-    lamp = (jnp.cos(light), jnp.sin(light))
-    return paint_parts(image, here, parts.table(), noise, pattern, second, lamp)
+    _head(parts, stream, trait, coat, white, dark, _weighted(stream, kind.eyes, EYE))
+    return here, parts, pattern, second, (jnp.cos(light), jnp.sin(light))
 
 
 def _weighted(stream: Stream, weights, table):
@@ -101,6 +114,7 @@ def _body(p: Parts, stream: Stream, trait: dict[str, Array], coat: dict[str, Any
     x0, y0 = rump_x + 0.5 * girth, rump_y + 0.2
     x1, y1 = x0 + half * jnp.cos(bend), y0 + half * jnp.sin(bend)
     x2, y2 = x1 + half * jnp.cos(bend + curl), y1 + half * jnp.sin(bend + curl)
+    p.group = PARTS.index("tail")
     p.limb(x0, y0, x1, y1, thick, thick, **coat)
     p.limb(x1, y1, x2, y2, thick, thick * trait["tail_taper"], **coat)
 
@@ -109,20 +123,23 @@ def _body(p: Parts, stream: Stream, trait: dict[str, Array], coat: dict[str, Any
     hip_y = jnp.stack([chest_y + 0.2, rump_y, chest_y + 0.2, rump_y])
     foot_x, foot_y = hip_x + stream.uniform(-0.25, 0.25, (4,)), ground + stream.uniform(-0.12, 0.12, (4,))
     foot_x = foot_x + jnp.where(sit, jnp.asarray([0.0, -0.3, 0.0, 0.5]), jnp.zeros(4))
+    p.group = PARTS.index("legs")
     p.limb(hip_x[:2], hip_y[:2], foot_x[:2], foot_y[:2], leg * 1.3, leg, shade=0.75, **coat)
+    p.group = PARTS.index("body")
     p.limb(chest_x, chest_y, rump_x, rump_y, girth * 0.95, girth, **coat)
     p.limb(0.0, 0.3, chest_x, chest_y, 0.62, girth * 0.9, extend=True, **coat)
     bib = jnp.maximum(stream.switch(0.4), trait["p_husky"])
     p.add(chest_x, chest_y + 0.25, girth * 0.5, girth * 0.8, soft=0.15, alpha=0.9 * bib, **white)
+    p.group = PARTS.index("legs")
     p.limb(hip_x[2:], hip_y[2:], foot_x[2:], foot_y[2:], leg * 1.3, leg, **coat)
     sock = jnp.where(stream.chance(0.4), jnp.asarray(_WHITE), coat["colour"])
     paw = {**coat, "colour": sock, "pattern": 0.0, "shade": jnp.asarray([0.8, 0.8, 1.0, 1.0])}
     p.add(foot_x + 0.08, foot_y + 0.05, leg * 1.35, leg * 0.95, **paw)
 
 
-def _head(p: Parts, stream: Stream, trait, coat: dict[str, Any], white: dict[str, Any], dark, iris, yaw) -> None:
-    """The head: a ball of radius 1, turned by up to `yaw`; what is on it moves as on a ball."""
-    turn, nod = stream.uniform(-1.0, 1.0) * yaw, stream.uniform(-0.15, 0.2)
+def _head(p: Parts, stream: Stream, trait, coat: dict[str, Any], white: dict[str, Any], dark, iris) -> None:
+    """The head: a ball of radius 1, turned by up to 0.6 radians; what is on it moves as on a ball."""
+    turn, nod = stream.uniform(-1.0, 1.0) * 0.6, stream.uniform(-0.15, 0.2)
     s, pointed, mask = jnp.sin(turn), trait["p_pointed"], trait["p_mask"]
     width, height = trait["head_width"], trait["head_height"]
     tone = jnp.where(stream.chance(0.35), stream.uniform(0.45, 0.85), 1.0)
@@ -132,11 +149,13 @@ def _head(p: Parts, stream: Stream, trait, coat: dict[str, Any], white: dict[str
     ear_x, ear_y = width * 0.82 * jnp.sin(lean) + 0.1 * s, -height * 0.72 * jnp.cos(lean)
     up = lean * 0.8 + stream.uniform(-0.12, 0.12, (2,)) - 0.5 * np.pi
     wide, long, tip = trait["ear_width"], trait["ear_length"], trait["ear_tip"]
+    p.group = PARTS.index("ears")
     inner = {"colour": _INNER_EAR, "fur": coat["fur"], "soft": 0.05, "clip": True, "alpha": 0.75 * pointed}
     for x, y, angle in zip(ear_x, ear_y, up, strict=True):
         p.add(x, y, wide, None, angle, length=long, taper=tip, alpha=pointed, shade=tone, **coat)
         p.add(x + 0.05 * s, y, wide * 0.55, None, angle, length=long * 0.8, taper=tip, **inner)
 
+    p.group = PARTS.index("head")
     p.add(0.0, 0.0, width, height, **coat)
     cheek = {**coat, "form": coat["form"] * 0.5, "extend": True}
     p.add(0.15 * s + _SIDES * width * 0.42, 0.36, width * trait["cheek"] * 0.6, height * 0.52, **cheek)
@@ -151,27 +170,34 @@ def _head(p: Parts, stream: Stream, trait, coat: dict[str, Any], white: dict[str
     snout = {**coat, "colour": coat["colour"] + 0.7 * pale * (_WHITE - coat["colour"]), "pattern": 0.6 * (1.0 - pale)}
     snout["fuzz"] = coat["fuzz"] * 0.6
     lobes = {**snout, "form": coat["form"] * 0.8}
+    p.group = PARTS.index("muzzle")
     p.limb(0.5 * s, nod, tip_x, tip_y - 0.1, fat * 0.55, fat * 0.8, **lobes)
+    p.group = PARTS.index("mouth")
     p.add(tip_x, tip_y + fat * 1.05, fat * 0.38, fat * 0.7, alpha=trait["p_tongue"], colour=_TONGUE, form=0.3)
+    p.group = PARTS.index("muzzle")
     p.add(tip_x - 0.05 * s, tip_y + fat * 0.55, fat * 0.7, fat * 0.5, shade=0.85, **snout)
     p.add(tip_x + _SIDES * fat * 0.5, tip_y + 0.12 * fat, fat * 0.72, fat * 0.66, **lobes)
     nose, x, y = trait["nose"], tip_x + 0.08 * s, tip_y - fat * 0.45
     leather = jnp.where(trait["p_pink_nose"] > 0.0, jnp.asarray(_PINK_NOSE), jnp.asarray(_BLACK))
+    p.group = PARTS.index("nose")
     p.add(x, y, nose * 0.75, nose * 1.15, _DOWN, length=nose * 0.5, taper=0.5, colour=leather, form=0.3)
     p.add(x - nose * 0.3, y - nose * 0.3, nose * 0.3, nose * 0.16, alpha=0.5, soft=0.03, colour=_WHITE)
     line, lips = {"colour": dark * 0.4, "alpha": 0.75}, tip_y + fat * 0.42
+    p.group = PARTS.index("mouth")
     p.limb(x, y + nose, x, lips, 0.025, 0.025, **line)
     p.limb(x, lips, x + _SIDES * fat * 0.6, tip_y + fat * stream.uniform(0.5, 0.75), 0.028, 0.018, **line)
 
     # Ears that hang, over the head's sides; whiskers in front of all.
     hang = {**coat, "alpha": 1.0 - pointed, "shade": tone * 0.92, "taper": stream.uniform(0.9, 1.35)}
     x, drop = _SIDES * width * 0.86 + 0.12 * s, _DOWN - _SIDES * stream.uniform(0.0, 0.5)
+    p.group = PARTS.index("ears")
     p.add(x, -height * 0.42, trait["flop_width"] * 0.9, None, drop, length=trait["flop_length"] * 0.75, **hang)
     hairs = {"colour": jnp.where(stream.chance(0.7), jnp.full(3, 0.95), jnp.full(3, 0.12))}
     hairs["alpha"] = 0.85 * trait["p_whiskers"] * trait["whiskers"]
     six = np.tile(_SIDES, 3)
     droop = np.repeat(np.asarray([-0.22, 0.05, 0.32], np.float32), 2) + stream.uniform(-0.06, 0.06)
     x, y = tip_x + six * fat * 0.6, tip_y + 0.1 * fat + 0.25 * droop
+    p.group = PARTS.index("whiskers")
     p.limb(x, y, x + six * stream.uniform(0.75, 1.25), y + 0.75 * droop, 0.022, 0.008, **hairs)
 
 
@@ -182,6 +208,7 @@ def _eyes(p: Parts, stream: Stream, trait, width, turn, y, white: dict[str, Any]
     seen = (jnp.cos(longitude) > 0.12).astype(jnp.float32)
     x, narrow = 0.95 * width * jnp.sin(longitude), jnp.clip(jnp.cos(longitude) + 0.1, 0.2, 1.0)
     slant = -_SIDES * 0.25
+    p.group = PARTS.index("eyes")
     p.add(x, y - 0.02, 0.5, 0.36, soft=0.1, alpha=0.9 * trait["p_husky"] * seen, **white)
     p.add(x, y, size * 1.22 * narrow, size * 1.12 * lids, slant, alpha=seen, colour=dark * 0.3)
     for i in (0, 1):

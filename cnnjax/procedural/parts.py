@@ -1,11 +1,13 @@
 """Pictures out of rounded parts: a table with a row a part, painted by one compiled scan.
 
 Every part is a tapered capsule in a frame of its own (an ellipse when its length is 0) and shaded as a body lit from
-one side, so a new part costs a row and no compilation.
+one side, so a new part costs a row and no compilation. Each row belongs to a named group such as the ears, which can be
+left out, and whose visible share of every pixel can be computed.
 """
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from cnnjax.procedural.canvas import Canvas
@@ -17,10 +19,12 @@ _FIELDS = (
 
 
 class Parts:
-    """Rows of the table of parts, in painting order."""
+    """Rows of the table of parts, in painting order. `group` is the number of the group that new rows belong to."""
 
     def __init__(self) -> None:
         self.rows: list[Array] = []
+        self.groups: list[int] = []
+        self.group = 0
 
     def add(
         self, x, y, rx, ry=None, angle=0.0, *, length=0.0, taper=1.0, soft=0.0, fuzz=0.0, alpha=1.0, colour,
@@ -40,15 +44,20 @@ class Parts:
             red, green, blue, pattern, fur, form, shade, 1.0 if clip or extend else 0.0, 0.0 if clip else 1.0,
         )  # fmt: skip
         values = jnp.broadcast_arrays(*(jnp.asarray(v, jnp.float32) for v in values))
-        self.rows.append(jnp.stack([v.reshape(-1) for v in values], axis=-1))
+        rows = jnp.stack([v.reshape(-1) for v in values], axis=-1)
+        self.rows.append(rows)
+        self.groups += [self.group] * len(rows)
 
     def limb(self, ax, ay, bx, by, r1, r2, **how) -> None:
         """A part from a to b with radius r1 at a and r2 at b."""
         length = jnp.sqrt((bx - ax) ** 2 + (by - ay) ** 2 + 1e-6)
         self.add(ax, ay, r1, None, jnp.arctan2(by - ay, bx - ax), length=length, taper=r2 / r1, **how)
 
-    def table(self) -> Float[Array, "parts fields"]:
-        return jnp.concatenate(self.rows)
+    def table(self, shown: Float[Array, " groups"]) -> Float[Array, "parts fields"]:
+        """All rows. shown: 1 for each group that is painted, 0 for one that is left out."""
+        rows = jnp.concatenate(self.rows)
+        alpha = _FIELDS.index("alpha")
+        return rows.at[:, alpha].multiply(shown[np.asarray(self.groups)])
 
 
 def paint_parts(image, canvas: Canvas, table, noise, pattern, second, lamp):
@@ -57,18 +66,7 @@ def paint_parts(image, canvas: Canvas, table, noise, pattern, second, lamp):
     def step(carry, row):
         red, green, blue, under = carry
         f = dict(zip(_FIELDS, row, strict=True))
-        dx, dy = canvas.x - f["x"], canvas.y - f["y"]
-        u = (f["cos"] * dx + f["sin"] * dy) / f["rx"]
-        v = (f["cos"] * dy - f["sin"] * dx) / f["ry"]
-        along = jnp.clip(u / (f["length"] + 1e-3), 0.0, 1.0)
-        u = u - along * f["length"]
-        radius = 1.0 + (f["taper"] - 1.0) * along
-        q = jnp.sqrt(u * u + v * v + 1e-6)
-        distance = (q - radius) * jnp.minimum(f["rx"], f["ry"]) + f["fuzz"] * noise[1]
-        cover = jnp.clip(0.5 - distance / (canvas.pixel + f["soft"]), 0.0, 1.0) * f["alpha"]
-        clipped = (1.0 - f["join"]) * f["keep"]
-        cover = cover * (1.0 + clipped * (under - 1.0))
-        under = jnp.maximum(under * f["keep"], cover * f["join"])
+        u, v, radius, cover, under = _cover(f, canvas, noise, under)
         # The surface's normal: (u, v) over the radius, turned back into the animal's frame; the rest points at us.
         nu, nv = u / radius, v / radius
         lu, lv = f["cos"] * lamp[0] + f["sin"] * lamp[1], f["cos"] * lamp[1] - f["sin"] * lamp[0]
@@ -85,3 +83,42 @@ def paint_parts(image, canvas: Canvas, table, noise, pattern, second, lamp):
         step, (image[0], image[1], image[2], jnp.zeros_like(image[0])), table, unroll=4
     )
     return jnp.stack([red, green, blue])
+
+
+def _cover(f: dict[str, Array], canvas: Canvas, noise, under):
+    """Where one part is: its own coordinates u and v, its radius there, its coverage, and `under` for the next part.
+
+    under: coverage of the part that the row lies on, to which it may be clipped.
+    """
+    dx, dy = canvas.x - f["x"], canvas.y - f["y"]
+    u = (f["cos"] * dx + f["sin"] * dy) / f["rx"]
+    v = (f["cos"] * dy - f["sin"] * dx) / f["ry"]
+    along = jnp.clip(u / (f["length"] + 1e-3), 0.0, 1.0)
+    u = u - along * f["length"]
+    radius = 1.0 + (f["taper"] - 1.0) * along
+    q = jnp.sqrt(u * u + v * v + 1e-6)
+    distance = (q - radius) * jnp.minimum(f["rx"], f["ry"]) + f["fuzz"] * noise[1]
+    cover = jnp.clip(0.5 - distance / (canvas.pixel + f["soft"]), 0.0, 1.0) * f["alpha"]
+    clipped = (1.0 - f["join"]) * f["keep"]
+    cover = cover * (1.0 + clipped * (under - 1.0))
+    return u, v, radius, cover, jnp.maximum(under * f["keep"], cover * f["join"])
+
+
+def visible_shares(
+    canvas: Canvas, table: Float[Array, "parts fields"], groups: list[int], count: int, noise
+) -> Float[Array, "{count} side side"]:
+    """The share of each pixel that shows each of `count` groups, where later rows hide earlier ones; in [0, 1].
+
+    groups: the group of each row. What is left to 1 shows what is behind all parts.
+    """
+    member = jax.nn.one_hot(jnp.asarray(groups), count)
+
+    def step(carry, row):
+        shares, under = carry
+        fields, mine = row
+        *_, cover, under = _cover(dict(zip(_FIELDS, fields, strict=True)), canvas, noise, under)
+        return (shares * (1.0 - cover)[None] + mine[:, None, None] * cover[None], under), None
+
+    empty = jnp.zeros_like(canvas.x)
+    (shares, _), _ = jax.lax.scan(step, (jnp.zeros((count, *empty.shape)), empty), (table, member))
+    return shares
