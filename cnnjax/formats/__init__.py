@@ -4,7 +4,7 @@ from pathlib import Path
 
 from cnnjax.errors import unknown
 from cnnjax.formats import bundled, published
-from cnnjax.formats.bundled import load_bundled
+from cnnjax.formats.bundled import load_bundled, load_with_head
 from cnnjax.formats.int8_writer import save_int8
 from cnnjax.formats.keras_writer import save_keras
 from cnnjax.formats.native import save
@@ -16,6 +16,7 @@ from cnnjax.network import Network
 __all__ = [
     "load",
     "load_bundled",
+    "load_with_head",
     "resolve",
     "save",
     "save_int8",

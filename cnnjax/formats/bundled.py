@@ -1,7 +1,5 @@
 """The networks that come with the package, by name. Their sources and licences: data/CREDITS.md."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from importlib import resources
 from pathlib import Path
 
@@ -30,32 +28,26 @@ def load_bundled(name: str = "vgg16-mini", *, include_top: bool | None = True) -
     """
     if name not in NAMES:
         raise unknown("bundled network", name, NAMES)
-    include_top = include_top is not False  # both have dense layers
     if name == "vgg16-mini":
-        with _file("vgg16-mini.safetensors") as path:
-            return load(path, include_top=include_top)
-    with _file(VGG16) as convolutions:
-        if not include_top:
-            return load(convolutions, include_top=False)
-        with _file(VGG16_HEAD) as head:
-            return _together(convolutions, head)
+        return load(path("vgg16-mini.safetensors"), include_top=include_top)
+    if include_top is False:
+        return load(path(VGG16), include_top=False)
+    return load_with_head(path(VGG16), path(VGG16_HEAD))
 
 
-def _together(convolutions: Path, head: Path) -> Network:
-    """The convolutions of one file with the dense layers of another, whose description is that of the whole."""
-    with (
-        reported(convolutions),
-        native.read(convolutions) as body,
-        reported(head),
-        native.read(head) as top,
-    ):
-        whole = top._replace(tensors=body.tensors | top.tensors)
-        return build(head, whole, Options(include_top=True))
+def load_with_head(convolutions: str | Path, head: str | Path) -> Network:
+    """The convolutions of one file with the dense layers of another, as `save_int8` writes `layers` of a network.
+
+    The description is that of the second, which is of the whole network. Raises UserError as `load` does.
+    """
+    convolutions, head = Path(convolutions), Path(head)
+    with reported(convolutions), native.read(convolutions) as body, reported(head), native.read(head) as top:
+        return build(head, top._replace(tensors=body.tensors | top.tensors), Options())
 
 
-@contextmanager
-def _file(name: str) -> Iterator[Path]:
-    with resources.as_file(resources.files("cnnjax") / "weights" / name) as path:
-        if not path.is_file():
-            raise UserError(f"this copy of cnnjax has no weights/{name}: install it again, or name other weights")
-        yield path
+def path(name: str) -> Path:
+    """A file of the package's folder of weights. Raises UserError if it is not there."""
+    found = Path(str(resources.files("cnnjax") / "weights" / name))
+    if not found.is_file():
+        raise UserError(f"this copy of cnnjax has no weights/{name}: install it again, or name other weights")
+    return found
