@@ -2,7 +2,7 @@
 
     python benchmarks/int8.py                                      # against --weights imagenet-notop, downloaded once
     python benchmarks/int8.py --weights FILE.h5 --layers block5_conv3 --steps 100
-    python benchmarks/int8.py --weights FILE.h5 --layers block1_conv2 block2_conv2 block3_conv3 block4_conv3 block5_conv3
+    python benchmarks/int8.py --layers block1_conv2 block2_conv2 block3_conv3 block4_conv3 block5_conv3
 
 The first prints, for each convolution, the norm of the difference of the maps after relu over the norm of the float32
 maps, and writes both into benchmarks/results/int8.json. With --layers the article's eight filters of each layer are
@@ -74,7 +74,8 @@ def _relative_changes(
     """For each convolution ‖rounded - exact‖ / ‖exact‖ of its maps."""
     (_, first), (_, second) = exact(image[None]), rounded(image[None])
     norm = jnp.linalg.norm
-    return {name: norm((second[name] - maps).ravel()) / norm(maps.ravel()) for name, maps in first.items()}
+    convolutions = {name: maps for name, maps in first.items() if "_conv" in name}
+    return {name: norm((second[name] - maps).ravel()) / norm(maps.ravel()) for name, maps in convolutions.items()}
 
 
 def _draw(network: Network, layer: str, recipe: str, steps: int, size: int) -> list[Image]:

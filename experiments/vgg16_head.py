@@ -15,7 +15,7 @@ import jax
 import numpy as np
 import optax
 
-from cnnjax import configure, data, formats, train
+from cnnjax import configure, data, formats
 from cnnjax.cli import command_line
 from cnnjax.cli.presets import ALL_CLASSES
 from cnnjax.files import write_json

@@ -195,6 +195,38 @@ def test_files_are_the_librarys_to_the_byte(tmp_path):
     assert length % 8 == 0
 
 
+# Convolutions of one file, dense layers of another
+
+
+def test_dense_layers_from_a_file_of_their_own(tmp_path):
+    whole = random_networks.network("vgg11", (40, 64), width_multiplier=0.06)
+    heads = ("fc1", "fc2", "predictions")
+    body = {name: leaves for name, leaves in whole.params.items() if name not in heads}
+    formats.save_int8(tmp_path / "whole", whole)
+    formats.save_int8(tmp_path / "head", whole, layers=heads)
+    formats.save_int8(tmp_path / "body", whole, layers=tuple(body))
+    found = formats.load_with_head(tmp_path / "body", tmp_path / "head")
+    random_networks.same(found, formats.load(tmp_path / "whole"))
+    held = safetensors.numpy.load_file(tmp_path / "head")
+    assert {name.split("/")[1] for name in held if name.startswith("params/")} == set(heads)
+    with pytest.raises(UserError, match=r"head lacks block1_conv1/bias, .* which its network has"):
+        formats.load(tmp_path / "head")
+    with pytest.raises(UserError, match="body lacks fc1/bias"):
+        formats.load_with_head(tmp_path / "body", tmp_path / "body")
+    (tmp_path / "head").write_bytes((tmp_path / "head").read_bytes()[:-9])
+    with pytest.raises(UserError, match="head is damaged or incomplete"):
+        formats.load_with_head(tmp_path / "body", tmp_path / "head")
+
+
+def test_a_bundled_network_is_named():
+    with pytest.raises(UserError, match="unknown bundled network 'vgg-16': did you mean vgg16"):
+        formats.load_bundled("vgg-16")
+    with pytest.raises(UserError, match="unknown weights 'vgg161': did you mean vgg16"):
+        formats.resolve("vgg161")
+    assert formats.resolve("vgg16", include_top=False).class_names == ()
+    assert "fc1" not in formats.resolve("vgg16-mini", include_top=False).params
+
+
 # The real convolutions
 
 

@@ -15,7 +15,7 @@ from cnnjax.visualize import Image, recipes
 
 def feature_maps(
     *,
-    weights: str = "",
+    weights: str = "vgg16",
     image: str = "",
     layer: tuple[str, ...] = (),
     channels: tuple[int, ...] = (),
@@ -26,18 +26,18 @@ def feature_maps(
     """Show how a network transforms an image, layer by layer.
 
     Args:
-        weights: A weights file, the folder of a run, or imagenet (downloaded and kept). Empty uses the VGG16 that is
-            part of the package.
+        weights: A weights file, the folder of a run, vgg16 or vgg16-mini, which are part of the package, or imagenet
+            (downloaded and kept).
         image: An image file. Empty uses the photograph of a cat that is part of the package.
         layer: Which layers. Empty uses the first convolution of each block of a VGG, or all layers with maps.
         channels: Which channels of each layer. Empty uses the first eight.
         image_size: Size of the image in pixels, one number or height and width, for networks that take any size. By
             default 150 for a VGG's convolutions, else the network's.
-        include_top: Whether to read the dense layers of the weights. imagenet-notop has none, and a tenth of the size.
+        include_top: Whether to read the dense layers of the weights, where there are any.
         out: Folder for the figure.
     """
     make_folder(out)
-    network = formats.resolve(weights, include_top)
+    network = formats.resolve(weights, None if include_top else False)
     if image_size is None:
         image_size = 150 if network.model_name.startswith("vgg") else network.image_size
     crop = imagenet.crop(network.class_names)
@@ -55,7 +55,7 @@ def feature_maps(
 def filters(
     *,
     layer: str,
-    weights: str = "",
+    weights: str = "vgg16",
     channels: tuple[int, ...] = (),
     recipe: str = "filters",
     image_size: int | tuple[int, int] | None = None,
@@ -67,19 +67,19 @@ def filters(
 
     Args:
         layer: Which layer.
-        weights: A weights file, the folder of a run, or imagenet (downloaded and kept). Empty uses the VGG16 that is
-            part of the package.
+        weights: A weights file, the folder of a run, vgg16 or vgg16-mini, which are part of the package, or imagenet
+            (downloaded and kept).
         channels: Which of its channels. Empty uses eight of them.
         recipe: How the images are optimized: filters, quick (seconds) or article, which gives weights from Caffe their
             input without normalization, as the article did.
         image_size: Size of the images in pixels, one number or height and width, for networks that take any size. By
             default the network's.
-        include_top: Whether to read the dense layers of the weights. imagenet-notop has none, and a tenth of the size.
+        include_top: Whether to read the dense layers of the weights, where there are any.
         seed: Of the noise that the optimization starts from.
         out: Folder for the images and the figure.
     """
     make_folder(out)
-    network, chosen = formats.resolve(weights, include_top), recipes.recipe(recipe, "filters")
+    network, chosen = formats.resolve(weights, None if include_top else False), recipes.recipe(recipe, "filters")
     print(visualization.describe_input(network, chosen))
     shapes = visualization.layer_shapes(network, image_size)
     count = shapes.get(layer, (1,))[-1]
@@ -96,7 +96,7 @@ def filters(
 def classes(
     *,
     names: tuple[str, ...] = (),
-    weights: str = "",
+    weights: str = "vgg16-mini",
     recipe: str = "classes",
     seed: int = 0,
     out: Path = Path("runs/classes"),
@@ -105,8 +105,8 @@ def classes(
 
     Args:
         names: Which classes. Empty uses the article's twelve, or the network's first twelve.
-        weights: A weights file, the folder of a run, or imagenet (downloaded and kept). Empty uses the VGG16 that is
-            part of the package.
+        weights: A weights file, the folder of a run, vgg16 or vgg16-mini, which are part of the package, or imagenet
+            (downloaded and kept).
         recipe: How the images are optimized: classes, quick (seconds) or article, which gives weights from Caffe their
             input without normalization, as the article did.
         seed: Of the noise that the optimization starts from.

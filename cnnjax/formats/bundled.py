@@ -19,7 +19,9 @@ def load_bundled(name: str = "vgg16-mini", *, include_top: bool | None = True) -
 
     "vgg16": the real one. Its thirteen convolutions are those that Simonyan and Zisserman trained on ImageNet, rounded
     to int8; `cnnjax export imagenet-notop --to int8` makes the same file from the published one. Without `include_top`
-    it ends at block5_pool, has no classes and takes images of any size.
+    it ends at block5_pool, has no classes and takes images of any size. Its dense layers, for the fourteen procedural
+    classes, are in a file of their own, which `python experiments/vgg16_head.py` makes; None takes them if they are
+    there.
     "vgg16-mini": the narrow VGG16, trained on the fourteen procedural classes by `python experiments/train.py
     vgg16-mini` with seed 0, in 13 minutes on two shared CPU cores: 12 epochs of 14,000 images; 81.6% of 1,400
     validation images and 79.6% of 1,400 test images were classified correctly. Its `provenance` has the rest.
@@ -30,7 +32,7 @@ def load_bundled(name: str = "vgg16-mini", *, include_top: bool | None = True) -
         raise unknown("bundled network", name, NAMES)
     if name == "vgg16-mini":
         return load(path("vgg16-mini.safetensors"), include_top=include_top)
-    if include_top is False:
+    if include_top is False or (include_top is None and not _place(VGG16_HEAD).is_file()):
         return load(path(VGG16), include_top=False)
     return load_with_head(path(VGG16), path(VGG16_HEAD))
 
@@ -47,7 +49,11 @@ def load_with_head(convolutions: str | Path, head: str | Path) -> Network:
 
 def path(name: str) -> Path:
     """A file of the package's folder of weights. Raises UserError if it is not there."""
-    found = Path(str(resources.files("cnnjax") / "weights" / name))
+    found = _place(name)
     if not found.is_file():
         raise UserError(f"this copy of cnnjax has no weights/{name}: install it again, or name other weights")
     return found
+
+
+def _place(name: str) -> Path:
+    return Path(str(resources.files("cnnjax") / "weights" / name))
