@@ -27,9 +27,9 @@ from cnnjax.train import transfer
 def vgg16_head(
     *,
     image_size: int = 96,
-    per_class: int = 300,
-    valid: int = 50,
-    test: int = 100,
+    per_class: int = 200,
+    valid: int = 30,
+    test: int = 50,
     dense_units: int = 512,
     epochs: int = 40,
     learning_rate: float = 1e-4,

@@ -9,6 +9,7 @@ from cnnjax import figures, formats
 from cnnjax import visualize as visualization
 from cnnjax.article.stage_cache import make_folder
 from cnnjax.data import example_image, imagenet
+from cnnjax.errors import UserError
 from cnnjax.network import Network
 from cnnjax.visualize import Image, recipes
 
@@ -73,13 +74,15 @@ def filters(
         recipe: How the images are optimized: filters, quick (seconds) or article, which gives weights from Caffe their
             input without normalization, as the article did.
         image_size: Size of the images in pixels, one number or height and width, for networks that take any size. By
-            default the network's.
+            default the network's, and 128 for convolutions alone.
         include_top: Whether to read the dense layers of the weights, where there are any.
         seed: Of the noise that the optimization starts from.
         out: Folder for the images and the figure.
     """
     make_folder(out)
     network, chosen = formats.resolve(weights, None if include_top else False), recipes.recipe(recipe, "filters")
+    if image_size is None and not network.class_names and network.model_name.startswith("vgg"):
+        image_size = 128
     print(visualization.describe_input(network, chosen))
     shapes = visualization.layer_shapes(network, image_size)
     count = shapes.get(layer, (1,))[-1]
@@ -114,6 +117,8 @@ def classes(
     """
     make_folder(out)
     network, chosen = formats.resolve(weights), recipes.recipe(recipe, "classes")
+    if not network.class_names:
+        raise UserError(f"the network of {weights} has no classes, only convolutions: give one with its dense layers")
     print(visualization.describe_input(network, chosen))
     found = recipes.classes_of(network.class_names, names)
     drawn = _with_progress(

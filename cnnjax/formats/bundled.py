@@ -32,8 +32,14 @@ def load_bundled(name: str = "vgg16-mini", *, include_top: bool | None = True) -
         raise unknown("bundled network", name, NAMES)
     if name == "vgg16-mini":
         return load(path("vgg16-mini.safetensors"), include_top=include_top)
-    if include_top is False or (include_top is None and not _place(VGG16_HEAD).is_file()):
+    there = _place(VGG16_HEAD).is_file()
+    if include_top is False or (include_top is None and not there):
         return load(path(VGG16), include_top=False)
+    if not there:
+        raise UserError(
+            f"this copy of cnnjax has the convolutions of vgg16 alone, no classes (no weights/{VGG16_HEAD}): name "
+            "vgg16-mini, or leave out the dense layers"
+        )
     return load_with_head(path(VGG16), path(VGG16_HEAD))
 
 

@@ -13,8 +13,11 @@ from cnnjax.formats.description import KEY
 from cnnjax.network import Json, Network
 
 ROUNDING = "kernels int8, symmetric, one float32 scale for each output channel"
-VGG16_CONVOLUTIONS = "d7878fac8915d02d7f9bc781f24f6e79b80a0efbb9f4c82e5e11a9dcfca45272"
-"""`convolutions_digest` of VGG16's published convolutions."""
+VGG16_CONVOLUTIONS = (
+    "d7878fac8915d02d7f9bc781f24f6e79b80a0efbb9f4c82e5e11a9dcfca45272",
+    "fa34d9a7a0851a5a121c4f80fc649140f2c4a97108e4723db1971cab3a5d7ade",
+)
+"""`convolutions_digest` of VGG16's published convolutions, and of the same after rounding."""
 VGG16_CREDIT: dict[str, Json] = {
     "title": "VGG16, trained on ImageNet (ILSVRC-2014)",
     "credit": "Karen Simonyan and Andrew Zisserman, Very Deep Convolutional Networks for Large-Scale Image Recognition "
@@ -64,6 +67,6 @@ def convolutions_digest(network: Network) -> str:
 def _provenance(network: Network) -> dict[str, Json]:
     """Where a network came from, without the names of files."""
     notes: dict[str, Json] = {name: value for name, value in network.provenance.items() if name != "file"}
-    if convolutions_digest(network) == VGG16_CONVOLUTIONS:
+    if convolutions_digest(network) in VGG16_CONVOLUTIONS:
         notes = {name: value for name, value in notes.items() if name not in _PLACES} | VGG16_CREDIT
     return notes | {"rounding": ROUNDING}
