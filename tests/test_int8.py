@@ -22,6 +22,8 @@ from hypothesis.extra.numpy import arrays
 
 from cnnjax import checksums, formats, models
 from cnnjax.cli.export import export
+from cnnjax.cli.presets import ALL_CLASSES
+from cnnjax.cli.visualize import classes
 from cnnjax.data import normalize
 from cnnjax.errors import UserError
 from cnnjax.formats import int8, int8_writer, native, published
@@ -276,6 +278,15 @@ def test_its_first_filters_are_edges_and_colours(convolutions):
     assert shapes["block5_conv3"] == (2, 3, 512) and shapes["block5_pool"] == (1, 1, 512)
 
 
+def test_the_shipped_dense_layers_belong_to_these_convolutions(convolutions):
+    assert (shipped().parent / "vgg16-head.int8.safetensors").stat().st_size <= 6_000_000
+    network = formats.load_bundled("vgg16")
+    assert network.class_names == ALL_CLASSES and network.image_size == (96, 96)
+    assert network.provenance["base"] == convolutions.digest == int8_writer.convolutions_digest(network)
+    assert network.provenance["data"]["version"] == 4 and "vgg16_head.py" in network.provenance["command"]
+    assert "CC BY 4.0" in network.provenance["licence"]
+
+
 def keras_file(path, network):
     """A `_notop.h5` as Keras 1 wrote it."""
     with h5py.File(path, "w") as file:
@@ -290,7 +301,7 @@ def keras_file(path, network):
 
 def test_the_command_makes_the_same_bytes_of_any_file_of_these_numbers(tmp_path, monkeypatch, capsys):
     network = random_networks.network("vgg16", 224, (), normalize.caffe(), width_multiplier=0.06, include_top=False)
-    monkeypatch.setattr(int8_writer, "VGG16_CONVOLUTIONS", int8_writer.convolutions_digest(network))
+    monkeypatch.setattr(int8_writer, "VGG16_CONVOLUTIONS", [int8_writer.convolutions_digest(network)])
     monkeypatch.setenv("CNNJAX_CACHE", str(tmp_path))
     keras_file(tmp_path / "mine.h5", network)
     (tmp_path / "weights").mkdir()
@@ -308,6 +319,8 @@ def test_the_command_makes_the_same_bytes_of_any_file_of_these_numbers(tmp_path,
     assert digests == [digests[0]] * 3
     assert capsys.readouterr().out.count(f"sha256 {digests[0]}") == 3
     assert formats.load(tmp_path / "a", include_top=False).provenance["credit"].startswith("Karen Simonyan")
+    with pytest.raises(UserError, match="the network of imagenet-notop has no classes, only convolutions"):
+        classes(weights="imagenet-notop", out=tmp_path / "pictures")
 
 
 def test_the_published_file_becomes_the_shipped_one(tmp_path):

@@ -99,7 +99,7 @@ def filters(
 def classes(
     *,
     names: tuple[str, ...] = (),
-    weights: str = "vgg16-mini",
+    weights: str = "vgg16",
     recipe: str = "classes",
     seed: int = 0,
     out: Path = Path("runs/classes"),
