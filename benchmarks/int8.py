@@ -61,7 +61,7 @@ def int8(
         results["filters"] = {layer: _agreement(exact, layer, *pair) for layer, pair in drawn.items()}
         print(f"\n{'layer':14} {'int8 picture / float32 picture, activation in the float32 network':>10}")
         for layer, row in results["filters"].items():
-            print(f"{layer:14} " + " ".join(f"{value:6.2f}" for value in row["ratio"]))
+            print(f"{layer:14} " + " ".join("  dead" if value is None else f"{value:6.2f}" for value in row["ratio"]))
         print(f"wrote {_sheet(drawn, out.with_suffix('.png'))}")
     files.write_json(out, results)
     print(f"wrote {out}")
@@ -85,8 +85,13 @@ def _draw(network: Network, layer: str, recipe: str, steps: int, size: int) -> l
     )
 
 
-def _agreement(exact: Network, layer: str, first: list[Image], second: list[Image]) -> dict[str, list[float]]:
-    """How strongly the float32 network's filters answer to the pictures that the rounded network drew."""
+def _agreement(
+    exact: Network, layer: str, first: list[Image], second: list[Image]
+) -> dict[str, list[int] | list[float | None]]:
+    """How strongly the float32 network's filters answer to the pictures that the rounded network drew.
+
+    The ratio is None for a filter that stayed silent on the float32 network's own picture.
+    """
     network = visualize.at_image_size(exact, first[0].pixels.shape[:2])
     channels = [image.provenance["channel"] for image in first]
 
@@ -99,7 +104,8 @@ def _agreement(exact: Network, layer: str, first: list[Image], second: list[Imag
         np.asarray(means(network, jnp.asarray(np.stack([image.pixels for image in images]), jnp.float32) / 255))
         for images in (first, second)
     )
-    return {"channels": channels, "float32": own.tolist(), "ratio": (other / np.maximum(own, 1e-9)).tolist()}
+    ratios = [float(b / a) if a > 0 else None for a, b in zip(own, other, strict=True)]
+    return {"channels": channels, "float32": own.tolist(), "ratio": ratios}
 
 
 def _sheet(drawn: dict[str, list[list[Image]]], path: Path) -> Path:

@@ -42,6 +42,8 @@ def test_filters_drawn_by_both_stand_above_each_other(pair, monkeypatch, tmp_pat
     said = capsys.readouterr().out
     assert f"wrote {out}" in said and "block2_conv1" in said
     row = json.loads(out.read_text())["filters"]["block2_conv1"]
-    assert len(row["ratio"]) == len(row["channels"]) == 8 and all(np.isfinite(row["ratio"]))
+    assert len(row["ratio"]) == len(row["channels"]) == 8 and any(row["ratio"])
+    for before, ratio in zip(row["float32"], row["ratio"], strict=True):
+        assert (ratio is None) == (before <= 0)
     with Image.open(Path(out).with_suffix(".png")) as sheet:
         assert sheet.width > 3 * sheet.height  # eight columns, two rows
