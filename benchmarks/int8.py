@@ -61,7 +61,8 @@ def int8(
         results["filters"] = {layer: _agreement(exact, layer, *pair) for layer, pair in drawn.items()}
         print(f"\n{'layer':14} {'int8 picture / float32 picture, activation in the float32 network':>10}")
         for layer, row in results["filters"].items():
-            print(f"{layer:14} " + " ".join("  dead" if value is None else f"{value:6.2f}" for value in row["ratio"]))
+            shown = ("  dead" if value is None else f"{value:6.2f}" for value in row["ratio"])
+            print(f"{layer:14} " + " ".join(shown))
         print(f"wrote {_sheet(drawn, out.with_suffix('.png'))}")
     files.write_json(out, results)
     print(f"wrote {out}")
