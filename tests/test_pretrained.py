@@ -305,7 +305,7 @@ def test_a_folder_that_cannot_be_written(tmp_path, network):
 
 
 def test_bundled_network_or_a_clear_sentence(monkeypatch, tmp_path):
-    monkeypatch.setattr(formats.resources, "files", lambda package: tmp_path)
+    monkeypatch.setattr(formats.bundled.resources, "files", lambda package: tmp_path)
     with pytest.raises(UserError, match="has no weights/vgg16-mini.safetensors"):
         formats.load_bundled()
     (tmp_path / "weights").mkdir()

@@ -21,7 +21,7 @@ SHOWN = 12
 def classify(
     images: Annotated[tuple[Path, ...], tyro.conf.Positional],
     *,
-    weights: str = "",
+    weights: str = "vgg16",
     top: int = 5,
     batch_size: int = 16,
     out: Path = Path("runs/classify"),
@@ -30,8 +30,8 @@ def classify(
 
     Args:
         images: Image files, or folders of them.
-        weights: A weights file, the folder of a run, or imagenet (downloaded and kept). Empty uses the VGG16 that is
-            part of the package.
+        weights: A weights file, the folder of a run, vgg16 or vgg16-mini, which are part of the package, or imagenet
+            (downloaded and kept).
         top: How many classes of each image.
         batch_size: Images at a time.
         out: Folder for the figure and the table.

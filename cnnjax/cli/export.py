@@ -5,11 +5,12 @@ from typing import Annotated, Literal
 
 import tyro
 
-from cnnjax import formats
+from cnnjax import checksums, formats
 from cnnjax.data import normalize
 
 _USE = {
     "cnnjax": "use it with --weights {out}",
+    "int8": "use it with --weights {out}",
     "keras": "model.load_weights({out!r}) of keras.applications' VGG, or of a model with SmallCNN's layers",
     "torchvision": "model.load_state_dict(safetensors.torch.load_file({out!r}))",
     "stablehlo": (
@@ -22,30 +23,34 @@ _USE = {
 def export(
     weights: Annotated[str, tyro.conf.Positional],
     *,
-    to: Literal["cnnjax", "keras", "torchvision", "stablehlo"],
+    to: Literal["cnnjax", "int8", "keras", "torchvision", "stablehlo"],
     out: Path,
     include_top: bool = True,
 ) -> None:
-    """Write a network in the format of another library.
+    """Write a network in the format of another library, or in a smaller one of this package.
 
     Args:
-        weights: A file or folder that holds a network, or imagenet.
-        to: The format.
+        weights: A file or folder that holds a network, or vgg16, imagenet or imagenet-notop.
+        to: The format. int8 is this package's own in a quarter of the space: kernels rounded, with one scale for each
+            output channel.
         out: The file to write. Keras requires a name that ends in .weights.h5.
-        include_top: Whether to export the dense layers. --no-include-top must be given for weights that have none.
+        include_top: Whether to export the dense layers, where there are any.
     """
-    network = formats.resolve(weights, include_top)
+    network = formats.resolve(weights, None if include_top else False)
     write = {
         "cnnjax": formats.save,
+        "int8": formats.save_int8,
         "keras": formats.save_keras,
         "torchvision": formats.save_torchvision,
         "stablehlo": formats.save_stablehlo,
     }[to]
     write(out, network)
     network_input = normalize.describe(network.normalizer)
-    if to in ("cnnjax", "stablehlo"):
+    if to in ("cnnjax", "int8", "stablehlo"):
         print(f"its input is display RGB in 0 to 1, which it normalizes itself ({network_input})")
     else:
         print(f"its input is {network_input}")
     height, width = network.image_size
     print(f"wrote {out} ({network.model_name}, {height}×{width} pixels): {_USE[to].format(out=str(out))}")
+    if to == "int8":
+        print(f"sha256 {checksums.file_digest(out)}")

@@ -9,13 +9,14 @@ from cnnjax import figures, formats
 from cnnjax import visualize as visualization
 from cnnjax.article.stage_cache import make_folder
 from cnnjax.data import example_image, imagenet
+from cnnjax.errors import UserError
 from cnnjax.network import Network
 from cnnjax.visualize import Image, recipes
 
 
 def feature_maps(
     *,
-    weights: str = "",
+    weights: str = "vgg16",
     image: str = "",
     layer: tuple[str, ...] = (),
     channels: tuple[int, ...] = (),
@@ -26,18 +27,18 @@ def feature_maps(
     """Show how a network transforms an image, layer by layer.
 
     Args:
-        weights: A weights file, the folder of a run, or imagenet (downloaded and kept). Empty uses the VGG16 that is
-            part of the package.
+        weights: A weights file, the folder of a run, vgg16 or vgg16-mini, which are part of the package, or imagenet
+            (downloaded and kept).
         image: An image file. Empty uses the photograph of a cat that is part of the package.
         layer: Which layers. Empty uses the first convolution of each block of a VGG, or all layers with maps.
         channels: Which channels of each layer. Empty uses the first eight.
         image_size: Size of the image in pixels, one number or height and width, for networks that take any size. By
             default 150 for a VGG's convolutions, else the network's.
-        include_top: Whether to read the dense layers of the weights. imagenet-notop has none, and a tenth of the size.
+        include_top: Whether to read the dense layers of the weights, where there are any.
         out: Folder for the figure.
     """
     make_folder(out)
-    network = formats.resolve(weights, include_top)
+    network = formats.resolve(weights, None if include_top else False)
     if image_size is None:
         image_size = 150 if network.model_name.startswith("vgg") else network.image_size
     crop = imagenet.crop(network.class_names)
@@ -55,7 +56,7 @@ def feature_maps(
 def filters(
     *,
     layer: str,
-    weights: str = "",
+    weights: str = "vgg16",
     channels: tuple[int, ...] = (),
     recipe: str = "filters",
     image_size: int | tuple[int, int] | None = None,
@@ -67,19 +68,21 @@ def filters(
 
     Args:
         layer: Which layer.
-        weights: A weights file, the folder of a run, or imagenet (downloaded and kept). Empty uses the VGG16 that is
-            part of the package.
+        weights: A weights file, the folder of a run, vgg16 or vgg16-mini, which are part of the package, or imagenet
+            (downloaded and kept).
         channels: Which of its channels. Empty uses eight of them.
         recipe: How the images are optimized: filters, quick (seconds) or article, which gives weights from Caffe their
             input without normalization, as the article did.
         image_size: Size of the images in pixels, one number or height and width, for networks that take any size. By
-            default the network's.
-        include_top: Whether to read the dense layers of the weights. imagenet-notop has none, and a tenth of the size.
+            default the network's, and 128 for convolutions alone.
+        include_top: Whether to read the dense layers of the weights, where there are any.
         seed: Of the noise that the optimization starts from.
         out: Folder for the images and the figure.
     """
     make_folder(out)
-    network, chosen = formats.resolve(weights, include_top), recipes.recipe(recipe, "filters")
+    network, chosen = formats.resolve(weights, None if include_top else False), recipes.recipe(recipe, "filters")
+    if image_size is None and not network.class_names and network.model_name.startswith("vgg"):
+        image_size = 128
     print(visualization.describe_input(network, chosen))
     shapes = visualization.layer_shapes(network, image_size)
     count = shapes.get(layer, (1,))[-1]
@@ -96,7 +99,7 @@ def filters(
 def classes(
     *,
     names: tuple[str, ...] = (),
-    weights: str = "",
+    weights: str = "vgg16",
     recipe: str = "classes",
     seed: int = 0,
     out: Path = Path("runs/classes"),
@@ -105,8 +108,8 @@ def classes(
 
     Args:
         names: Which classes. Empty uses the article's twelve, or the network's first twelve.
-        weights: A weights file, the folder of a run, or imagenet (downloaded and kept). Empty uses the VGG16 that is
-            part of the package.
+        weights: A weights file, the folder of a run, vgg16 or vgg16-mini, which are part of the package, or imagenet
+            (downloaded and kept).
         recipe: How the images are optimized: classes, quick (seconds) or article, which gives weights from Caffe their
             input without normalization, as the article did.
         seed: Of the noise that the optimization starts from.
@@ -114,6 +117,8 @@ def classes(
     """
     make_folder(out)
     network, chosen = formats.resolve(weights), recipes.recipe(recipe, "classes")
+    if not network.class_names:
+        raise UserError(f"the network of {weights} has no classes, only convolutions: give one with its dense layers")
     print(visualization.describe_input(network, chosen))
     found = recipes.classes_of(network.class_names, names)
     drawn = _with_progress(

@@ -28,13 +28,13 @@ INFLATION = 4
 class Options:
     """The arguments of `formats.load`."""
 
-    include_top: bool
-    image_size: tuple[int, int] | None
-    class_names: tuple[str, ...]
-    new_head: tuple[str, ...]
-    normalizer: Normalizer | None
-    model: nnx.Module | None
-    seed: int
+    include_top: bool | None = True
+    image_size: tuple[int, int] | None = None
+    class_names: tuple[str, ...] = ()
+    new_head: tuple[str, ...] = ()
+    normalizer: Normalizer | None = None
+    model: nnx.Module | None = None
+    seed: int = 0
 
 
 @dataclass
@@ -77,7 +77,6 @@ class _Plan:
 
 def build(path: Path, contents: Contents, options: Options) -> Network:
     """The network in a file. Raises UserError if anything does not fit."""
-    _check_inflation(path, contents)
     found = _description(path, contents, options)
     plan = _Plan(
         path, found.config or {}, found.class_names, found.image_size, dict(contents.tensors), dict(found.provenance)
@@ -111,7 +110,8 @@ def build(path: Path, contents: Contents, options: Options) -> Network:
     )
 
 
-def _check_inflation(path: Path, contents: Contents) -> None:
+def check_inflation(path: Path, contents: Contents) -> None:
+    """Raises UserError for a file whose arrays are far larger than the file is."""
     size = sum(tensor.nbytes for tensor in contents.tensors.values())
     if path.is_file() and size > INFLATION * path.stat().st_size:
         raise UserError(
@@ -147,21 +147,22 @@ def _description(path: Path, contents: Contents, options: Options) -> Descriptio
 
 
 def _check_options_for_model(options: Options) -> None:
-    if options.new_head or not options.include_top:
+    if options.new_head or options.include_top is False:
         raise UserError("model= must be the file's own model: leave out new_head and include_top")
 
 
 def _change(plan: _Plan, options: Options, image_size: tuple[int, int] | None) -> None:
     """Make the plan's model and class names those that are asked for."""
-    name = plan.config["name"]
-    if options.new_head and not options.include_top:
+    name, there = plan.config["name"], plan.config.get("include_top", True)
+    include_top = there if options.include_top is None else options.include_top
+    if options.new_head and not include_top:
         raise UserError("a new head needs the layers before it: leave out include_top=False, or new_head")
-    if options.include_top and not plan.config.get("include_top", True):
+    if include_top and not there:
         raise UserError(
             f"{plan.path} holds a {name} without its dense layers, so it has no logits: pass include_top=False to use "
             f"it so, or give a file with {', '.join(plan.top)}"
         )
-    if not options.include_top and not (plan.architecture and plan.architecture.optional_top):
+    if not include_top and not (plan.architecture and plan.architecture.optional_top):
         raise UserError(f"{plan.path} holds a {name}, which needs its dense layers: only a VGG does without them")
     if options.class_names and len(options.class_names) != len(plan.class_names):
         raise UserError(
@@ -169,7 +170,7 @@ def _change(plan: _Plan, options: Options, image_size: tuple[int, int] | None) -
             "new_head for a new last layer with other classes"
         )
     plan.class_names = options.class_names or plan.class_names
-    if not options.include_top:
+    if not include_top:
         plan.leave_out(plan.top)
         plan.config["include_top"], plan.class_names = False, ()
     if image_size:

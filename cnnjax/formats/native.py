@@ -15,7 +15,7 @@ from jaxtyping import Array
 from cnnjax import models
 from cnnjax.checksums import digest, digest_of_blocks, to_numpy
 from cnnjax.data.normalize import Normalizer, identity
-from cnnjax.formats import description, safetensors_io, torch_names
+from cnnjax.formats import description, int8, safetensors_io, torch_names
 from cnnjax.formats.description import KEY
 from cnnjax.formats.lazy_tensors import Contents, Damaged, Tensor, blocks, read_all
 from cnnjax.network import Network
@@ -89,7 +89,7 @@ def read(path: Path) -> Iterator[Contents]:
 
 
 def _contents(tensors: dict[str, Tensor], metadata: dict[str, str]) -> Contents:
-    """What `save` wrote, in this edition or the first, verified to the last bit."""
+    """What `save` or `save_int8` wrote, in this edition or the first, verified to the last bit."""
     text = metadata.get(KEY, "")
     found = digest_of_blocks((name, t.dtype, t.shape, blocks(t)) for name, t in sorted(tensors.items()))
     if metadata.get("sha256") != hashlib.sha256((text + found).encode()).hexdigest():
@@ -103,7 +103,7 @@ def _contents(tensors: dict[str, Tensor], metadata: dict[str, str]) -> Contents:
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise Damaged(f"its description lacks {error}") from error
     named: dict[str, Tensor] = {}
-    for name, tensor in tensors.items():
+    for name, tensor in int8.with_scales(tensors).items():
         ours = name.removeprefix("params/").removeprefix("model_state/")
         if ours in named:
             raise Damaged(f"{ours} occurs twice")

@@ -1,7 +1,7 @@
 """Which format a file has, detected from its contents, never from its name."""
 
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 from flax import nnx
@@ -9,7 +9,7 @@ from flax import nnx
 from cnnjax.data.normalize import Normalizer
 from cnnjax.errors import UserError
 from cnnjax.formats import keras_reader, native, run_folder, torch_reader
-from cnnjax.formats.build import Options, build
+from cnnjax.formats.build import Options, build, check_inflation
 from cnnjax.formats.lazy_tensors import Contents, Damaged, Refused
 from cnnjax.image_size import to_size
 from cnnjax.network import Network
@@ -23,7 +23,7 @@ READABLE = (
 def load(
     path: str | Path,
     *,
-    include_top: bool = True,
+    include_top: bool | None = True,
     image_size: int | tuple[int, int] | None = None,
     class_names: Sequence[str] = (),
     new_head: Sequence[str] = (),
@@ -34,11 +34,11 @@ def load(
     """Read a network from a file or folder. The format is detected from the contents; nothing in them is executed.
 
     include_top: False leaves out a VGG's dense layers, and must be passed for a file that has none: the network then
-    ends at block5_pool and has no class names. image_size: an int, or (height, width), of the images; by default that
-    of the file, or the smallest that its dense layers allow, or 224. class_names: of the file's logits. new_head: names
-    of other classes, for which the last layer is created anew (from `seed`). normalizer: replaces the file's own.
-    model: for a file that was saved with a model of another package, an instance of its class with the same layers. Its
-    arrays are not used, so `nnx.eval_shape(lambda: MyModel(...))` suffices.
+    ends at block5_pool and has no class names. None takes the file as it is. image_size: an int, or (height, width), of
+    the images; by default that of the file, or the smallest that its dense layers allow, or 224. class_names: of the
+    file's logits. new_head: names of other classes, for which the last layer is created anew (from `seed`). normalizer:
+    replaces the file's own. model: for a file that was saved with a model of another package, an instance of its class
+    with the same layers. Its arrays are not used, so `nnx.eval_shape(lambda: MyModel(...))` suffices.
 
     Every array is checked: its name, shape and type, and that it is finite. float16 and bfloat16 become float32.
     Raises UserError, which names what is missing or left over, for a file that does not exist, is damaged or of another
@@ -47,9 +47,16 @@ def load(
     path = Path(path)
     size = None if image_size is None else to_size(image_size)
     options = Options(include_top, size, tuple(class_names), tuple(new_head), normalizer, model, seed)
+    with reported(path), _reader(path)(path) as contents:
+        check_inflation(path, contents)
+        return build(path, contents, options)
+
+
+@contextmanager
+def reported(path: Path) -> Iterator[None]:
+    """Whatever is wrong with this file becomes a UserError that names it."""
     try:
-        with _reader(path)(path) as contents:
-            return build(path, contents, options)
+        yield
     except Damaged as error:
         raise UserError(f"{path} is damaged or incomplete ({error}): train or fetch it again") from error
     except Refused as error:
