@@ -6,6 +6,7 @@
 The nouns are lucid's: objectives, transforms, parameterizations; `render` takes them all.
 """
 
+from cnnjax.visualize import attribution_metrics as attribution_metrics
 from cnnjax.visualize import recipes as recipes
 from cnnjax.visualize.attribution import (
     METHODS,
@@ -46,6 +47,7 @@ __all__ = [
     "Stage",
     "Transform",
     "at_image_size",
+    "attribution_metrics",
     "attribute",
     "channel",
     "check_channels",

@@ -24,6 +24,8 @@ from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget  # noqa:
 from torch import nn  # noqa: E402
 
 SIDE, TARGETS, STEPS, SAMPLES, NOISE_LEVEL = 12, (1, 2, 0), 20, 4, 0.15
+LOUDER = 30
+"""What the dense layer's kernel is multiplied by for pytorch-grad-cam."""
 WINDOWS = {"even": (4, 2), "overlapping": (5, 3)}
 """Window and stride; the second pair reaches over the edge."""
 
@@ -114,6 +116,8 @@ def run() -> dict[str, np.ndarray]:
     stored["smooth_grad"] = smooth_grad(net, x, target)
     for name, (window, stride) in WINDOWS.items():
         stored[f"occlusion/{name}"] = occlusion(net, x, target, window, stride)
+    # 1e-6, which pytorch-grad-cam adds to a denominator of squared gradients, matters less for larger gradients.
+    net.dense.weight.data *= LOUDER
     for layer in ("relu_2", "pool_1"):
         for method in (GradCAM, GradCAMPlusPlus, LayerCAM):
             name = f"{method.__name__}/{layer}"

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from functools import partial
-from typing import ClassVar, NamedTuple, Protocol, runtime_checkable
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -32,10 +32,11 @@ class Rows(NamedTuple):
 class Contribution(Protocol):
     """What one sample adds to the map of its image. Equal methods share a compiled program, so it is hashable."""
 
-    has_channels: ClassVar[bool]
-    """Whether a map has the channels of the image."""
+    def map_shape(self, image: tuple[int, ...]) -> tuple[int, ...]:
+        """The shape of a map for an image of a shape (height, width, channels)."""
+        ...
 
-    def __call__(self, network: Network, rows: Rows) -> Float[Array, "rows height width ..."]: ...
+    def __call__(self, network: Network, rows: Rows) -> Float[Array, "rows ..."]: ...
 
 
 def accumulate(
@@ -48,7 +49,7 @@ def accumulate(
     shared: PyTree = (),
     samples: int = 1,
     batch_size: int = 16,
-) -> Float[np.ndarray, "images height width ..."]:
+) -> Float[np.ndarray, "images ..."]:
     """For each image the sum of `contribution` over its samples 0 to samples - 1.
 
     The network is given `batch_size` rows at a time, or the next multiple of the number of devices, each of which takes
@@ -58,7 +59,7 @@ def accumulate(
     strategy = strategies.rows_strategy(min(batch_size, len(images) * samples))
     rows = -(-min(batch_size, len(images) * samples) // strategy.devices) * strategy.devices
     slots = min(rows, len(images))
-    shape = images.shape[1:] if contribution.has_channels else images.shape[1:3]
+    shape = contribution.map_shape(images.shape[1:])
     fixed = strategies.replicate(strategy, (network, shared))
     found = []
     for first in range(0, len(images), slots):
@@ -89,7 +90,7 @@ def _parts(total: int, samples: int, size: int) -> Iterator[tuple[np.ndarray, np
 @partial(jax.jit, static_argnames=("contribution", "strategy"))
 def _advance(
     contribution: Contribution, strategy: Strategy, total: Array, fixed: PyTree, part: PyTree
-) -> Float[Array, "slots height width ..."]:
+) -> Float[Array, "slots ..."]:
     return total + strategies.sum_over_rows(strategy, partial(_sum, contribution, len(total)))(fixed, part)
 
 
@@ -98,7 +99,7 @@ def _sum(
     slots: int,
     fixed: PyTree,
     part: tuple[Int[Array, " rows"], Int[Array, " rows"], Bool[Array, " rows"]],
-) -> Float[Array, "slots height width ..."]:
+) -> Float[Array, "slots ..."]:
     network, shared, block = fixed
     slot, sample, real = part
     images, classes, extra = jax.tree.map(lambda leaf: leaf[slot], block)

@@ -5,7 +5,6 @@ what is negative to 0, and enlarges the map to the image. They differ in the wei
 """
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -80,7 +79,9 @@ class ClassActivation:
     kind: str
     layer: str
     shape: tuple[int, int, int]
-    has_channels: ClassVar[bool] = False
+
+    def map_shape(self, image: tuple[int, ...]) -> tuple[int, ...]:
+        return image[:2]
 
     def __call__(self, network: Network, rows: Rows) -> Float[Array, "rows height width"]:
         def score(perturbation: jax.Array) -> tuple[jax.Array, jax.Array]:

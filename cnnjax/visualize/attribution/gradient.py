@@ -1,7 +1,6 @@
 """The gradient of a class's logit with respect to the image: saliency (Simonyan et al. 2014), and times the image."""
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -58,7 +57,8 @@ def gradient_times_input(
 class Gradient:
     """The gradient at the image itself, of which there is one sample."""
 
-    has_channels: ClassVar[bool] = True
+    def map_shape(self, image: tuple[int, ...]) -> tuple[int, ...]:
+        return image
 
     def __call__(self, network: Network, rows: Rows) -> Float[Array, "rows height width channels"]:
         return input_gradient(network, rows.images, rows.classes)

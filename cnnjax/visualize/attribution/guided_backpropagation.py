@@ -1,7 +1,6 @@
 """Guided backpropagation (Springenberg et al. 2015), whose relu passes only positive gradients back."""
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import jax
 import numpy as np
@@ -41,7 +40,8 @@ def guided_backpropagation(
 class GuidedGradient:
     """The gradient at the image with relu's rule replaced."""
 
-    has_channels: ClassVar[bool] = True
+    def map_shape(self, image: tuple[int, ...]) -> tuple[int, ...]:
+        return image
 
     def __call__(self, network: Network, rows: Rows) -> Float[Array, "rows height width channels"]:
         def score(images: jax.Array) -> jax.Array:

@@ -1,7 +1,7 @@
 """Integrated gradients (Sundararajan et al. 2017): a logit's difference from a baseline, divided among the pixels."""
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal, get_args
+from typing import Literal, get_args
 
 import numpy as np
 from jaxtyping import Array, Float
@@ -108,7 +108,8 @@ def path(rule: str, steps: int) -> tuple[Float[np.ndarray, " steps"], Float[np.n
 class PathGradient:
     """The gradient at a point between the baseline (`extra`) and the image, times its weight."""
 
-    has_channels: ClassVar[bool] = True
+    def map_shape(self, image: tuple[int, ...]) -> tuple[int, ...]:
+        return image
 
     def __call__(self, network: Network, rows: Rows) -> Float[Array, "rows height width channels"]:
         position, weight = (values[rows.samples][:, None, None, None] for values in rows.shared)

@@ -1,7 +1,6 @@
 """Occlusion (Zeiler & Fergus 2014): how far the class's logit falls when a window of the image is covered."""
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import jax.numpy as jnp
 import numpy as np
@@ -61,7 +60,8 @@ def occlusion(
 class Cover:
     """The fall of the logit where one window covers the image. extra: the logit of the image itself."""
 
-    has_channels: ClassVar[bool] = False
+    def map_shape(self, image: tuple[int, ...]) -> tuple[int, ...]:
+        return image[:2]
 
     def __call__(self, network: Network, rows: Rows) -> Float[Array, "rows height width"]:
         corners, size, fill = rows.shared

@@ -60,28 +60,38 @@ def _evaluate(jaxpr: core.Jaxpr, consts: Sequence[Any], arguments: Sequence[Any]
         return atom.val if isinstance(atom, core.Literal) else values[atom]
 
     for equation in jaxpr.eqns:
-        results = _run(equation, [read(atom) for atom in equation.invars])
+        results = _run(jaxpr, equation, [read(atom) for atom in equation.invars])
         values.update(zip(equation.outvars, results, strict=True))
     return [read(atom) for atom in jaxpr.outvars]
 
 
-def _run(equation: core.JaxprEqn, arguments: list[Any]) -> list[Any]:
+def _run(jaxpr: core.Jaxpr, equation: core.JaxprEqn, arguments: list[Any]) -> list[Any]:
     if (operand := _relu_operand(equation)) is not None:
         return [guided_relu(arguments[operand])]
     inner = [program for program in _programs(equation) if _has_relu(program[0])]
-    primitive, params = equation.primitive, equation.params
+    primitive = equation.primitive
+    if inner and primitive.name in _BRANCHES:
+        equation = equation.replace(params={name: _exchanged(value) for name, value in equation.params.items()})
+        inner = []
     if not inner:
-        functions, params = primitive.get_bind_params(params)
-        found = primitive.bind(*functions, *arguments, **params)
-        return list(found) if primitive.multiple_results else [found]
-    if primitive.name in _BRANCHES:
-        return primitive.bind(*arguments, **{name: _exchanged(value) for name, value in params.items()})
+        return _bind(jaxpr, equation, arguments)
     if len(inner) == 1 and len(inner[0][0].invars) == len(arguments):
         # jit and jax.checkpoint, and functions with derivatives of their own, which are then those of what they compute
         return _evaluate(*inner[0], arguments)
     raise UserError(
         f"a relu inside of {primitive.name!r} cannot be exchanged for guided backpropagation: use another method"
     )
+
+
+def _bind(jaxpr: core.Jaxpr, equation: core.JaxprEqn, arguments: list[Any]) -> list[Any]:
+    """The results of one equation, run as a program of its own."""
+    variables = [
+        (atom, value) for atom, value in zip(equation.invars, arguments, strict=True) if isinstance(atom, core.Var)
+    ]
+    invars = list(dict.fromkeys(atom for atom, _ in variables))
+    alone = jaxpr.replace(constvars=[], invars=invars, outvars=equation.outvars, eqns=[equation])
+    values = dict(variables)
+    return core.jaxpr_as_fun(core.ClosedJaxpr(alone, ()))(*[values[atom] for atom in invars])
 
 
 def _relu_operand(equation: core.JaxprEqn) -> int | None:

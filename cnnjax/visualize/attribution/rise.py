@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 from functools import partial
-from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -69,7 +68,9 @@ class Masked:
     """A mask times the class's probability under it. grid: cells of a random mask; None if masks are given."""
 
     grid: int | None
-    has_channels: ClassVar[bool] = False
+
+    def map_shape(self, image: tuple[int, ...]) -> tuple[int, ...]:
+        return image[:2]
 
     def __call__(self, network: Network, rows: Rows) -> Float[Array, "rows height width"]:
         drawn, keep = rows.shared

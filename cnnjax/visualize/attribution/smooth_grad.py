@@ -1,7 +1,6 @@
 """SmoothGrad (Smilkov et al. 2017): the mean gradient of noisy copies of an image."""
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -60,7 +59,9 @@ class NoisyGradient:
     """The gradient at a noisy copy. given: the noise is an array; else it follows from a key."""
 
     given: bool
-    has_channels: ClassVar[bool] = True
+
+    def map_shape(self, image: tuple[int, ...]) -> tuple[int, ...]:
+        return image
 
     def __call__(self, network: Network, rows: Rows) -> Float[Array, "rows height width channels"]:
         drawn, level = rows.shared
