@@ -9,7 +9,7 @@ from jaxtyping import Array, Float, Int
 
 from cnnjax.network import Network
 from cnnjax.visualize.attribution.accumulate import Rows, accumulate
-from cnnjax.visualize.attribution.reduction import Reduction, reduce_channels
+from cnnjax.visualize.attribution.reduction import reduce_channels
 from cnnjax.visualize.attribution.target import ClassIndex, Images, class_scores, prepare
 
 
@@ -18,7 +18,7 @@ def gradient(
     images: Images,
     class_index: ClassIndex | None = None,
     *,
-    reduction: Reduction = "max-abs",
+    reduction: str = "max-abs",
     batch_size: int = 16,
 ) -> Float[np.ndarray, "images height width ..."]:
     """Saliency (Simonyan et al. 2014): how much the class's logit changes with each value of an image in [0, 1].
@@ -41,7 +41,7 @@ def gradient_times_input(
     images: Images,
     class_index: ClassIndex | None = None,
     *,
-    reduction: Reduction = "sum",
+    reduction: str = "sum",
     batch_size: int = 16,
 ) -> Float[np.ndarray, "images height width ..."]:
     """The gradient times the image (Shrikumar et al. 2016): a first-order share of each pixel in the class's logit.

@@ -8,7 +8,7 @@ from jaxtyping import Array, Float
 
 from cnnjax.network import Network
 from cnnjax.visualize.attribution.accumulate import Rows, accumulate
-from cnnjax.visualize.attribution.reduction import Reduction, reduce_channels
+from cnnjax.visualize.attribution.reduction import reduce_channels
 from cnnjax.visualize.attribution.relu_rule import with_guided_relu
 from cnnjax.visualize.attribution.target import ClassIndex, Images, class_scores, prepare
 
@@ -18,7 +18,7 @@ def guided_backpropagation(
     images: Images,
     class_index: ClassIndex | None = None,
     *,
-    reduction: Reduction = "max-abs",
+    reduction: str = "max-abs",
     batch_size: int = 16,
 ) -> Float[np.ndarray, "images height width ..."]:
     """Guided backpropagation (Springenberg et al. 2015): the gradient, of which each relu lets positive values pass.

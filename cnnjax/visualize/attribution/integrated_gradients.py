@@ -1,7 +1,6 @@
 """Integrated gradients (Sundararajan et al. 2017): a logit's difference from a baseline, divided among the pixels."""
 
 from dataclasses import dataclass
-from typing import Literal, get_args
 
 import numpy as np
 from jaxtyping import Array, Float
@@ -10,10 +9,10 @@ from cnnjax.errors import UserError, unknown
 from cnnjax.network import Network
 from cnnjax.visualize.attribution.accumulate import Rows, accumulate
 from cnnjax.visualize.attribution.gradient import input_gradient
-from cnnjax.visualize.attribution.reduction import Reduction, reduce_channels
+from cnnjax.visualize.attribution.reduction import reduce_channels
 from cnnjax.visualize.attribution.target import ClassIndex, Images, prepare, scores
 
-Rule = Literal["gauss-legendre", "trapezoid", "midpoint"]
+RULES = ("gauss-legendre", "trapezoid", "midpoint")
 Image = Float[Array | np.ndarray, "height width channels"]
 Baseline = float | Image | Images
 
@@ -25,9 +24,9 @@ def integrated_gradients(
     *,
     baseline: Baseline = 0.0,
     steps: int = 50,
-    rule: Rule = "gauss-legendre",
+    rule: str = "gauss-legendre",
     tolerance: float | None = None,
-    reduction: Reduction = "sum",
+    reduction: str = "sum",
     batch_size: int = 16,
 ) -> Float[np.ndarray, "images height width ..."]:
     """Integrated gradients (Sundararajan et al. 2017) along the straight path from a baseline to the image.
@@ -88,8 +87,8 @@ def path(rule: str, steps: int) -> tuple[Float[np.ndarray, " steps"], Float[np.n
 
     Raises UserError for an unknown rule or too few steps.
     """
-    if rule not in get_args(Rule):
-        raise unknown("rule", rule, get_args(Rule))
+    if rule not in RULES:
+        raise unknown("rule", rule, RULES)
     least = 2 if rule == "trapezoid" else 1
     if steps < least:
         raise UserError(f"steps={steps} must be at least {least} for rule {rule!r}")

@@ -1,24 +1,22 @@
 """From an attribution of every channel of every pixel to a heat map, and from a heat map to one that can be shown."""
 
-from typing import Literal, get_args
-
 import numpy as np
 from jaxtyping import Float
 
 from cnnjax.errors import unknown
 
-Reduction = Literal["max-abs", "sum", "none"]
+REDUCTIONS = ("max-abs", "sum", "none")
 
 
 def reduce_channels(
-    values: Float[np.ndarray, "images height width channels"], reduction: Reduction
+    values: Float[np.ndarray, "images height width channels"], reduction: str
 ) -> Float[np.ndarray, "images height width ..."]:
     """ "max-abs": the largest magnitude among the channels; "sum" of the channels; "none": as they are.
 
     Raises UserError for another reduction.
     """
-    if reduction not in get_args(Reduction):
-        raise unknown("reduction", reduction, get_args(Reduction))
+    if reduction not in REDUCTIONS:
+        raise unknown("reduction", reduction, REDUCTIONS)
     if reduction == "none":
         return values
     return np.abs(values).max(axis=-1) if reduction == "max-abs" else values.sum(axis=-1)

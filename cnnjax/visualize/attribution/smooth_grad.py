@@ -11,7 +11,7 @@ from cnnjax.errors import UserError
 from cnnjax.network import Network
 from cnnjax.visualize.attribution.accumulate import Rows, accumulate
 from cnnjax.visualize.attribution.gradient import input_gradient
-from cnnjax.visualize.attribution.reduction import Reduction, reduce_channels
+from cnnjax.visualize.attribution.reduction import reduce_channels
 from cnnjax.visualize.attribution.target import ClassIndex, Images, prepare
 
 
@@ -24,7 +24,7 @@ def smooth_grad(
     noise: Float[Array | np.ndarray, "samples height width channels"] | None = None,
     samples: int = 50,
     noise_level: float = 0.15,
-    reduction: Reduction = "max-abs",
+    reduction: str = "max-abs",
     batch_size: int = 16,
 ) -> Float[np.ndarray, "images height width ..."]:
     """SmoothGrad (Smilkov et al. 2017): the mean gradient over `samples` copies of the image with Gaussian noise.
