@@ -312,7 +312,7 @@ def test_what_cannot_be_done_is_one_sentence(network):
         "unknown reduction 'mean'": lambda: visualize.gradient(network, shown, reduction="mean"),
         "window=13 does not fit": lambda: visualize.occlusion(network, shown, window=13),
         "stride=5 must be": lambda: visualize.occlusion(network, shown, window=4, stride=5),
-        "keep=1.5 between": lambda: visualize.rise(network, shown, keep=1.5),
+        "keep=1.5 above 0": lambda: visualize.rise(network, shown, keep=1.5),
         "samples=0": lambda: visualize.smooth_grad(network, shown, samples=0),
         "batch_size=0": lambda: visualize.gradient(network, shown, batch_size=0),
         "0 images": lambda: visualize.gradient(network, shown[:0]),

@@ -30,7 +30,7 @@ class Rows(NamedTuple):
 
 @runtime_checkable
 class Contribution(Protocol):
-    """What one sample adds to the map of its image. Equal methods share a compiled program, so it is hashable."""
+    """What one sample adds to the map of its image. Equal ones share a compiled program."""
 
     def map_shape(self, image: tuple[int, ...]) -> tuple[int, ...]:
         """The shape of a map for an image of a shape (height, width, channels)."""
@@ -61,15 +61,12 @@ def accumulate(
     slots = min(rows, len(images))
     shape = contribution.map_shape(images.shape[1:])
     fixed = strategies.replicate(strategy, (network, shared))
+    every = jax.tree.map(np.asarray, (np.asarray(images, np.float32), classes, extra))
     found = []
     for first in range(0, len(images), slots):
         count = min(slots, len(images) - first)
         chosen = first + np.minimum(np.arange(slots), count - 1)
-        block = jax.tree.map(
-            lambda leaf, chosen=chosen: np.asarray(leaf)[chosen],
-            (np.asarray(images, np.float32), classes, extra),
-        )
-        block = strategies.replicate(strategy, block)
+        block = strategies.replicate(strategy, jax.tree.map(lambda leaf, chosen=chosen: leaf[chosen], every))
         total = strategies.replicate(strategy, np.zeros((slots, *shape), np.float32))
         for part in _parts(count * samples, samples, rows):
             total = _advance(contribution, strategy, total, (*fixed, block), part)

@@ -13,8 +13,8 @@ from cnnjax.visualize.attribution.reduction import reduce_channels
 from cnnjax.visualize.attribution.target import ClassIndex, Images, prepare, scores
 
 RULES = ("gauss-legendre", "trapezoid", "midpoint")
-Image = Float[Array | np.ndarray, "height width channels"]
-Baseline = float | Image | Images
+Baseline = float | Float[Array | np.ndarray, "..."]
+"""A number, an image, or one for each image."""
 
 
 def integrated_gradients(

@@ -39,8 +39,10 @@ def rise(
     """
     if masks is not None:
         samples, keep = len(masks), float(np.mean(masks))
-    if samples < 1 or grid < 1 or not 0 < keep < 1:
-        raise UserError(f"samples={samples} and grid={grid} must be at least 1, and keep={keep} between 0 and 1")
+        if masks.shape[1:] != images.shape[1:3]:
+            raise UserError(f"masks of shape {masks.shape} do not fit images of shape {images.shape}")
+    if samples < 1 or grid < 1 or not 0 < keep <= 1:
+        raise UserError(f"samples={samples} and grid={grid} must be at least 1, and keep={keep} above 0 and at most 1")
     network, classes = prepare(network, images, class_index, batch_size)
     drawn = (jax.random.key(0) if key is None else key) if masks is None else jnp.asarray(masks, jnp.float32)
     total = accumulate(

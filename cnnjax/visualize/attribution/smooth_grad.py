@@ -38,6 +38,8 @@ def smooth_grad(
     """
     if noise is not None:
         samples = len(noise)
+        if noise.shape[1:] != images.shape[1:]:
+            raise UserError(f"noise of shape {noise.shape} does not fit images of shape {images.shape}")
     if samples < 1 or not noise_level >= 0:
         raise UserError(f"samples={samples} must be at least 1, and noise_level={noise_level} at least 0")
     network, classes = prepare(network, images, class_index, batch_size)

@@ -1,7 +1,6 @@
 """What an attribution explains: one class's logit of each image."""
 
 from collections.abc import Sequence
-from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -91,6 +90,6 @@ def _scores(network: Network, images: Images, classes: Int[Array, " images"]) ->
     return class_scores(network(images)[0], classes)
 
 
-@partial(jax.jit)
+@jax.jit
 def _likeliest(network: Network, images: Images) -> Int[Array, " images"]:
     return two_ended(network(images)[0]).argmax(axis=1).astype(jnp.int32)

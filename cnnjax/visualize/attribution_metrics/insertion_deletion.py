@@ -27,7 +27,7 @@ class Curve(NamedTuple):
 def insertion(
     network: Network,
     images: Images,
-    maps: Float[np.ndarray, "images height width"],
+    maps: Float[np.ndarray, "_images _height _width"],
     class_index: ClassIndex | None = None,
     *,
     sigma: float | None = None,
@@ -47,7 +47,7 @@ def insertion(
 def deletion(
     network: Network,
     images: Images,
-    maps: Float[np.ndarray, "images height width"],
+    maps: Float[np.ndarray, "_images _height _width"],
     class_index: ClassIndex | None = None,
     *,
     sigma: float | None = None,
@@ -90,13 +90,14 @@ class Exchanged:
         exchanged = ranks < counts[rows.samples][:, None, None]
         odds = network.probabilities(jnp.where(exchanged[..., None], end, start))
         odds = jnp.take_along_axis(odds, rows.classes[:, None], axis=1)
-        return odds[:, :, None] * (jnp.arange(self.points)[None, None] == rows.samples[:, None, None])
+        place = jnp.arange(self.points)[None, None] == rows.samples[:, None, None]
+        return jnp.where(place, odds[:, :, None], 0.0)
 
 
 def _curve(
     network: Network,
     images: Images,
-    maps: Float[np.ndarray, "images height width"],
+    maps: Float[np.ndarray, "_images _height _width"],
     class_index: ClassIndex | None,
     sigma: float | None,
     steps: int,

@@ -6,7 +6,8 @@ from jaxtyping import Bool, Float
 from cnnjax.errors import UserError
 
 Maps = Float[np.ndarray, "images height width"]
-Masks = Bool[np.ndarray, "images height width"]
+Masks = Bool[np.ndarray, "_images _height _width"]
+"""Of the shape of the maps."""
 
 
 def pointing_game(maps: Maps, masks: Masks, tolerance: int = 0) -> Float[np.ndarray, " images"]:

@@ -15,7 +15,7 @@ from cnnjax.visualize.attribution_metrics.similarity import rank_correlation
 def removal_importance(
     network: Network,
     images: Images,
-    without: Float[np.ndarray, "images parts height width channels"],
+    without: Float[np.ndarray, "_images parts _height _width _channels"],
     class_index: ClassIndex | None = None,
     *,
     batch_size: int = 16,
@@ -35,7 +35,7 @@ def removal_importance(
 
 
 def map_importance(
-    maps: Float[np.ndarray, "images height width"], part_masks: Bool[np.ndarray, "images parts height width"]
+    maps: Float[np.ndarray, "images height width"], part_masks: Bool[np.ndarray, "_images parts _height _width"]
 ) -> Float[np.ndarray, "images parts"]:
     """The importance of each part according to a heat map: its sum over the part's pixels, with its signs."""
     if maps.shape != (part_masks.shape[0], *part_masks.shape[2:]):
@@ -45,7 +45,7 @@ def map_importance(
 
 def part_correlation(
     maps: Float[np.ndarray, "images height width"],
-    part_masks: Bool[np.ndarray, "images parts height width"],
+    part_masks: Bool[np.ndarray, "_images parts _height _width"],
     importance: Float[np.ndarray, "images parts"],
 ) -> Float[np.ndarray, " images"]:
     """Spearman's rank correlation of the parts' importance by the map with their true one, of each image.
