@@ -194,8 +194,9 @@ def test_guided_backpropagation_of_a_vgg(monkeypatch):
 
 def test_a_resnets_gradients_and_maps(monkeypatch):
     net = torch_resnet.randomised(torch_resnet.ResNet((1, 1, 1, 1), width=4, classes=3))
-    model = models.ResNet((1, 1, 1, 1), False, 3, width_multiplier=1 / 16, image_size=32, rngs=nnx.Rngs(0))
-    network = Network.create(model, normalizer=normalize.identity())
+    make = nnx.jit(lambda rngs: models.ResNet((1, 1, 1, 1), False, 3, width_multiplier=1 / 16, rngs=rngs))
+    model = make(nnx.Rngs(0))  # one program for all parameters
+    network = Network.create(model, normalizer=normalize.identity(), image_size=32)
     names = {"kernel": "weight", "scale": "weight", "bias": "bias", "mean": "running_mean", "var": "running_var"}
     state = net.state_dict()
 

@@ -175,7 +175,7 @@ def test_layers_from_the_top_are_redrawn_one_after_another(small):
     plain = tiny.flax(tiny.Plain(rngs=nnx.Rngs(0)), (10, 14))
     assert metrics.layers_from_top(plain) == ("head", "deep", "norm", "conv")
     resnet = Network.create(
-        models.ResNet((1, 1, 1, 1), False, 3, width_multiplier=0.05, rngs=nnx.Rngs(0)),
+        nnx.jit(lambda rngs: models.ResNet((1, 1, 1, 1), False, 3, width_multiplier=0.05, rngs=rngs))(nnx.Rngs(0)),
         normalizer=normalize.identity(),
         image_size=32,
     )
