@@ -15,7 +15,7 @@ from cnnjax.data import normalize
 from cnnjax.errors import UserError
 
 SIDE = 12
-PROGRAM = importlib.import_module("cnnjax.visualize.grad_cam")._heat
+PROGRAM = importlib.import_module("cnnjax.visualize.attribution.accumulate")._advance
 
 
 def images(count=3, height=SIDE, width=SIDE, channels=3):

@@ -35,6 +35,7 @@ COMMANDS: Mapping[str, Entry] = {
     "train": Entry("train", "train", "Train a network: a preset, with any of its values changed by flags.", True),
     "visualize": Entry("visualize", "COMMANDS", "Show feature maps, filters and classes of a trained network."),
     "classify": Entry("classify", "classify", "Name the most probable classes of images."),
+    "explain": Entry("explain", "explain", "Show what in images speaks for a class, by ten methods."),
     "transfer": Entry("transfer", "transfer", "Learn other classes from few images with a trained VGG, and compare."),
     "export": Entry("export", "export", "Write a network for Keras, PyTorch or as StableHLO."),
     "contact-sheet": Entry("contact_sheet", "contact_sheet", "Render images of each procedural class into one sheet."),

@@ -18,6 +18,8 @@ from cnnjax.figures.grids import augmented_samples as augmented_samples
 from cnnjax.figures.grids import feature_map_grid as feature_map_grid
 from cnnjax.figures.grids import image_grid as image_grid
 from cnnjax.figures.grids import maps_in_a_row as maps_in_a_row
+from cnnjax.figures.overlays import attribution_sheet as attribution_sheet
 from cnnjax.figures.overlays import heat_overlay as heat_overlay
+from cnnjax.figures.overlays import overlay as overlay
 from cnnjax.figures.predictions import predictions as predictions
 from cnnjax.figures.predictions import probabilities as probabilities

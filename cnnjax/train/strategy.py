@@ -281,6 +281,27 @@ def make_batched_map(
     return run
 
 
+def rows_strategy(rows: int) -> Strategy:
+    """The strategy for work on so many independent rows: this host's devices, or one of them for fewer rows."""
+    devices = jax.local_devices()
+    return make_strategy("mesh" if rows >= len(devices) > 1 else "jit", len(devices), devices)
+
+
+def sum_over_rows(strategy: Strategy, function: Callable[[Any, Any], Array]) -> Callable[[Any, Any], Array]:
+    """`run(fixed, rows)` is function(fixed, rows), which sums over the rows; each device sums its own part of them.
+
+    For use inside of jit. The number of rows must be a multiple of the devices'; `fixed` lies on all of them.
+    """
+    if strategy.devices == 1:
+        return function
+
+    def part(fixed: Any, rows: Any) -> Array:
+        return lax.psum(function(fixed, rows), AXIS)
+
+    # Unchecked, as in pmap: a gradient with respect to what a device made itself must not be summed over devices.
+    return jax.shard_map(part, mesh=strategy.mesh, in_specs=(P(), P(AXIS)), out_specs=P(), check_vma=False)
+
+
 def dispatches_per_epoch(
     strategy: Strategy, configured: int, split: ArraySplit | LazySplit, steps: int, batch_size: int
 ) -> int:

@@ -6,9 +6,27 @@
 The nouns are lucid's: objectives, transforms, parameterizations; `render` takes them all.
 """
 
+from cnnjax.visualize import attribution_metrics as attribution_metrics
 from cnnjax.visualize import recipes as recipes
+from cnnjax.visualize.attribution import (
+    METHODS,
+    attribute,
+    completeness_gap,
+    grad_cam,
+    grad_cam_plus_plus,
+    gradient,
+    gradient_times_input,
+    guided_backpropagation,
+    integrated_gradients,
+    layer_cam,
+    occlusion,
+    rise,
+    rise_masks,
+    scores,
+    smooth_grad,
+    to_display,
+)
 from cnnjax.visualize.feature_maps import FeatureMaps, feature_maps
-from cnnjax.visualize.grad_cam import grad_cam
 from cnnjax.visualize.image_io import Image
 from cnnjax.visualize.layers import at_image_size, check_channels, layer_shapes
 from cnnjax.visualize.objectives import Objective, channel, class_logit, lp_norm, neuron, total_variation
@@ -19,6 +37,7 @@ from cnnjax.visualize.render import describe_input, render, render_classes, rend
 from cnnjax.visualize.transforms import Transform, jitter
 
 __all__ = [
+    "METHODS",
     "RECIPES",
     "FeatureMaps",
     "Image",
@@ -28,21 +47,36 @@ __all__ = [
     "Stage",
     "Transform",
     "at_image_size",
+    "attribution_metrics",
+    "attribute",
     "channel",
     "check_channels",
     "class_logit",
+    "completeness_gap",
     "describe_input",
     "feature_maps",
     "grad_cam",
+    "grad_cam_plus_plus",
+    "gradient",
+    "gradient_times_input",
+    "guided_backpropagation",
+    "integrated_gradients",
     "jitter",
     "keras_vis_rmsprop",
+    "layer_cam",
     "layer_shapes",
     "lp_norm",
     "neuron",
+    "occlusion",
     "pixels",
     "recipes",
     "render",
     "render_classes",
     "render_filters",
+    "rise",
+    "rise_masks",
+    "scores",
+    "smooth_grad",
+    "to_display",
     "total_variation",
 ]

@@ -1,0 +1,131 @@
+"""The command `explain`: what in an image speaks for a class, by several methods."""
+
+import re
+from collections import Counter
+from pathlib import Path
+from typing import Annotated
+
+import jax
+import numpy as np
+import tyro
+from PIL import Image
+from tqdm import tqdm
+
+from cnnjax import figures, formats
+from cnnjax import visualize as visualization
+from cnnjax.article.stage_cache import make_folder
+from cnnjax.classify import find_images
+from cnnjax.data import example_image, imagenet
+from cnnjax.errors import UserError, unknown
+from cnnjax.files import atomic_write
+from cnnjax.network import Network
+from cnnjax.visualize import METHODS
+
+MOST = 12
+"""Images in one figure."""
+
+
+def explain(
+    images: Annotated[tuple[Path, ...], tyro.conf.Positional],
+    *,
+    weights: str = "",
+    methods: tuple[str, ...] = tuple(METHODS),
+    layer: str = "",
+    class_name: str = "",
+    seed: int = 0,
+    batch_size: int = 16,
+    out: Path = Path("runs/explain"),
+) -> None:
+    """Show what in images speaks for a class, by heat maps of several methods.
+
+    Args:
+        images: Image files, or folders of them; none uses the photograph of a cat that is part of the package.
+        weights: A weights file, the folder of a run, or imagenet (downloaded and kept). Empty uses the VGG16 that is
+            part of the package.
+        methods: Which methods.
+        layer: The layer whose activation grad-cam, grad-cam++ and layer-cam weigh. Empty uses the last one with maps.
+        class_name: Which class. Empty uses the likeliest of each image.
+        seed: Of the noise of smooth-grad and the masks of rise.
+        batch_size: Images, noisy or masked copies of them, at a time.
+        out: Folder for the sheet of all methods and the single heat maps.
+    """
+    _check(methods, batch_size)
+    files = find_images(images) if images else []
+    if len(files) > MOST:
+        raise UserError(f"{len(files)} images are too many for one figure: name {MOST} at most")
+    make_folder(out)
+    network = formats.resolve(weights)
+    _check_network(network, layer, class_name)
+    names, shown = _read(network, files)
+    odds = np.asarray(jax.jit(Network.probabilities)(network, shown))
+    numbers = odds.argmax(axis=1)
+    if class_name:
+        numbers[:] = network.class_names.index(class_name)
+    titles = [
+        f"{name}: {network.class_names[number]} {odds[i, number]:.1%}"
+        for i, (name, number) in enumerate(zip(names, numbers, strict=True))
+    ]
+    print("\n".join(titles))
+    key, maps = jax.random.key(seed), {}
+    for method in tqdm(methods, unit=" methods", delay=1.0, disable=None):
+        found = visualization.attribute(
+            network, shown, method, numbers, layer=layer or None, key=key, batch_size=batch_size
+        )
+        if method == "integrated-gradients":
+            gaps, differences = visualization.completeness_gap(network, shown, found, numbers, batch_size=batch_size)
+            for name, gap, difference in zip(names, gaps, differences, strict=True):
+                tqdm.write(
+                    f"{method}: {name} differs from black by {difference:.3g}; the sum of its map is {gap:+.2g} off"
+                )
+        maps[method] = visualization.to_display(found)
+    for method, found in maps.items():
+        for name, image, heat in zip(names, shown, found, strict=True):
+            _write(figures.overlay(image, heat), out / f"{name}-{method}.png")
+    sheet = figures.attribution_sheet(list(shown), maps, titles, out / "explain.png")
+    print(f"wrote {sheet} and each heat map beside it ({len(names)} × {len(maps)} PNG files)")
+
+
+def _check(methods: tuple[str, ...], batch_size: int) -> None:
+    """Raises UserError before anything is read."""
+    if not methods:
+        raise UserError(f"no method was named: choose some of {', '.join(METHODS)}")
+    for method in methods:
+        if method not in METHODS:
+            raise unknown("method", method, METHODS)
+    if batch_size < 1:
+        raise UserError(f"batch_size={batch_size} must be at least 1")
+
+
+def _check_network(network: Network, layer: str, class_name: str) -> None:
+    """Raises UserError for what the network does not have."""
+    if not network.class_names:
+        raise UserError("these weights have no classes, only convolutions: give weights with their dense layers")
+    if network.channels not in (1, 3):
+        raise UserError(f"the network's images have {network.channels} channels: files are read as RGB or grey only")
+    if class_name and class_name not in network.class_names:
+        raise unknown("class", class_name, network.class_names)
+    if layer:
+        visualization.check_channels(visualization.layer_shapes(network), layer, 1, maps=True)
+
+
+def _read(network: Network, files: list[Path]) -> tuple[list[str], np.ndarray]:
+    """Names for titles and files, no two alike, and the images as the network takes them, in [0, 1]."""
+    crop = imagenet.crop(network.class_names)
+    if files:
+        shown = np.stack([example_image.load_image(file, network.image_size, crop) for file in files])
+    else:
+        shown = example_image.chelsea_face(network.image_size)[None]
+    if network.channels == 1:
+        shown = shown @ np.array([[0.299], [0.587], [0.114]], np.float32)  # as Pillow converts to grey
+    stems = [re.sub(r"[^\w.-]+", "-", file.stem) or "image" for file in files] or ["chelsea"]
+    seen: Counter[str] = Counter()
+    names = []
+    for stem in stems:
+        seen[stem] += 1
+        names.append(stem if seen[stem] == 1 else f"{stem}-{seen[stem]}")
+    return names, shown
+
+
+def _write(pixels: np.ndarray, path: Path) -> None:
+    image = Image.fromarray(np.rint(255 * np.clip(pixels, 0, 1)).astype(np.uint8))
+    atomic_write(path, lambda temporary: image.save(temporary, "png"))
