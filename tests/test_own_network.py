@@ -102,7 +102,11 @@ def test_two_hosts_of_two_devices_agree(alone, mode, tmp_path):
     command = [sys.executable, __file__, str(tmp_path / "run"), mode, coordinator]
     options = {"env": environment, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
     hosts = [subprocess.Popen([*command, str(index)], **options) for index in range(2)]
-    said = [host.communicate(timeout=300)[0] for host in hosts]
+    try:
+        said = [host.communicate(timeout=300)[0] for host in hosts]
+    finally:
+        for host in hosts:  # which may wait for each other forever
+            host.kill()
     assert [host.returncode for host in hosts] == [0, 0], said
     with np.load(tmp_path / "run" / "host.npz") as found:
         close(dict(found), _plain(alone.network))
