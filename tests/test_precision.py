@@ -5,6 +5,7 @@ import re
 from collections.abc import Callable
 from functools import partial
 
+import compiling
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -138,6 +139,7 @@ def test_remat_computes_again_what_it_did_not_keep(vgg):
     assert found.memory < 0.8 * vgg.memory
 
 
+@pytest.mark.slow
 def test_all_three_together_stay_near_float32(vgg):
     found = curve(VGG, **ALL)
     assert apart(found.losses, vgg.losses) < HALF
@@ -147,23 +149,26 @@ def test_all_three_together_stay_near_float32(vgg):
 @pytest.fixture(scope="module")
 def programs():
     """Mode -> a compiled call of two steps in microbatches, and its results; and the same of one batch by jit."""
-    split, found = data(), {}
-    for mode, count in (("whole", 1), ("jit", 2), ("mesh", 2), ("pmap", 2)):
-        way = strategy.make_strategy("jit" if mode == "whole" else mode, BATCH, microbatches=count)
-        way = strategy.looped(way)
-        config, state = start(SMALL, microbatches=count)
-        resident = jax.tree.map(jnp.asarray, split)
-        fixed = strategy.replicate(way, (jax.random.key(0), normalize.fit_normalizer("mean", split), resident))
-        state, sums = strategy.replicate(way, (state, metrics.zeros()))
-        rows = (
-            np.arange(2 * BATCH, dtype=np.int32).reshape(2, BATCH),
-            np.tile(np.arange(BATCH, dtype=np.int32), (2, 1)),
-        )
-        rows = strategy.shard_batch(way, strategy.local_shard(way, rows))
-        arguments = state, sums, fixed, rows
-        program = strategy._program(way, strategy._training(way, config)).lower(*arguments).compile()
-        found[mode] = program, jax.device_get(program(*arguments)), state
-    return found
+    with compiling.quickly():
+        return {mode: program_of(mode, count) for mode, count in (("whole", 1), ("jit", 2), ("mesh", 2), ("pmap", 2))}
+
+
+def program_of(mode: str, count: int):
+    split = data()
+    way = strategy.make_strategy("jit" if mode == "whole" else mode, BATCH, microbatches=count)
+    way = strategy.looped(way)
+    config, state = start(SMALL, microbatches=count)
+    resident = jax.tree.map(jnp.asarray, split)
+    fixed = strategy.replicate(way, (jax.random.key(0), normalize.fit_normalizer("mean", split), resident))
+    state, sums = strategy.replicate(way, (state, metrics.zeros()))
+    rows = (
+        np.arange(2 * BATCH, dtype=np.int32).reshape(2, BATCH),
+        np.tile(np.arange(BATCH, dtype=np.int32), (2, 1)),
+    )
+    rows = strategy.shard_batch(way, strategy.local_shard(way, rows))
+    arguments = state, sums, fixed, rows
+    program = strategy._program(way, strategy._training(way, config)).lower(*arguments).compile()
+    return program, jax.device_get(program(*arguments)), state
 
 
 @pytest.mark.parametrize("mode", ["jit", "mesh", "pmap"])
@@ -209,7 +214,8 @@ def test_a_loop_over_sharded_parts_would_sum_in_every_iteration():
     fixed = (jax.random.key(0), normalize.fit_normalizer("mean", split), split)
     rows = (np.zeros((2, BATCH), np.int32),) * 2
     program = strategy._program(way, partial(strategy._train, config)).lower(state, metrics.zeros(), fixed, rows)
-    assert any(reduced_within_microbatches(program.compile().as_text()))
+    with compiling.quickly():
+        assert any(reduced_within_microbatches(program.compile().as_text()))
 
 
 @pytest.mark.parametrize("mode", ["jit", "mesh", "pmap"])
