@@ -11,7 +11,9 @@ os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
 if "CNNJAX_CACHE" not in os.environ or "PYTEST_XDIST_WORKER" in os.environ:
     os.environ["CNNJAX_CACHE"] = tempfile.mkdtemp(prefix="cnnjax-test-cache-")
 
+import compiling
 import jax
+import pytest
 from jaxtyping import install_import_hook
 
 jax.config.update("jax_num_cpu_devices", 8)
@@ -26,3 +28,10 @@ hook.__enter__()
 import cnnjax  # noqa: E402
 
 cnnjax.configure()
+
+
+@pytest.fixture(scope="module")
+def quickly_compiled():
+    """For all of a module: `compiling.quickly`."""
+    with compiling.quickly():
+        yield

@@ -105,6 +105,7 @@ def needs(platform):
     return pytest.mark.skipif(bool(reason), reason=reason)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "machine",
     [

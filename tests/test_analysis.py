@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import pytest
+import random_networks
 from flax import nnx
 
 from cnnjax import models
@@ -176,7 +177,7 @@ def test_plain_flax_modules_are_summarized_by_their_submodules():
 
 
 def test_a_network_is_summarized_at_its_own_image_size():
-    model = models.create("small-cnn", num_classes=1, image_size=(32, 48))
+    model = random_networks.model("small-cnn", num_classes=1, image_size=(32, 48))
     network = Network.create(model, normalizer=normalize.identity())
     found = summary(network)
     assert found.image_shape == (32, 48, 3) and found["maxpool_4"].shape == (2, 3, 128)

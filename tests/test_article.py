@@ -9,8 +9,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import random_networks
 
-from cnnjax import Network, formats, models
+from cnnjax import Network, formats
+from cnnjax.cli import command_line
+from cnnjax.cli.article import article
 from cnnjax.data import normalize
 from cnnjax.visualize import recipes
 
@@ -27,7 +30,9 @@ WITH_INTERRUPT = (
 def weights(tmp_path_factory) -> Path:
     """A narrow VGG16 with random weights and the class names that the article draws."""
     names = ("cat", *recipes.CLASSES)
-    model = models.create("vgg16", num_classes=len(names), image_size=32, width_multiplier=0.0625, dense_units=16)
+    model = random_networks.model(
+        "vgg16", num_classes=len(names), image_size=32, width_multiplier=0.0625, dense_units=16
+    )
     normalizer = normalize.fit_normalizer("mean", np.full((2, 32, 32, 3), 128, np.uint8))
     path = tmp_path_factory.mktemp("weights") / "vgg.safetensors"
     formats.save(path, Network.create(model, normalizer=normalizer, class_names=names))
@@ -57,6 +62,7 @@ def small(weights, tmp_path_factory) -> list[str]:
     ]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_interrupted_resumed_and_found_finished(small):
     out = Path(small[1])
     job = subprocess.Popen(
@@ -104,11 +110,20 @@ def test_interrupted_resumed_and_found_finished(small):
         (["--image", "nowhere.jpg"], "there is no image nowhere.jpg"),
         (["--filters-recipe", "articel-filters"], "did you mean article-filters"),
         (["--out", "/proc/nowhere"], "cannot write to /proc/nowhere"),
-        (["--image-siz", "64"], "did you mean --image-size"),
     ],
 )
-def test_bad_input(flags, sentence, small, weights):
+def test_bad_input(flags, sentence, weights, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
     known = [] if flags[0] == "--weights" else ["--weights", str(weights)]
-    done = run(*known, *flags)
+    with pytest.raises(SystemExit) as stop:
+        command_line.main(article, [*known, *flags])
+    said = capsys.readouterr().err
+    assert stop.value.code == 2
+    assert said.count("\n") == 1 and said.startswith("error: ") and sentence in said
+
+
+def test_the_script_says_in_one_sentence_what_is_wrong():
+    done = run("--image-siz", "64")
     assert done.returncode == 2
-    assert done.stderr.count("\n") == 1 and done.stderr.startswith("error: ") and sentence in done.stderr
+    assert done.stderr.count("\n") == 1 and done.stderr.startswith("error: ")
+    assert "did you mean --image-size" in done.stderr

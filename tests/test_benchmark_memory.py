@@ -17,6 +17,7 @@ from cnnjax.errors import UserError
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
 
+@pytest.mark.slow
 def test_memory_as_a_user_runs_it(tmp_path):
     out = tmp_path / "memory.json"
     flags = [

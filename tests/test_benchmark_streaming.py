@@ -15,6 +15,7 @@ from cnnjax.errors import UserError
 SCRIPT = Path(__file__).parents[1] / "benchmarks" / "streaming.py"
 
 
+@pytest.mark.slow
 def test_streaming_as_a_user_runs_it(tmp_path):
     out = tmp_path / "streaming.json"
     who = ["cnnjax", "cnnjax, processes", "PyTorch DataLoader"]

@@ -120,6 +120,7 @@ def test_the_port_is_keras_vis():
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.slow
 @needs_keras
 def test_visualization_as_a_user_runs_it(tmp_path):
     out = tmp_path / "results" / "visualization.json"

@@ -30,6 +30,7 @@ def run(script: str, out: Path, *flags: str) -> dict:
     return json.loads(out.read_text())
 
 
+@pytest.mark.slow
 def test_growth_as_a_user_runs_it(tmp_path):
     flags = ["--who", "cnnjax", "--batch-sizes", "2", "--image-sizes", "16", "--devices", "2"]
     results = run("growth.py", tmp_path / "growth.json", *flags, "--batch-size", "2", "--image-size", "16")
@@ -86,6 +87,7 @@ def test_jpeg_files_are_made_once(folder):
         assert (image.format, image.size) == ("JPEG", (500, 375))
 
 
+@pytest.mark.slow
 def test_the_input_pipeline_as_a_user_runs_it(folder, tmp_path):
     who = ["cnnjax", "cnnjax, from its cache"]
     flags = ["--per-class", "3", "--image-size", "16", "--batch-size", "2"]

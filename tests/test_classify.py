@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import random_networks
 from flax import nnx
 from PIL import Image
 
@@ -24,7 +25,7 @@ SIDE = 32
 def network(names, image_size=SIDE, channels=3):
     """Parameters from NumPy, with biases, such that no class takes all."""
     logits = 1 if len(names) == 2 else len(names)
-    model = models.create(
+    model = random_networks.model(
         "small-cnn", num_classes=logits, image_size=image_size, channels=channels, width_multiplier=0.25
     )
     rng = np.random.default_rng(3)

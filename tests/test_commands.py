@@ -7,6 +7,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+import random_networks
 from flax import nnx
 from PIL import Image
 
@@ -18,6 +19,7 @@ from cnnjax.data.augment import Augment
 from cnnjax.errors import UserError
 from cnnjax.train import optimizers, schedules
 
+pytestmark = pytest.mark.usefixtures("quickly_compiled")
 NAMES = ("axe", "shovel")
 
 
@@ -250,9 +252,14 @@ def test_two_classes_have_one_logit(name, count, logits):
 # Transfer
 
 
-def test_transfer_from_a_folder_of_images(images, tmp_path, capsys):
-    """With the VGG16 of the package, on images of half its size."""
+@pytest.mark.parametrize("bundled", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_transfer_from_a_folder_of_images(images, tmp_path, capsys, bundled):
+    """With a narrow VGG11; and with the VGG16 of the package, on images of half its size."""
     flags = ["--run", tmp_path / "run", "--data.source", f"folder:{images}", "--data.image-size", "32"]
+    base = formats.load_bundled() if bundled else random_networks.network("vgg11", width_multiplier=0.05)
+    if not bundled:
+        formats.save(tmp_path / "vgg11.safetensors", base)
+        flags += ["--weights", tmp_path / "vgg11.safetensors"]
     flags += ["--data.per-class", "8", "--data.eval-per-class", "3", "--seeds", "4"]
     flags += ["--head-epochs", "2", "--fine-tune-epochs", "1", "--small-epochs", "1"]
     assert call("transfer", *flags) == 0
@@ -263,10 +270,10 @@ def test_transfer_from_a_folder_of_images(images, tmp_path, capsys):
     for name, found in summary.items():
         test = json.loads((place / name / "test.json").read_text())
         assert test["count"] == 6 and found["test accuracy"]["seeds"] == {"4": test["accuracy"]}
-    bundled, tuned = formats.load_bundled(), formats.load(place / "fine-tune" / "weights.safetensors")
+    tuned = formats.load(place / "fine-tune" / "weights.safetensors")
     assert tuned.image_size == (32, 32) and tuned.class_names == NAMES
-    assert same(tuned.normalizer, bundled.normalizer)
-    moved = {name for name in tuned.params if not same(tuned.params[name], bundled.params.get(name))}
+    assert same(tuned.normalizer, base.normalizer)
+    moved = {name for name in tuned.params if not same(tuned.params[name], base.params.get(name))}
     assert moved == {name for name in tuned.params if name.startswith(("block5", "fc", "predictions"))}
     assert call("transfer", *flags, "--resume") == 0
     assert "features of" not in capsys.readouterr().err

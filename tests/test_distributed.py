@@ -30,6 +30,9 @@ TRAIN = [sys.executable, str(ROOT / "experiments" / "train.py"), "debug", "--dat
          "1"]  # fmt: skip
 
 
+pytestmark = pytest.mark.usefixtures("quickly_compiled")
+
+
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
     """The folder of the runs, with a data set of noise images, one class slightly redder."""
@@ -104,6 +107,7 @@ def test_two_hosts_train_as_one_process_and_as_one_device(place, together):
     assert "wrote together/weights.safetensors" in said[0] and "wrote" not in said[1]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="finding a child process needs Linux' /proc")
 def test_hosts_stop_together_and_a_dead_one_ends_the_other_and_all_go_on(place, together):
     """SIGTERM to one host, then SIGKILL of one, streamed; the final parameters are the undisturbed run's, bit for bit.

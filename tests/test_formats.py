@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections import OrderedDict
 
+import compiling
 import h5py
 import jax
 import jax.numpy as jnp
@@ -380,7 +381,7 @@ def normed(name):
     return torch_resnet.ResNet(counts, name == "resnet50", 4), 48, {"width_multiplier": 0.062}
 
 
-@pytest.mark.parametrize("name", ["vgg13-bn", "resnet18", "resnet34", "resnet50"])
+@pytest.mark.parametrize("name", ["vgg13-bn", "resnet18", pytest.param("resnet34", marks=pytest.mark.slow), "resnet50"])
 def test_running_statistics_go_both_ways(tmp_path, name):
     net, size, expected = normed(name)
     torch_resnet.randomised(net)
@@ -391,7 +392,8 @@ def test_running_statistics_go_both_ways(tmp_path, name):
     assert network.normalizer.kind == "standard" and network.class_names == tuple(f"class {i}" for i in range(5))
     assert formats.load(tmp_path / "theirs.safetensors").digest == network.digest
     images = np.random.default_rng(1).random((3, size, size, 3), np.float32)
-    close(logits_of(network, images), net(given(images)).detach().numpy())
+    with compiling.quickly():
+        close(logits_of(network, images), net(given(images)).detach().numpy())
 
     formats.save_torchvision(tmp_path / "ours.safetensors", network)
     written = safetensors.torch.load_file(tmp_path / "ours.safetensors")
@@ -459,17 +461,24 @@ numpy.savez(sys.argv[3], **found)
 
 
 @pytest.mark.parametrize(
-    "name, kind", [("vgg11", "standard"), ("small-cnn", "zca"), ("vgg11-bn", "mean"), ("resnet18", "standard")]
+    "name, kind",
+    [
+        ("vgg11", "standard"),
+        ("small-cnn", "zca"),
+        pytest.param("vgg11-bn", "mean", marks=pytest.mark.slow),
+        ("resnet18", "standard"),
+    ],
 )
 def test_stablehlo_runs_where_this_package_is_not(tmp_path, name, kind):
     network = ours(name, (32, 40), kind=kind)
     formats.save_stablehlo(tmp_path / "net.stablehlo", network)
     np.save(tmp_path / "images.npy", images_for(network))
     arguments = [tmp_path / "net.stablehlo", tmp_path / "images.npy", tmp_path / "out.npz", name.partition("-")[0]]
-    env = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    subprocess.run([sys.executable, "-c", "import jax.export" + RUN, *arguments], check=True, cwd=tmp_path, env=env)
+    with compiling.quickly():
+        env = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+        subprocess.run([sys.executable, "-c", "import jax.export" + RUN, *arguments], check=True, cwd=tmp_path, env=env)
+        expected = logits(network)
     found = np.load(tmp_path / "out.npz")
-    expected = logits(network)
     close(found["logits"], expected)
     same(formats.load(tmp_path / "net.stablehlo.safetensors"), network)
     if name != "small-cnn":

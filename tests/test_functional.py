@@ -7,11 +7,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import random_networks
 from flax import nnx
 from jax.sharding import PartitionSpec as P
 
 from cnnjax import models
 from cnnjax.errors import UserError
+
+pytestmark = pytest.mark.usefixtures("quickly_compiled")
 
 
 class CNN(nnx.Module):
@@ -265,7 +268,7 @@ def test_perturbations_of_every_named_activation(arguments):
     The derivative with respect to a perturbation is that of the logits with respect to the activation.
     """
     side = arguments.get("image_size", 32)
-    graphdef, params, state = models.split(models.create(num_classes=3, **arguments))
+    graphdef, params, state = models.split(random_networks.model(num_classes=3, **arguments))
     x = images(2, side, 3)
 
     @jax.jit
@@ -292,7 +295,7 @@ def test_perturbations_of_every_named_activation(arguments):
 
 
 def test_a_perturbed_convolution_is_what_is_pooled():
-    graphdef, params, state = models.split(models.create("small-cnn", image_size=16, width_multiplier=0.1))
+    graphdef, params, state = models.split(random_networks.model("small-cnn", image_size=16, width_multiplier=0.1))
     x = images(2, 16, 3)
     plain = models.apply(graphdef, params, state, x).activations
     change = jax.random.normal(jax.random.key(3), plain["conv_2"].shape)
@@ -305,7 +308,7 @@ def test_an_unknown_perturbation(plain):
     graphdef, params, state = plain
     with pytest.raises(UserError, match=r"unknown activation 'conv3': did you mean conv"):
         models.apply(graphdef, params, state, images(), perturbations={"conv3": jnp.zeros(())})
-    graphdef, params, state = models.split(models.create("resnet18", width_multiplier=0.05))
+    graphdef, params, state = models.split(random_networks.model("resnet18", width_multiplier=0.05))
     with pytest.raises(UserError, match="unknown activation 'layer9'"):
         models.apply(graphdef, params, state, images(1, 32, 3), perturbations={"layer9": jnp.zeros(())})
 
@@ -325,14 +328,21 @@ class Normed(nnx.Module):
         return self.last(jnp.tanh(self.own(x)).mean((1, 2)))
 
 
-@pytest.mark.parametrize("strategy", ["pmap", "shard_map"])
-@pytest.mark.parametrize("kind", ["normed", "resnet"])
+@pytest.mark.parametrize(
+    ("kind", "strategy"),
+    [
+        ("normed", "pmap"),
+        ("normed", "shard_map"),
+        pytest.param("resnet", "pmap", marks=pytest.mark.slow),
+        ("resnet", "shard_map"),
+    ],
+)
 def test_batch_norm_over_devices_is_that_of_the_global_batch(strategy, kind):
     """Loss, statistics and gradients on 8 devices of 2 examples each agree with one device of 16."""
     model = (
         Normed(rngs=nnx.Rngs(0))
         if kind == "normed"
-        else models.create("resnet18", 1, num_classes=3, channels=1, width_multiplier=0.06)
+        else random_networks.model("resnet18", 1, num_classes=3, channels=1, width_multiplier=0.06)
     )
     graphdef, params, state = models.split(model)
     x = images(16, 12 if kind == "normed" else 40) * 2 + 1
@@ -379,7 +389,7 @@ def test_bfloat16_stays_bfloat16_after_flax_batch_norm(plain):
 
 
 def test_with_remat(plain):
-    graphdef, params, state = models.split(models.create("resnet18", width_multiplier=0.05))
+    graphdef, params, state = models.split(random_networks.model("resnet18", width_multiplier=0.05))
     on = models.with_remat(graphdef, params, state, True)
     assert on != graphdef and models.with_remat(on, params, state, False) == graphdef
     assert nnx.merge(on, params, state).remat

@@ -457,7 +457,7 @@ def test_other_metrics_are_reported_beside_accuracy():
 
 def test_a_loss_that_is_not_finite_names_the_step_however_an_epoch_is_divided(tmp_path):
     tx, named = optax.sgd(optax.linear_schedule(0.0, 1e3, 40)), set()
-    for calls in (0, 4, 2, 1):
+    for calls in (0, 2, 1):
         folder = tmp_path / str(calls)
         with pytest.raises(UserError) as stop:
             fit(folder, tx=tx, augment=None, steps_per_epoch=4, dispatches_per_epoch=calls)

@@ -16,6 +16,7 @@ from jax.sharding import PartitionSpec as P
 from cnnjax.errors import UserError
 from cnnjax.ops import broadcast_bias, conv, conv_max_pool, dense, max_pool
 
+pytestmark = pytest.mark.usefixtures("quickly_compiled")
 LAYOUT = ("NHWC", "HWIO", "NHWC")
 CHANNELS = {"winograd": (32, 64), "space to depth": (3, 8), "plain": (5, 6)}
 """Input and output channels for which a CPU takes each algorithm."""
@@ -183,9 +184,7 @@ def test_gradients_of_each_example():
 def sharded(check_vma):
     def wrap(function):
         mesh = jax.make_mesh((4,), ("data",), axis_types=(AxisType.Auto,))
-        return jax.shard_map(
-            function, mesh=mesh, in_specs=(P("data"), P()), out_specs=(P("data"), P("data")), check_vma=check_vma
-        )
+        return jax.shard_map(function, mesh=mesh, in_specs=(P("data"), P()), out_specs=P("data"), check_vma=check_vma)
 
     return wrap
 
@@ -196,9 +195,8 @@ def pmapped(function):
 
 
 @pytest.mark.parametrize("wrap", [sharded(True), sharded(False), pmapped], ids=["vma", "no vma", "pmap"])
-@pytest.mark.parametrize("jitted", [True, False])
 @pytest.mark.parametrize("operation", [conv, conv_max_pool])
-def test_conv_on_several_devices(wrap, jitted, operation):
+def test_conv_on_several_devices(wrap, operation):
     x, kernel = operands("winograd", batch=4)
 
     def found(operation):
@@ -211,8 +209,20 @@ def test_conv_on_several_devices(wrap, jitted, operation):
 
         return wrap(derivatives)
 
-    run = jax.jit if jitted and wrap is not pmapped else lambda function: function
+    run = (lambda function: function) if wrap is pmapped else jax.jit
     assert_close(run(found(operation))(x, kernel), run(found(PLAIN[operation]))(x, kernel))
+
+
+@pytest.mark.parametrize("wrap", [sharded(True), sharded(False)], ids=["vma", "no vma"])
+@pytest.mark.parametrize("operation", [conv, conv_max_pool])
+def test_a_gradient_on_several_devices_without_jit(wrap, operation):
+    """Each primitive is compiled by itself: hence few of them, of the smallest images."""
+    x, kernel = operands("winograd", batch=4, side=4)
+
+    def found(operation):
+        return wrap(jax.grad(lambda x, kernel: operation(x, kernel).sum()))(x, kernel)
+
+    assert_close(found(operation), found(PLAIN[operation]))
 
 
 def test_kernel_gradient_under_shard_map_is_the_sum_over_devices():

@@ -21,6 +21,9 @@ EXAMPLE = Path(__file__).parent.parent / "experiments" / "own_network.py"
 STEPS = 10
 
 
+pytestmark = pytest.mark.usefixtures("quickly_compiled")
+
+
 def example():
     spec = importlib.util.spec_from_file_location("own_network", EXAMPLE)
     module = importlib.util.module_from_spec(spec)
@@ -76,7 +79,13 @@ def test_grey_images_of_another_size_train_as_well():
     assert result.network.image_shape == (28, 28, 1) and np.isfinite(result.test["loss"])
 
 
-@pytest.mark.parametrize(("devices", "mode"), [(2, "pmap"), (2, "mesh"), (8, "pmap"), (8, "mesh")])
+SLOW = pytest.mark.slow
+
+
+@pytest.mark.parametrize(
+    ("devices", "mode"),
+    [(2, "pmap"), pytest.param(2, "mesh", marks=SLOW), pytest.param(8, "pmap", marks=SLOW), (8, "mesh")],
+)
 def test_devices_and_strategies_agree(alone, devices, mode):
     """The moving average of parameters and of BatchNorm's statistics after ten steps, within 1e-5."""
     result = fit(None, devices=devices, mode=mode)
@@ -84,7 +93,7 @@ def test_devices_and_strategies_agree(alone, devices, mode):
     assert result.history[-1]["valid_loss"] == pytest.approx(alone.history[-1]["valid_loss"], abs=1e-5)
 
 
-@pytest.mark.parametrize("mode", ["pmap", "mesh"])
+@pytest.mark.parametrize("mode", [pytest.param("pmap", marks=SLOW), "mesh"])
 def test_two_hosts_of_two_devices_agree(alone, mode, tmp_path):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -93,7 +102,11 @@ def test_two_hosts_of_two_devices_agree(alone, mode, tmp_path):
     command = [sys.executable, __file__, str(tmp_path / "run"), mode, coordinator]
     options = {"env": environment, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
     hosts = [subprocess.Popen([*command, str(index)], **options) for index in range(2)]
-    said = [host.communicate(timeout=300)[0] for host in hosts]
+    try:
+        said = [host.communicate(timeout=300)[0] for host in hosts]
+    finally:
+        for host in hosts:  # which may wait for each other forever
+            host.kill()
     assert [host.returncode for host in hosts] == [0, 0], said
     with np.load(tmp_path / "run" / "host.npz") as found:
         close(dict(found), _plain(alone.network))

@@ -1,14 +1,18 @@
 """bfloat16, microbatches and rematerialization: fifty steps' losses beside float32 in one batch, memory, sums."""
 
+import dataclasses
 import re
+from collections.abc import Callable
 from functools import partial
 
+import compiling
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
+import random_networks
 from flax import nnx
-from jax import lax
 
 from cnnjax import Network, losses, models
 from cnnjax.data import Augment, normalize
@@ -39,32 +43,51 @@ def data() -> ArraySplit:
     return ArraySplit(images.astype(np.uint8), labels)
 
 
-def start(model: dict, rate: float = RATE, remat: bool = False, **changes) -> tuple[step.StepConfig, TrainState]:
-    made = models.create(**model, image_size=SIDE, num_classes=CLASSES, remat=remat)
+def start(model: dict, remat: bool = False, **changes) -> tuple[step.StepConfig, TrainState]:
+    made = random_networks.model(**model, image_size=SIDE, num_classes=CLASSES, remat=remat)
     graphdef, params, model_state = models.split(made)
-    tx = optimizers.with_standard_promotion(optimizers.create("adam", rate))
-    config = step.StepConfig(graphdef, tx, losses.cross_entropy(), augment=AUGMENT, num_classes=CLASSES, **changes)
-    return config, create_state(params, model_state, tx)
+    config = step.StepConfig(graphdef, adam(RATE), losses.cross_entropy(), augment=AUGMENT, num_classes=CLASSES)
+    return dataclasses.replace(config, **changes), create_state(params, model_state, config.tx)
 
 
-def curve(model: dict, **changes):
-    """Each of fifty steps' mean loss, the last state, and the program's temporary memory in bytes."""
+def adam(rate: float | jax.Array) -> optax.GradientTransformation:
+    """A schedule may be traced: programs of several rates are one."""
+    return optimizers.with_standard_promotion(optimizers.create("adam", lambda count: rate))
+
+
+@dataclasses.dataclass
+class Curve:
+    """Fifty steps: each one's mean loss, the last state, and the step's temporary memory in bytes."""
+
+    losses: np.ndarray
+    state: TrainState
+    memory: int
+    again: Callable[[float], "Curve"]
+    """The same program with another learning rate."""
+
+
+def curve(model: dict, **changes) -> Curve:
     (config, state), split = start(model, **changes), data()
-    normalizer = normalize.fit_normalizer("mean", split)
+    fixed = jax.random.key(0), normalize.fit_normalizer("mean", split)
+    rows = np.arange(STEPS * BATCH).reshape(STEPS, BATCH) % SIZE
+    batches = [step.Batch(split.images[row], split.labels[row], np.arange(BATCH)) for row in rows]
 
     @jax.jit
-    def train(state, images, labels):
-        def advance(state, indices):
-            batch = step.Batch(images[indices], labels[indices], jnp.arange(BATCH))
-            return step.train_step(config, state, batch, jax.random.key(0), normalizer)
+    def train(state, batch, rate):
+        return step.train_step(dataclasses.replace(config, tx=adam(rate)), state, batch, *fixed)
 
-        return lax.scan(advance, state, jnp.arange(STEPS * BATCH).reshape(STEPS, BATCH) % SIZE)
+    program = train.lower(state, batches[0], jnp.float32(RATE)).compile()
+    memory = program.memory_analysis().temp_size_in_bytes
 
-    arguments = (state, jnp.asarray(split.images), jnp.asarray(split.labels))
-    program = train.lower(*arguments).compile()
-    state, sums = program(*arguments)
-    assert (sums["count"] == BATCH).all() and sums["loss"].dtype == jnp.float32
-    return np.asarray(sums["loss"]) / BATCH, state, program.memory_analysis().temp_size_in_bytes
+    def run(rate: float) -> Curve:
+        last, found = state, []
+        for batch in batches:
+            last, sums = program(last, batch, jnp.float32(rate))
+            assert sums["count"] == BATCH and sums["loss"].dtype == jnp.float32
+            found.append(sums["loss"])
+        return Curve(np.asarray(found) / BATCH, last, memory, run)
+
+    return run(RATE)
 
 
 def apart(losses: np.ndarray, reference: np.ndarray) -> float:
@@ -83,60 +106,69 @@ def vgg():
 
 def test_fifty_steps_in_microbatches_are_those_of_one_batch(small):
     """With dropout and augmentation, which belong to an example's place in the whole batch."""
-    losses, state, memory = curve(SMALL, microbatches=4)
-    assert apart(losses, small[0]) < ROUNDING
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-5), state.params, small[1].params)
-    assert memory < 0.6 * small[2]
+    found = curve(SMALL, microbatches=4)
+    assert apart(found.losses, small.losses) < ROUNDING
+    same_parameters(found, small)
+    assert found.memory < 0.6 * small.memory
+
+
+def same_parameters(found: Curve, expected: Curve) -> None:
+    arrays = found.state.params, expected.state.params
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-5), *arrays)
 
 
 def test_fifty_steps_in_bfloat16_stay_near_float32(small):
-    losses, state, memory = curve(SMALL, precision="bfloat16")
-    assert 1e-5 < apart(losses, small[0]) < HALF  # not the same program
-    assert memory < small[2]
-    for leaf in jax.tree.leaves((state.params, state.opt_state)):
+    found = curve(SMALL, precision="bfloat16")
+    assert 1e-5 < apart(found.losses, small.losses) < HALF  # not the same program
+    assert found.memory < small.memory
+    for leaf in jax.tree.leaves((found.state.params, found.state.opt_state)):
         assert leaf.dtype in (jnp.float32, jnp.int32)
 
 
 def test_a_rate_a_fifth_higher_would_not_pass(small):
     """What the tolerance means."""
-    assert small[0][-1] < 0.5 * small[0][0]
-    assert apart(curve(SMALL, rate=1.2 * RATE)[0], small[0]) > 1.5 * HALF
+    assert small.losses[-1] < 0.5 * small.losses[0]
+    assert apart(small.again(1.2 * RATE).losses, small.losses) > 1.5 * HALF
 
 
 def test_remat_computes_again_what_it_did_not_keep(vgg):
-    losses, state, memory = curve(VGG, remat=True)
-    assert vgg[0][-1] < 0.1 * vgg[0][0]
-    assert apart(losses, vgg[0]) < ROUNDING
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-5), state.params, vgg[1].params)
-    assert memory < 0.8 * vgg[2]
+    found = curve(VGG, remat=True)
+    assert vgg.losses[-1] < 0.1 * vgg.losses[0]
+    assert apart(found.losses, vgg.losses) < ROUNDING
+    same_parameters(found, vgg)
+    assert found.memory < 0.8 * vgg.memory
 
 
+@pytest.mark.slow
 def test_all_three_together_stay_near_float32(vgg):
-    losses, _, memory = curve(VGG, **ALL)
-    assert apart(losses, vgg[0]) < HALF
-    assert memory < 0.6 * vgg[2]
+    found = curve(VGG, **ALL)
+    assert apart(found.losses, vgg.losses) < HALF
+    assert found.memory < 0.6 * vgg.memory
 
 
 @pytest.fixture(scope="module")
 def programs():
     """Mode -> a compiled call of two steps in microbatches, and its results; and the same of one batch by jit."""
-    split, found = data(), {}
-    for mode, count in (("whole", 1), ("jit", 2), ("mesh", 2), ("pmap", 2)):
-        way = strategy.make_strategy("jit" if mode == "whole" else mode, BATCH, microbatches=count)
-        way = strategy.looped(way)
-        config, state = start(SMALL, microbatches=count)
-        resident = jax.tree.map(jnp.asarray, split)
-        fixed = strategy.replicate(way, (jax.random.key(0), normalize.fit_normalizer("mean", split), resident))
-        state, sums = strategy.replicate(way, (state, metrics.zeros()))
-        rows = (
-            np.arange(2 * BATCH, dtype=np.int32).reshape(2, BATCH),
-            np.tile(np.arange(BATCH, dtype=np.int32), (2, 1)),
-        )
-        rows = strategy.shard_batch(way, strategy.local_shard(way, rows))
-        arguments = state, sums, fixed, rows
-        program = strategy._program(way, strategy._training(way, config)).lower(*arguments).compile()
-        found[mode] = program, jax.device_get(program(*arguments)), state
-    return found
+    with compiling.quickly():
+        return {mode: program_of(mode, count) for mode, count in (("whole", 1), ("jit", 2), ("mesh", 2), ("pmap", 2))}
+
+
+def program_of(mode: str, count: int):
+    split = data()
+    way = strategy.make_strategy("jit" if mode == "whole" else mode, BATCH, microbatches=count)
+    way = strategy.looped(way)
+    config, state = start(SMALL, microbatches=count)
+    resident = jax.tree.map(jnp.asarray, split)
+    fixed = strategy.replicate(way, (jax.random.key(0), normalize.fit_normalizer("mean", split), resident))
+    state, sums = strategy.replicate(way, (state, metrics.zeros()))
+    rows = (
+        np.arange(2 * BATCH, dtype=np.int32).reshape(2, BATCH),
+        np.tile(np.arange(BATCH, dtype=np.int32), (2, 1)),
+    )
+    rows = strategy.shard_batch(way, strategy.local_shard(way, rows))
+    arguments = state, sums, fixed, rows
+    program = strategy._program(way, strategy._training(way, config)).lower(*arguments).compile()
+    return program, jax.device_get(program(*arguments)), state
 
 
 @pytest.mark.parametrize("mode", ["jit", "mesh", "pmap"])
@@ -182,7 +214,8 @@ def test_a_loop_over_sharded_parts_would_sum_in_every_iteration():
     fixed = (jax.random.key(0), normalize.fit_normalizer("mean", split), split)
     rows = (np.zeros((2, BATCH), np.int32),) * 2
     program = strategy._program(way, partial(strategy._train, config)).lower(state, metrics.zeros(), fixed, rows)
-    assert any(reduced_within_microbatches(program.compile().as_text()))
+    with compiling.quickly():
+        assert any(reduced_within_microbatches(program.compile().as_text()))
 
 
 @pytest.mark.parametrize("mode", ["jit", "mesh", "pmap"])
@@ -284,7 +317,7 @@ def test_recompute_is_the_function_with_all_its_gradients():
 def test_a_run_trains_and_evaluates_as_its_arguments_say(tmp_path, monkeypatch):
     split = data()
     dataset = Dataset(split, split, lambda: split, ("a", "b", "c"))
-    network = Network.create(models.create(**SMALL, image_size=SIDE, num_classes=CLASSES), dataset)
+    network = Network.create(random_networks.model(**SMALL, image_size=SIDE, num_classes=CLASSES), dataset)
     options = {"batch_size": 96, "steps_per_epoch": 1, "strategy": "jit", **ALL}
     seen = {}
     monkeypatch.setattr(strategy, "make_evaluator", lambda way, config, batch: seen.update(evaluated=batch))

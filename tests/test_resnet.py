@@ -3,11 +3,13 @@
 from functools import partial
 from pathlib import Path
 
+import compiling
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+import random_networks
 from flax import nnx
 from oracles import recipe
 
@@ -41,7 +43,7 @@ def from_recipe(params):
 
 @pytest.fixture(scope="module")
 def small():
-    return models.split(models.create("resnet18", num_classes=3, width_multiplier=0.125))
+    return models.split(random_networks.model("resnet18", num_classes=3, width_multiplier=0.125))
 
 
 @pytest.mark.parametrize(
@@ -117,13 +119,16 @@ def gradients(graphdef, params, state, images, train=True):
 
         return jax.value_and_grad(loss, (0, 1), has_aux=True)(params, images)
 
-    return run(params, state, images)
+    with compiling.quickly():
+        return run(params, state, images)
 
 
-@pytest.mark.parametrize("name", ["resnet18", "resnet50", "vgg11-bn"])
+@pytest.mark.parametrize("name", ["resnet18", pytest.param("resnet50", marks=pytest.mark.slow), "vgg11-bn"])
 def test_remat_changes_nothing(name):
     """The running statistics are updated once."""
-    graphdef, params, state = models.split(models.create(name, num_classes=3, width_multiplier=0.06, image_size=32))
+    graphdef, params, state = models.split(
+        random_networks.model(name, num_classes=3, width_multiplier=0.06, image_size=32)
+    )
     images = recipe.images(0, 4, 32)
     (loss, output), found = gradients(models.with_remat(graphdef, params, state, True), params, state, images)
     (plain, expected), without = gradients(graphdef, params, state, images)
@@ -145,7 +150,9 @@ def test_evaluation_uses_the_running_statistics(small):
 
 
 def test_any_size_and_channels():
-    graphdef, params, state = models.split(models.create("resnet18", channels=1, num_classes=1, width_multiplier=0.05))
+    graphdef, params, state = models.split(
+        random_networks.model("resnet18", channels=1, num_classes=1, width_multiplier=0.05)
+    )
     for size in [(28, 28), (33, 40), (1, 2)]:
         logits = models.apply(graphdef, params, state, jnp.ones((2, *size, 1)), train=True).logits
         assert logits.shape == (2, 1) and jnp.isfinite(logits).all()

@@ -14,6 +14,7 @@ from cnnjax.errors import UserError
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
 
+@pytest.mark.slow
 def test_scaling_as_a_user_runs_it(tmp_path):
     out = tmp_path / "scaling.json"
     flags = ["--axes", "strong", "--devices", "1", "2", "--batch-size", "4", "--image-size", "16"]

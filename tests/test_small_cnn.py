@@ -6,6 +6,7 @@ import networks
 import numpy as np
 import optax
 import pytest
+import random_networks
 import torch
 from flax import nnx
 from oracles import torch_nets
@@ -137,7 +138,7 @@ def test_one_logit_for_each_class():
 
 
 def test_height_and_width_may_differ():
-    graphdef, params, state = models.split(models.create("small-cnn", image_size=(16, 33), channels=2))
+    graphdef, params, state = models.split(random_networks.model("small-cnn", image_size=(16, 33), channels=2))
     shapes = models.layer_shapes(graphdef, params, state, (16, 33, 2))
     assert shapes["maxpool_4"] == (1, 2, 128) and shapes["output"] == (1,)
     with pytest.raises(UserError, match=r"takes images of shape \(batch, 16, 33, 2\), not \(1, 33, 16, 2\)"):

@@ -13,6 +13,7 @@ from cnnjax.train import metrics, optimizers, step
 from cnnjax.train.state import MovingAverage, create_state, update_average
 from cnnjax.train.step import Batch, StepConfig
 
+pytestmark = pytest.mark.usefixtures("quickly_compiled")
 SIDE = 16
 
 

@@ -182,8 +182,11 @@ answer = [first, describe(load()), other, left, only]
     assert only == ["dog", "cat"]
 
 
-def test_streamed_by_worker_processes_as_from_memory(python, array_record, tfrecord):
+@pytest.mark.parametrize("kind", ["array_record", pytest.param("tfrecord", marks=pytest.mark.slow)])
+def test_streamed_by_worker_processes_as_from_memory(python, request, kind):
     """The workers open the prepared files by themselves, without TensorFlow; they import this script, too."""
+    place = request.getfixturevalue(kind)
+    place = place[1] if kind == "array_record" else place
     code = """
 import jax, numpy
 from cnnjax.data import sampling, prefetch
@@ -204,8 +207,7 @@ if __name__ == "__main__":
         "tensorflow" in sys.modules,
     ]
 """
-    for folder in (array_record[1], tfrecord):
-        assert python(code, folder) == [True, True, False]
+    assert python(code, place) == [True, True, False]
 
 
 TOY = """
