@@ -97,7 +97,7 @@ def test_bad_input_is_one_sentence(network, weights, folder, tmp_path, capsys):
         ((tmp_path / "missing.png",), "missing.png: give the path"),
         ((many,), "13 images are too many for one figure: name 12 at most"),
         ((folder, "--batch-size", 0), "--batch-size 0 must be at least 1"),
-        ((folder, "--weights", bare), "these weights have no classes, only convolutions"),
+        ((folder, "--weights", bare), "without its dense layers"),
         ((folder, "--methods"), "--methods"),
     ):
         chosen = () if "--weights" in words else ("--weights", weights)

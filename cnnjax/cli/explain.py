@@ -77,7 +77,7 @@ def explain(
                 tqdm.write(
                     f"{method}: {name} differs from black by {difference:.3g}; the sum of its map is {gap:+.2g} off"
                 )
-        maps[method] = visualization.to_display(found)
+        maps[method] = list(visualization.to_display(found))
     for method, found in maps.items():
         for name, image, heat in zip(names, shown, found, strict=True):
             _write(figures.overlay(image, heat), out / f"{name}-{method}.png")
