@@ -98,7 +98,7 @@ def test_bad_input_is_one_sentence(network, weights, folder, tmp_path, capsys):
         ((many,), "13 images are too many for one figure: name 12 at most"),
         ((folder, "--batch-size", 0), "--batch-size 0 must be at least 1"),
         ((folder, "--weights", bare), "without its dense layers"),
-        ((folder, "--methods"), "--methods"),
+        ((folder, "--methods"), "no method was named"),
     ):
         chosen = () if "--weights" in words else ("--weights", weights)
         assert run(*words, *chosen, "--out", tmp_path / "out") == 2

@@ -79,7 +79,7 @@ def test_images_are_normalized_once(network):
 
 
 def test_images_of_other_types(network):
-    """uint8 is converted; float64 too, where JAX has it, as it would make a slower program."""
+    """uint8 is converted; float64 is float32, as everywhere in JAX, unless it is enabled."""
     images = np.random.default_rng(0).integers(0, 256, (2, 16, 20, 3)).astype(np.uint8)
     expected = network(jnp.asarray(images, jnp.float32) / 255)[0]
     np.testing.assert_array_equal(network(images)[0], expected)

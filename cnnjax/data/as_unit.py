@@ -38,8 +38,7 @@ def as_unit(images: Shaped[Array | np.ndarray, "..."], channels: int) -> Float[A
     if not jnp.issubdtype(images.dtype, jnp.floating):
         raise UserError(f"images have the type {images.dtype}: give uint8 from 0 to 255, or floats from 0 to 1")
     _check_range(images)
-    # float64 is no type of a network's; under jax_enable_x64 it would make all that follows float64.
-    return jnp.asarray(images, jnp.float32) if images.dtype == np.float64 else jnp.asarray(images)
+    return jnp.asarray(images)
 
 
 def _check_range(images: Shaped[Array | np.ndarray, "..."]) -> None:
