@@ -57,6 +57,7 @@ def with_scales(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def _float32(tensor: Tensor, scales: np.ndarray) -> Tensor:
     def rows(first: int, last: int) -> np.ndarray:
-        return tensor.rows(first, last).astype(np.float32) * scales
+        with np.errstate(invalid="ignore"):  # A scale may be infinite; the reader of the file says so.
+            return tensor.rows(first, last).astype(np.float32) * scales
 
     return tensor._replace(dtype=np.dtype(np.float32), rows=rows)
