@@ -73,8 +73,7 @@ def create(
     known = _arguments(MODELS[name])
     for argument in arguments.keys() - known:
         raise UserError(f"{name} has no argument {argument!r}: it takes {', '.join(known)}")
-    # One program for all parameters: drawn one by one, each would be compiled and kept apart.
-    return nnx.jit(lambda rngs: MODELS[name](**arguments, rngs=rngs))(nnx.Rngs(seed))
+    return MODELS[name](**arguments, rngs=nnx.Rngs(seed))
 
 
 def _arguments(make: Callable[..., nnx.Module]) -> list[str]:

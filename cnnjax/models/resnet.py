@@ -5,13 +5,14 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jax import lax
-from jax.nn.initializers import variance_scaling
 from jaxtyping import Array, Float, Key
 
 from cnnjax.errors import UserError
 from cnnjax.image_size import to_size
+from cnnjax.models import initializers
 from cnnjax.models.batch_norm import BatchNorm, Statistics
 from cnnjax.models.layers import (
     Conv,
@@ -40,7 +41,7 @@ class ResidualBlock(nnx.Module):
     """
 
     def __init__(self, inputs: int, units: int, *, stride: int, bottleneck: bool, rngs: nnx.Rngs):
-        init = variance_scaling(2.0, "fan_out", "normal")
+        init = initializers.variance_scaling(2.0, "fan_out", "normal")
         outputs = units * EXPANSION if bottleneck else units
         sizes = (1, 3, 1) if bottleneck else (3, 3)
         strided = 2 if bottleneck else 1
@@ -121,7 +122,7 @@ class ResNet(nnx.Module):
         self.image_size, self.channels = to_size(image_size), channels
         self.width_multiplier, self.remat = width_multiplier, remat
         inputs = scale_width(CHANNELS[0], width_multiplier)
-        init = variance_scaling(2.0, "fan_out", "normal")
+        init = initializers.variance_scaling(2.0, "fan_out", "normal")
         self.conv1 = Conv(channels, inputs, 7, stride=2, bias=False, init=init, rngs=rngs)
         self.bn1 = BatchNorm(inputs, rngs=rngs)
         for stage, (count, units) in enumerate(zip(num_blocks, CHANNELS, strict=True), 1):
@@ -131,9 +132,9 @@ class ResNet(nnx.Module):
                 blocks.append(ResidualBlock(inputs, units, stride=stride, bottleneck=bottleneck, rngs=rngs))
                 inputs = units * EXPANSION if bottleneck else units
             setattr(self, f"layer{stage}", blocks)
-        self.fc = Dense(inputs, num_classes, init=variance_scaling(1 / 3, "fan_in", "uniform"), rngs=rngs)
-        limit = inputs**-0.5
-        self.fc.bias[...] = jax.random.uniform(rngs.params(), (num_classes,), jnp.float32, -limit, limit)
+        self.fc = Dense(inputs, num_classes, init=initializers.variance_scaling(1 / 3, "fan_in", "uniform"), rngs=rngs)
+        limit = np.float32(inputs**-0.5)
+        self.fc.bias[...] = limit * initializers.draw(rngs.params(), (num_classes,), "uniform")
 
     def __call__(
         self,

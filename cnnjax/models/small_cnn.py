@@ -4,10 +4,10 @@ from collections.abc import Mapping
 
 import jax
 from flax import nnx
-from jax.nn.initializers import glorot_uniform
 from jaxtyping import Array, Float, Key
 
 from cnnjax.image_size import to_size
+from cnnjax.models import initializers
 from cnnjax.models.dropout import dropout
 from cnnjax.models.layers import (
     Conv,
@@ -51,7 +51,7 @@ class SmallCNN(nnx.Module):
         check_size("SmallCNN", self.image_size, len(CHANNELS))
         self.num_classes, self.channels, self.width_multiplier = num_classes, channels, width_multiplier
         self.dropout, self.remat = dropout, remat
-        init = glorot_uniform()
+        init = initializers.glorot_uniform()
         inputs = channels
         for i, units in enumerate(CHANNELS, 1):
             setattr(self, f"conv_{i}", Conv(inputs, scale_width(units, width_multiplier), init=init, rngs=rngs))

@@ -5,10 +5,10 @@ from functools import partial
 
 import jax
 from flax import nnx
-from jax.nn.initializers import he_normal
 from jaxtyping import Array, Float, Key
 
 from cnnjax.image_size import to_size
+from cnnjax.models import initializers
 from cnnjax.models.batch_norm import BatchNorm
 from cnnjax.models.dropout import dropout
 from cnnjax.models.layers import (
@@ -63,7 +63,7 @@ class VGG(nnx.Module):
         self.num_convs, self.num_classes, self.channels = tuple(num_convs), num_classes, channels
         self.width_multiplier, self.dense_units, self.dropout = width_multiplier, dense_units, dropout
         self.batch_norm, self.include_top, self.remat = batch_norm, include_top, remat
-        init = he_normal()
+        init = initializers.he_normal()
         inputs = channels
         for b, (count, units) in enumerate(zip(num_convs, CHANNELS, strict=True), 1):
             outputs = scale_width(units, width_multiplier)
