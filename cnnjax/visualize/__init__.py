@@ -34,7 +34,7 @@ from cnnjax.visualize.optimizers import keras_vis_rmsprop
 from cnnjax.visualize.parameterizations import Parameterization, pixels
 from cnnjax.visualize.recipes import RECIPES, Recipe, Stage
 from cnnjax.visualize.render import describe_input, render, render_classes, render_filters
-from cnnjax.visualize.transforms import Transform, jitter
+from cnnjax.visualize.transforms import Transform, crop, jitter, noise, pad, rotate, scale, window
 
 __all__ = [
     "METHODS",
@@ -47,12 +47,13 @@ __all__ = [
     "Stage",
     "Transform",
     "at_image_size",
-    "attribution_metrics",
     "attribute",
+    "attribution_metrics",
     "channel",
     "check_channels",
     "class_logit",
     "completeness_gap",
+    "crop",
     "describe_input",
     "feature_maps",
     "grad_cam",
@@ -67,7 +68,9 @@ __all__ = [
     "layer_shapes",
     "lp_norm",
     "neuron",
+    "noise",
     "occlusion",
+    "pad",
     "pixels",
     "recipes",
     "render",
@@ -75,8 +78,11 @@ __all__ = [
     "render_filters",
     "rise",
     "rise_masks",
+    "rotate",
+    "scale",
     "scores",
     "smooth_grad",
     "to_display",
     "total_variation",
+    "window",
 ]
