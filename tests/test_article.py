@@ -12,13 +12,14 @@ import pytest
 import random_networks
 
 from cnnjax import Network, formats
+from cnnjax.article import run
 from cnnjax.cli import command_line
 from cnnjax.cli.article import article
 from cnnjax.data import normalize
 from cnnjax.visualize import recipes
 
 ROOT = Path(__file__).parents[1]
-STAGES = 7
+STAGES = 9
 # A shell that starts the tests in the background lets them, and all their child processes, ignore Ctrl-C.
 WITH_INTERRUPT = (
     "import runpy, signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "
@@ -47,7 +48,7 @@ def environment() -> dict[str, str]:
     return os.environ | {"PYTHONUNBUFFERED": "1"}
 
 
-def run(*arguments: str) -> subprocess.CompletedProcess:
+def run_script(*arguments: str) -> subprocess.CompletedProcess:
     return subprocess.run(command(*arguments), env=environment(), capture_output=True, text=True, timeout=600)
 
 
@@ -58,7 +59,7 @@ def small(weights, tmp_path_factory) -> list[str]:
         "--out", str(out), "--weights", str(weights), "--image-size", "32", "--per-class", "12",
         "--eval-per-class", "6", "--plain-epochs", "3", "--augmented-epochs", "3",
         "--filters-recipe", "quick", "--filters-image-size", "48",
-        "--classes-recipe", "quick",
+        "--classes-recipe", "quick", "--article-steps", "4",
     ]  # fmt: skip
 
 
@@ -84,13 +85,13 @@ def test_interrupted_resumed_and_found_finished(small):
     assert "Traceback" not in printed and "run the same command again" in printed
     assert (out / "plain" / "stage.json").exists() and not (out / "augmented" / "stage.json").exists()
 
-    again = run(*small)
+    again = run_script(*small)
     assert again.returncode == 0, again.stderr
     assert again.stdout.count("already done") == 2
     assert "left for all stages" in again.stdout
     assert again.stdout.strip().endswith(str(out / "index.html"))
 
-    finished = run(*small)
+    finished = run_script(*small)
     assert finished.returncode == 0 and finished.stdout.count("already done") == STAGES
 
     page = (out / "index.html").read_text()
@@ -123,7 +124,18 @@ def test_bad_input(flags, sentence, weights, tmp_path, monkeypatch, capsys):
 
 
 def test_the_script_says_in_one_sentence_what_is_wrong():
-    done = run("--image-siz", "64")
+    done = run_script("--image-siz", "64")
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1 and done.stderr.startswith("error: ")
     assert "did you mean --image-size" in done.stderr
+
+
+def test_where_the_weights_come_from():
+    said = run._describe_training(formats.load_bundled("vgg16"))
+    assert said.startswith("VGG16, trained on ImageNet (ILSVRC-2014) for the convolutions (Karen Simonyan")
+    assert "CC BY 4.0" in said and "for the dense layers from 40 epochs with batches of 32 on the source proced" in said
+    said = run._describe_training(formats.load_bundled("vgg16-mini"))
+    assert said.startswith("12 epochs of adam with batches of 32 on the source procedural (version 3 of the renderer)")
+    assert said.endswith("1000 images of each class and seed 0, in 12 min 56 s")
+    model = random_networks.model("small-cnn", image_size=16, width_multiplier=0.05)
+    assert run._describe_training(Network.create(model, normalizer=normalize.identity())) == ""

@@ -88,3 +88,18 @@ def test_short_runs_are_not_overfitted(epochs):
     verdict = overfitting.judge(history(FALLS[:epochs], RISES[::-1][-epochs:][::-1]))
     assert not verdict.overfitted and verdict.window <= 3
     assert "This is overfitting" not in said(FALLS[:epochs], FALLS[:epochs])
+
+
+def test_a_steep_rise_at_the_end_counts():
+    """The main job's run without augmentation, seed 0: the lowest mean is that of epochs 12 to 16."""
+    train = [.696, .688, .673, .679, .66, .66, .639, .624, .611, .577,
+             .56, .508, .477, .402, .408, .349, .274, .252, .222, .184]  # fmt: skip
+    valid = [.695, .679, .675, .676, .646, .66, .648, .649, .648, .621,
+             .597, .584, .561, .554, .538, .579, .621, .622, .736, .829]  # fmt: skip
+    rows = [
+        {"epoch": e, "train_loss": t, "valid_loss": v} for e, (t, v) in enumerate(zip(train, valid, strict=True), 1)
+    ]
+    verdict = overfitting.judge(rows)
+    assert verdict.overfitted and verdict.epoch == 14
+    # Two epochs earlier nobody could have known.
+    assert not overfitting.judge(rows[:17]).overfitted

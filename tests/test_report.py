@@ -27,8 +27,9 @@ SECTIONS = (
     "1 Introduction", "2 Architecture", "2.1 Convolution", "2.2 Non-linearity", "2.3 Stride and padding", "2.4 Pooling",
     "2.5 Hyperparameters", "2.6 Fully connected", "2.7 Training", "3 Intuition", "4 Implementation", "4.1 Dropout",
     "4.2 Model performance", "4.3 Data augmentation", "4.4 Updated model", "5 VGG model", "6 Visualization",
-    "6.1 Visualizing feature maps", "6.2 Visualizing convnet filters", "6.3 Visualizing class outputs", "7 Conclusion",
-    "8 How this page was made",
+    "6.1 Visualizing feature maps",
+    "6.2 Visualizing convnet filters", "6.3 Visualizing class outputs", "6.4 Attribution",
+    "7 Conclusion", "8 How this page was made",
 )  # fmt: skip
 
 
@@ -162,6 +163,15 @@ def fake_results(folder: Path) -> dict:
         "cat-dog": figures.image_grid(images(2), ["cat", "dog"], drawn / "cat-dog.png", columns=2, width=500),
         "prediction": figures.probabilities(["cat", "dog", "rabbit"], [0.6, 0.3, 0.1], drawn / "prediction.png"),
     }
+    slots |= {
+        "article-recipe": figures.image_grid(images(4), list("abab"), drawn / "article-recipe.png", columns=2),
+        "attribution": figures.attribution_sheet(
+            list(images(1)),
+            {"gradient": [np.eye(32)], "grad-cam": [np.ones((32, 32))]},
+            ["cat"],
+            drawn / "attribution.png",
+        ),
+    }
     origin = {"weights": "cd" * 32, "model": "vgg16", "image_size": [32, 32], "recipe": "quick", "steps": 80, "seed": 0}
     filters = {}
     for layer in ("block1_conv2", "block5_conv3"):
@@ -196,6 +206,10 @@ def fake_results(folder: Path) -> dict:
                   "prediction": [{"name": "cat", "probability": 0.6}, {"name": "dog", "probability": 0.3}]},
         "feature_maps": {"layers": captions.map_statistics(raw), "single": {"layer": LAYERS[0], "channel": 19}},
         "filters": filters,
+        "article_recipe": [one | {"recipe": "article-filters", "steps": 500, "activation_after": 1.25}
+                           for one in filters["block5_conv3"][2:4]],
+        "attribution": {"class": "cat", "probability": 0.613,
+                        "methods": [{"name": "gradient", "sentence": "how much the logit changes"}]},
         "classes": classes,
         "cat_dog": [classes[0] | {"class": "cat"}, classes[1] | {"class": "dog"}],
         "provenance": {"command": "cnnjax article", "device": "2 CPU cores", "seconds": 754.3,
@@ -308,6 +322,19 @@ def test_dead_filters_are_named(results):
     text = changed(results, filters=alive).text
     assert "No filter is dead" in text
     assert "Filter 7 is dead" not in text
+
+
+def test_the_article_s_recipe_is_compared_with_this_run_s(results):
+    text = changed(results).text
+    assert "first row the article’s recipe, second row quick" in text
+    assert "is 1.25 by the first and 2.5 by the second" in text
+    assert "500 steps of keras-vis" in text
+
+
+def test_attribution_names_the_class_and_the_methods(results):
+    text = changed(results).text
+    assert "for the class cat , to which the network gives 61.3%" in text
+    assert "gradient : how much the logit changes. Bright: what speaks for the class." in text
 
 
 def test_class_images_that_fail_are_named(results):

@@ -208,6 +208,11 @@ def _raised(image: Mapping[str, Any]) -> bool:
     return image["activation_after"] > image["activation_before"]
 
 
+def median_activation(images: Sequence[Mapping[str, Any]]) -> str:
+    """The median of the activations of saved images, to three digits."""
+    return f"{statistics.median(image['activation_after'] for image in images):.3g}"
+
+
 def classes(images: Sequence[Mapping[str, Any]]) -> str:
     """Count the class images for which the network predicts the class that was optimized."""
     median = statistics.median(image["probability_after"] for image in images)

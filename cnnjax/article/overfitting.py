@@ -51,7 +51,8 @@ def judge(history: Sequence[Mapping[str, float]]) -> Verdict:
     lowest, end = float(smooth_valid[place]), float(smooth_valid[-1])
     train_lowest, train_end = float(smooth_train[place]), float(smooth_train[-1])
     clear = end > (1 + _RISE) * lowest and end - lowest > _ERRORS * _noise(valid) * math.sqrt(2 / window)
-    apart = place + window <= len(smooth_valid) - 1  # the two means share no epoch
+    # The middle of the lowest mean is not among the last epochs. Epochs that both share make the means less different.
+    apart = place + window // 2 < len(valid) - window
     return Verdict(
         overfitted=clear and apart and train_end < train_lowest and train_end < end,
         window=window,

@@ -5,8 +5,9 @@ JSON-able data, with paths relative to `run_folder`.
 
     figures     slot -> PNG. From `figures.worked_examples`: operands, windows, volume, maps, two-maps, relu, strides,
                 padding, pooling, pooled, flattened, descent, dropout, receptive-fields. From `sections`: small-network,
-                dataset, curves-plain, curves, augmented, vgg-network, photo, map-alone, maps-in-a-row, feature-maps,
-                classes, filters/LAYER for every layer in `filters` and, if `cat_dog` is not empty, cat-dog.
+                dataset, curves-plain, curves, augmented and, if `cat_dog` is not empty, cat-dog. From `section_6`:
+                vgg-network, photo, map-alone, maps-in-a-row, feature-maps, article-recipe, classes, attribution,
+                filters/LAYER for every layer in `filters`.
                 Optional: overview (the article's network), prediction (bars).
     worked_examples  worked_examples.numbers(…)
     networks    small, article_small, vgg, article_vgg -> {image_size: [height, width], parameters, rows: [{layer,
@@ -20,8 +21,10 @@ JSON-able data, with paths relative to `run_folder`.
     photo       {credit, truth: "cat", or "" if unknown, prediction: [{name, probability}] for every class of the VGG}
     feature_maps  {layers: captions.map_statistics(…), single: {layer, channel}}
     filters     layer -> [the provenance of every image that `visualize.render_filters` returns]
+    article_recipe  [the same for some of these filters of one layer, by the article's recipe]
     classes     [the provenance of every image + {top1: the class that the network predicts for the saved image}]
-    cat_dog     the same for the small network
+    attribution {class, probability: what the network predicts, methods: [{name, sentence}]}
+    cat_dog     as classes, for the small network
     provenance  {command, device, seconds, started, seeds: {purpose: seed}, versions: {package: version},
                 stages: [{title, seconds}], commands: [other commands to show]}
 """
@@ -61,7 +64,9 @@ class Article:
     photo: Mapping[str, Any]
     feature_maps: Mapping[str, Any]
     filters: Mapping[str, Any]
+    article_recipe: list[Mapping[str, Any]]
     classes: list[Mapping[str, Any]]
+    attribution: Mapping[str, Any]
     cat_dog: list[Mapping[str, Any]]
     provenance: Mapping[str, Any]
 

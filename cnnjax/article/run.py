@@ -7,7 +7,7 @@ import importlib.metadata
 import platform
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -15,7 +15,7 @@ from jaxtyping import Float, UInt8
 from PIL import Image
 
 from cnnjax import models, runtime, visualize
-from cnnjax.article import report, sections
+from cnnjax.article import report, section_6, sections
 from cnnjax.article.stage_cache import Result, StageCache, duration
 from cnnjax.article.training import AUGMENTED_BATCH_SIZE, CLASSES, PLAIN_BATCH_SIZE, TrainingRun
 from cnnjax.data import example_image, procedural
@@ -24,12 +24,25 @@ from cnnjax.data.dataset import Dataset
 from cnnjax.errors import UserError
 from cnnjax.network import Network
 from cnnjax.visualize import recipes
+from cnnjax.visualize.recipes import Recipe
 
 PLAN = {
-    "worked-examples": 15, "plain": 110, "augmented": 380, "small-network": 40, "feature-maps": 10, "filters": 180,
-    "classes": 45,
+    "worked-examples": 15, "plain": 110, "augmented": 380, "small-network": 40, "feature-maps": 10, "filters": 240,
+    "article-recipe": 60, "classes": 120, "attribution": 20,
 }  # fmt: skip
 """The stages in order, with the seconds that each takes on two CPU cores."""
+
+
+class Recipes(NamedTuple):
+    """How the images of section 6 are optimized."""
+
+    filters: Recipe = recipes.recipe("filters")
+    classes: Recipe = recipes.recipe("classes")
+    article: Recipe = recipes.recipe("article", "filters")
+    """For some filters of one layer, beside the same by `filters`."""
+
+
+RECIPES = Recipes()
 
 
 def run(
@@ -42,9 +55,8 @@ def run(
     plain_epochs: int = 20,
     augmented_epochs: int = 40,
     image: UInt8[np.ndarray, "height width 3"] | Float[np.ndarray, "height width 3"] | None = None,
-    filters_recipe: str = "filters",
+    drawn_by: Recipes = RECIPES,
     filters_image_size: int = 96,
-    classes_recipe: str = "classes",
     seed: int = 0,
     fresh: bool = False,
     command: str = "",
@@ -63,9 +75,8 @@ def run(
         augmented_epochs: Epochs of the run with augmentation.
         image: The image for the feature maps, uint8 or floats in [0, 1]. None uses the photograph of a cat that is
             part of the package.
-        filters_recipe: How filters are visualized; see `visualize.recipes`.
+        drawn_by: How the images of filters and classes are optimized.
         filters_image_size: Height and width of the filters' images in pixels.
-        classes_recipe: How classes are visualized.
         seed: For the data, the training and the visualizations.
         fresh: Compute all stages again.
         command: The command to show on the page.
@@ -74,22 +85,24 @@ def run(
         The path of the page.
 
     Raises:
-        UserError: For an unknown recipe, a network without the layers that the article shows, a folder that cannot be
+        UserError: For a network without the layers that the article shows, a folder that cannot be
             written, or settings that do not fit together.
     """
     started = datetime.datetime.now(datetime.UTC)
-    check(network, filters_recipe, classes_recipe)
+    check(network)
     stages = StageCache(out, PLAN, fresh)
     common = {"image_size": image_size, "per_class": per_class, "eval_per_class": eval_per_class, "seed": seed}
     runs = _training_runs(common, plain_epochs, augmented_epochs)
     counts = {"per_class": per_class, "valid": eval_per_class, "test": eval_per_class}
     dataset = functools.cache(lambda: procedural.load(CLASSES, image_size=image_size, seed=seed, **counts))
-    _run_sections_2_to_4(stages, runs, dataset, classes_recipe, seed)
+    _run_sections_2_to_4(stages, runs, dataset, drawn_by.classes, seed)
     load_image = example_image.chelsea_face if image is None else functools.partial(_resize, image)
     visualized = {"weights": network.digest, "image": _digest(image), "seed": seed}
-    show_maps = functools.partial(sections.feature_maps, vgg=network, load_image=load_image, is_example=image is None)
+    show_maps = functools.partial(section_6.feature_maps, vgg=network, load_image=load_image, is_example=image is None)
     stages.run("feature-maps", "Feature maps of the photograph", visualized, show_maps)
-    _run_section_6(stages, network, visualized, (filters_recipe, classes_recipe), filters_image_size)
+    _run_section_6(stages, network, visualized, drawn_by, filters_image_size)
+    explain = functools.partial(section_6.attribution, vgg=network, load_image=load_image, seed=seed)
+    stages.run("attribution", "Attribution of the photograph", visualized, explain)
     print("Writing the page", flush=True)
     return report.write_page(out, _content(stages, network, runs, _provenance(stages, command, started, seed)))
 
@@ -105,11 +118,10 @@ def _training_runs(common: dict[str, int], plain_epochs: int, augmented_epochs: 
     }
 
 
-def check(network: Network, filters_recipe: str, classes_recipe: str) -> None:
-    """Raises UserError for an unknown recipe, or a network without the layers that the article shows."""
-    recipes.recipe(filters_recipe, "filters")
-    recipes.recipe(classes_recipe, "classes")
-    missing = [layer for layer in recipes.FEATURE_MAPS if layer not in visualize.layer_shapes(network)]
+def check(network: Network) -> None:
+    """Raises UserError for a network without the layers that the article shows."""
+    shapes = visualize.layer_shapes(network)
+    missing = [layer for layer in (*recipes.FEATURE_MAPS, section_6.COMPARED_LAYER) if layer not in shapes]
     if missing:
         raise UserError(
             f"the network has no layer {missing[0]}: the article needs a VGG with five blocks, such as vgg16"
@@ -119,21 +131,31 @@ def check(network: Network, filters_recipe: str, classes_recipe: str) -> None:
 
 
 def _run_section_6(
-    stages: StageCache, network: Network, visualized: dict[str, Any], recipe_names: tuple[str, str], image_size: int
+    stages: StageCache, network: Network, visualized: dict[str, Any], chosen: Recipes, image_size: int
 ) -> None:
     """Filters and classes. visualized: what the results depend on."""
-    (filters, classes), seed = recipe_names, visualized["seed"]
+    seed = visualized["seed"]
+
+    def inputs(recipe: Recipe, **more: int) -> dict[str, Any]:
+        return visualized | {"recipe": recipe.name, "steps": recipe.steps} | more
+
     stages.run(
         "filters",
         "Visualize filters by gradient ascent",
-        visualized | {"recipe": filters, "image_size": image_size},
-        lambda folder: sections.filters(folder, network, filters, image_size, seed),
+        inputs(chosen.filters, image_size=image_size),
+        lambda folder: section_6.filters(folder, network, chosen.filters, image_size, seed),
+    )
+    stages.run(
+        "article-recipe",
+        "The same by the article's recipe, for one layer",
+        inputs(chosen.article, image_size=image_size),
+        lambda folder: section_6.article_recipe(folder, network, chosen.article, chosen.filters, image_size, seed),
     )
     stages.run(
         "classes",
         "Visualize classes by gradient ascent",
-        visualized | {"recipe": classes},
-        lambda folder: sections.classes(folder, network, classes, seed),
+        inputs(chosen.classes),
+        lambda folder: section_6.classes(folder, network, chosen.classes, seed),
     )
 
 
@@ -141,7 +163,7 @@ def _run_sections_2_to_4(
     stages: StageCache,
     runs: dict[str, TrainingRun],
     dataset: Callable[[], Dataset],
-    recipe: str,
+    recipe: Recipe,
     seed: int,
 ) -> None:
     stages.run(
@@ -156,7 +178,7 @@ def _run_sections_2_to_4(
     stages.run(
         "small-network",
         "Visualize the small network",
-        {"recipe": recipe, "seed": seed},
+        {"recipe": recipe.name, "steps": recipe.steps, "seed": seed},
         lambda folder: sections.small_network(folder, stages.results, runs["augmented"], dataset(), recipe, seed),
     )
 
@@ -220,26 +242,35 @@ def _content(stages: StageCache, network: Network, runs: dict[str, TrainingRun],
         "photo": results["feature-maps"]["photo"],
         "feature_maps": {name: results["feature-maps"][name] for name in ("layers", "single")},
         "filters": results["filters"]["provenance"],
+        "article_recipe": results["article-recipe"]["provenance"],
         "classes": results["classes"]["provenance"],
+        "attribution": {name: results["attribution"][name] for name in ("class", "probability", "methods")},
         "cat_dog": results["small-network"]["cat_dog"],
         "provenance": provenance,
     }
 
 
-def _rendering(images: Result) -> str:
-    return f" (version {images['rendering']} of the renderer)" if "rendering" in images else ""
-
-
 def _describe_training(network: Network) -> str:
-    """How a network was trained, if its file records it, else an empty string."""
-    notes = network.provenance
+    """Where a network's weights come from, if its file records it, else an empty string."""
+    notes: dict[str, Any] = dict(network.provenance)
     try:
+        if "credit" in notes and "data" in notes:
+            return (
+                f"{notes['title']} for the convolutions ({notes['credit']}; {notes['licence']}), and for the dense "
+                f"layers from {_describe_run(notes['config'], notes['data'])}"
+            )
         config = notes["config"]
-        images, training = config["data"], config["train"]
-        return (
-            f"{training['epochs']} epochs of {config['optimizer']['name']} with batches of {training['batch_size']} on "
-            f"the source {images['source']}{_rendering(images)} with {images['per_class']} images of each class and "
-            f"seed {training['seed']}, in {duration(notes['seconds'])}"
-        )
+        images, settings = config["data"], config["train"]
+        run = _describe_run(settings, images | {"seed": settings["seed"]}, f" of {config['optimizer']['name']}")
+        return f"{run}, in {duration(notes['seconds'])}"
     except (KeyError, TypeError):  # The record of a network that was trained from Python may have any form.
         return ""
+
+
+def _describe_run(settings: dict[str, Any], images: dict[str, Any], optimizer: str = "") -> str:
+    version = images.get("rendering") or images.get("version")
+    rendered = f" (version {version} of the renderer)" if version else ""
+    return (
+        f"{settings['epochs']} epochs{optimizer} with batches of {settings['batch_size']} on the source "
+        f"{images['source']}{rendered} with {images['per_class']} images of each class and seed {images['seed']}"
+    )

@@ -8,6 +8,8 @@ from pathlib import Path
 from cnnjax import formats
 from cnnjax.article import run
 from cnnjax.data import example_image
+from cnnjax.visualize import recipes
+from cnnjax.visualize.recipes import Recipe
 
 _IMAGE_SIZE = 512  # an image is resized again for each network
 
@@ -20,11 +22,14 @@ def article(
     eval_per_class: int = 500,
     plain_epochs: int = 20,
     augmented_epochs: int = 40,
-    weights: str = "",
+    weights: str = "vgg16-mini",
     image: str = "",
     filters_recipe: str = "filters",
+    filters_steps: int | None = None,
     filters_image_size: int = 96,
     classes_recipe: str = "classes",
+    classes_steps: int | None = None,
+    article_steps: int | None = None,
     seed: int = 0,
     fresh: bool = False,
 ) -> None:
@@ -37,12 +42,16 @@ def article(
         eval_per_class: Validation images per class, and as many test images per class.
         plain_epochs: Epochs without augmentation.
         augmented_epochs: Epochs with augmentation.
-        weights: The weights file of a VGG to look into, or imagenet (downloaded and kept). Empty uses the small VGG16
-            that is part of the package.
+        weights: The weights file of a VGG to look into, the folder of a run, imagenet (downloaded and kept), or
+            vgg16-mini, the small network of the package. By default the real VGG16's convolutions, which are part of
+            the package, with dense layers for the fourteen procedural classes.
         image: An image for the feature maps. Empty uses the photograph of a cat that is part of the package.
         filters_recipe: How filters are visualized: filters, quick or article.
+        filters_steps: Steps of the optimization of each filter's image. By default the recipe's.
         filters_image_size: Height and width of the filters' images in pixels.
         classes_recipe: How classes are visualized: classes, quick or article.
+        classes_steps: Steps of the optimization of each class's image. By default the recipe's.
+        article_steps: The same for the images by the article's recipe, beside which ours are shown.
         seed: For the data, the training and the visualizations.
         fresh: Start over instead of continuing.
     """
@@ -57,14 +66,23 @@ def article(
         plain_epochs=plain_epochs,
         augmented_epochs=augmented_epochs,
         image=example_image.load_image(Path(image), _IMAGE_SIZE) if image else None,
-        filters_recipe=filters_recipe,
+        drawn_by=run.Recipes(
+            filters=_recipe(filters_recipe, "filters", filters_steps),
+            classes=_recipe(classes_recipe, "classes", classes_steps),
+            article=_recipe("article", "filters", article_steps),
+        ),
         filters_image_size=filters_image_size,
-        classes_recipe=classes_recipe,
         seed=seed,
         fresh=fresh,
         command=shlex.join(_command()),
     )
     print(f"{time.perf_counter() - started:.0f} s; the page is {page.resolve()}")
+
+
+def _recipe(name: str, what: str, steps: int | None) -> Recipe:
+    """Raises UserError for an unknown recipe and for too few steps."""
+    chosen = recipes.recipe(name, what)
+    return chosen if steps is None else recipes.with_steps(chosen, steps)
 
 
 def _command() -> list[str]:

@@ -126,7 +126,7 @@ class Kind(NamedTuple):
 
 _PLACEMENTS = {
     3: {"scale": (0.32, 0.56), "rotation": 60.0, "offset": 0.26, "lift": 0.35, "occlusion": 0.3},
-    4: {"scale": (0.20, 0.48), "rotation": 120.0, "offset": 0.5, "lift": 0.3, "occlusion": 0.3},
+    4: {"scale": (0.18, 0.46), "rotation": 120.0, "offset": 0.5, "lift": 0.3, "occlusion": 0.3},
 }
 VERSIONS = tuple(TRAITS)
 """Of the renderer. 4 shows animals smaller, in more places and more turned, and cats and dogs with clearer features and
