@@ -31,7 +31,7 @@ from cnnjax.visualize.image_io import Image
 from cnnjax.visualize.layers import at_image_size, check_channels, layer_shapes
 from cnnjax.visualize.objectives import Objective, channel, class_logit, lp_norm, neuron, total_variation
 from cnnjax.visualize.optimizers import keras_vis_rmsprop
-from cnnjax.visualize.parameterizations import Parameterization, pixels
+from cnnjax.visualize.parameterizations import Parameterization, color_statistics, fourier, pixels
 from cnnjax.visualize.recipes import RECIPES, Recipe, Stage
 from cnnjax.visualize.render import describe_input, render, render_classes, render_filters
 from cnnjax.visualize.transforms import Transform, crop, jitter, noise, pad, rotate, scale, window
@@ -52,10 +52,12 @@ __all__ = [
     "channel",
     "check_channels",
     "class_logit",
+    "color_statistics",
     "completeness_gap",
     "crop",
     "describe_input",
     "feature_maps",
+    "fourier",
     "grad_cam",
     "grad_cam_plus_plus",
     "gradient",

@@ -1,11 +1,15 @@
 """Named ways to draw, and what the article drew with them: data."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+
+import optax
 
 from cnnjax.data import imagenet
 from cnnjax.errors import UserError, unknown
-from cnnjax.visualize.transforms import Transform, jitter
+from cnnjax.visualize.optimizers import keras_vis_rmsprop
+from cnnjax.visualize.parameterizations import AnyParameterization, fourier, pixels
+from cnnjax.visualize.transforms import Transform, crop, jitter, pad, rotate, scale
 
 
 @dataclass(frozen=True)
@@ -36,6 +40,15 @@ class Recipe:
     in_place: bool = True
     """Transforms change the image itself, and are never undone (keras-vis); otherwise they change what the network is
     shown (lucid). Only `parameterizations.Pixels` can be changed in place."""
+    parameterization: AnyParameterization = field(default_factory=pixels)
+    optimizer: optax.GradientTransformation = field(default_factory=keras_vis_rmsprop)
+    before_relu: bool = False
+    """Objectives read a layer's activations before its relu, whose gradient is not 0 where a filter is silent."""
+
+    @property
+    def is_penalized(self) -> bool:
+        """Whether any stage has a penalty."""
+        return any(stage.tv or stage.lp for stage in self.stages)
 
     @property
     def steps(self) -> int:
@@ -44,6 +57,8 @@ class Recipe:
 
 
 _SHARE, _PIXELS = (jitter(0.05),), (jitter(16, reference_size=224),)
+_ROBUST = (pad(12), jitter(8), scale(0.9, 1.1), rotate(10), jitter(4), crop(random=False))
+"""lucid's `standard_transforms`. The crop gives the image its size back, as networks with dense layers need it."""
 
 RECIPES: dict[str, Recipe] = {
     recipe.name: recipe
@@ -55,6 +70,15 @@ RECIPES: dict[str, Recipe] = {
         # raw pixels; where activations are near 1 they leave nothing but smooth colour.
         Recipe("filters", (Stage(300, _SHARE, lp=0.01), Stage(200, _SHARE, tv=6.0, lp=0.01, relative=True))),
         Recipe("classes", (Stage(300, _PIXELS, lp=0.01), Stage(300, _PIXELS, tv=4.0, lp=0.01, relative=True))),
+        # lucid's `render_vis` (Olah et al. 2017): smooth by its parameters and by its transforms, without a penalty.
+        Recipe(
+            "lucid",
+            (Stage(512, _ROBUST, lp=0.0),),
+            in_place=False,
+            parameterization=fourier(),
+            optimizer=optax.adam(0.05),
+            before_relu=True,
+        ),
         # A look within seconds.
         Recipe("quick", (Stage(60, _SHARE, lp=0.01), Stage(20, _SHARE, tv=6.0, lp=0.01, relative=True))),
     )

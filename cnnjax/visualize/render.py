@@ -19,8 +19,8 @@ from cnnjax.visualize.ascent import Problem, State
 from cnnjax.visualize.image_io import Image
 from cnnjax.visualize.layers import at_image_size, check_channels, layer_shapes
 from cnnjax.visualize.objectives import ClassLogit, Objective, ObjectiveFunction, Target
-from cnnjax.visualize.optimizers import Optimizer, keras_vis_rmsprop
-from cnnjax.visualize.parameterizations import ImageParams, P, Parameterization, Pixels
+from cnnjax.visualize.optimizers import Optimizer
+from cnnjax.visualize.parameterizations import ImageParams, P, Parameterization
 from cnnjax.visualize.recipes import Recipe, classes_of, with_steps
 from cnnjax.visualize.recipes import recipe as recipe_of
 from cnnjax.visualize.stages import Drawn, Plan, Progress, draw
@@ -72,8 +72,8 @@ def render(
     plan = Plan(
         network=apply_recipe_input(network, chosen),
         recipe=chosen,
-        parameterization=cast(Parameterization[ImageParams], parameterization or Pixels()),
-        optimizer=Optimizer(optimizer or keras_vis_rmsprop()),
+        parameterization=cast(Parameterization[ImageParams], parameterization or chosen.parameterization),
+        optimizer=Optimizer(optimizer or chosen.optimizer),
         penalty=None if penalty is None else objectives.as_objective(penalty).bind(target),
         seed=seed,
     )
@@ -175,8 +175,9 @@ def lower(network: Network, layer: str, batch_size: int, sharding: jax.sharding.
     The network's arrays may be jax.ShapeDtypeStruct. To compile it, and read what XLA makes of it.
     """
     objective = objectives.channel(layer, np.zeros(batch_size, np.int32))
-    pixels = cast(Parameterization[ImageParams], Pixels())
-    plan = Plan(network, recipe_of("filters"), pixels, Optimizer(keras_vis_rmsprop()), None, 0)
+    recipe = recipe_of("filters")
+    parameterization = cast(Parameterization[ImageParams], recipe.parameterization)
+    plan = Plan(network, recipe, parameterization, Optimizer(recipe.optimizer), None, 0)
     problem = plan.problem(objective, plan.recipe.stages[0])
 
     def abstract(problem: Problem, numbers: Array) -> tuple[Problem, Array, State, Array]:

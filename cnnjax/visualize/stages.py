@@ -49,12 +49,14 @@ class Plan(NamedTuple):
         tv: the weights of the total variation, one for each image.
         """
         count = len(objective)
-        if self.penalty is None:
+        if self.penalty is not None:
+            penalty = self.penalty
+        elif not self.recipe.is_penalized:
+            penalty = objectives.as_objective(0.0)
+        else:
             tv_weights = np.full(count, stage.tv, np.float32) if tv is None else tv
             penalty = objectives.weighted(objectives.total_variation(), tv_weights)
             penalty += objectives.weighted(objectives.lp_norm(), np.full(count, stage.lp, np.float32))
-        else:
-            penalty = self.penalty
         in_place = self.recipe.in_place and isinstance(self.parameterization, Pixels)
         return Problem(
             network=self.network,
@@ -96,14 +98,15 @@ def draw(plan: Plan, objective: Objective, count: int, on_progress: Progress | N
     objective = _on_device(objective.broadcast(len(objective)))
     before = ascent.measure(plan.network, objective, shown)
     peak = np.full(len(objective), -np.inf)
-    restart, argument = from_image(plan.parameterization), as_argument(plan.parameterization)
+    argument = as_argument(plan.parameterization)
+    restarts = from_image(plan.parameterization) is not None
     for number, stage in enumerate(plan.recipe.stages, 1):
         relative = stage.relative and plan.penalty is None
         tv = _relative_weights(plan.network, objective, argument, params, stage.tv) if relative else None
         problem = plan.problem(objective, stage, tv)
         state = _run(problem, ascent.fold(keys, number), params, stage.steps, count, on_progress)
         shown = _show(argument, state.best_params)
-        params = state.best_params if restart is None else jax.vmap(restart)(shown.astype(jnp.float32))
+        params = _restart(argument, shown) if restarts and number < len(plan.recipe.stages) else state.best_params
         peak = np.maximum(peak, state.peak)
     return Drawn(shown, before, ascent.measure(plan.network, objective, shown), peak)
 
@@ -135,6 +138,16 @@ def _show(
 ) -> UInt8[Array, "batch height width channels"]:
     """The images as they are saved."""
     return jax.vmap(lambda one: to_uint8(parameterization, parameterization.to_image(one)))(params)
+
+
+@jax.jit
+def _restart(
+    parameterization: Parameterization[ImageParams], shown: UInt8[Array, "batch height width channels"]
+) -> ImageParams:
+    """The parameters of saved images, for a parameterization that has `from_image`."""
+    restart = from_image(parameterization)
+    assert restart is not None
+    return jax.vmap(restart)(shown.astype(jnp.float32))
 
 
 @jax.jit

@@ -1,21 +1,23 @@
-"""What is optimized: parameters, and how an image in display units (0 to 255) is made from them."""
+"""What a parameterization is, and how the optimization and the saved image use it."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Generic, Protocol, TypeVar, runtime_checkable
+from typing import TYPE_CHECKING, Generic, Protocol, TypeVar, runtime_checkable
 
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, Key, UInt8
-
-MEAN, STD = 127.5, 12.75
-"""Of the noise that keras-vis starts from."""
-EPSILON = 1e-7
+from jaxtyping import Array, Float, UInt8
 
 ImageParams = optax.Params
 """The parameters of an image: a pytree of arrays."""
 P = TypeVar("P")
+
+if TYPE_CHECKING:
+    Leaf = float | Array
+    ArrayLeaf = Array
+else:  # JAX also puts other things in the leaves' places.
+    Leaf = ArrayLeaf = object
 
 
 @runtime_checkable
@@ -37,32 +39,6 @@ class Parameterization(Protocol[P]):
     def to_image(self, params: P) -> jax.Array:
         """The image (height, width, channels) in display units."""
         ...
-
-
-@dataclass(frozen=True)
-class Pixels:
-    """The image's own pixels, from noise, as in keras-vis 0.4.1; they may leave 0 to 255 on the way."""
-
-    def init(
-        self, key: Key[Array, ""], image_size: tuple[int, int], channels: int
-    ) -> Float[Array, "height width channels"]:
-        """Uniform noise standardized to mean 127.5 and standard deviation 12.75."""
-        return _standardize(jax.random.uniform(key, (*image_size, channels))) * STD + MEAN
-
-    def to_image(self, params: Float[Array, "height width channels"]) -> Float[Array, "height width channels"]:
-        return params
-
-    def to_uint8(self, image: Float[Array, "height width channels"]) -> UInt8[Array, "height width channels"]:
-        """An image of any range: its standard deviation becomes a tenth of the range (keras-vis 0.4.1)."""
-        return jnp.trunc(jnp.clip(_standardize(image) * 0.1 + 0.5, 0, 1) * 255).astype(jnp.uint8)
-
-    def from_image(self, image: Float[Array, "height width channels"]) -> Float[Array, "height width channels"]:
-        return image
-
-
-def pixels() -> Pixels:
-    """Optimize the pixels themselves; see `Pixels`."""
-    return Pixels()
 
 
 @jax.tree_util.register_dataclass
@@ -93,15 +69,14 @@ def to_uint8(
     parameterization: Parameterization[P], image: Float[Array, "height width channels"]
 ) -> UInt8[Array, "height width channels"]:
     """An image as it is saved, by the parameterization's own `to_uint8` or by `quantize`."""
-    parameterization = parameterization.parameterization if isinstance(parameterization, Static) else parameterization
-    own: Callable[[jax.Array], jax.Array] = getattr(parameterization, "to_uint8", quantize)
+    own: Callable[[jax.Array], jax.Array] = getattr(_inner(parameterization), "to_uint8", quantize)
     return own(image)
 
 
 def from_image(parameterization: Parameterization[P]) -> Callable[[jax.Array], P] | None:
     """The parameterization's own `from_image`, if it has one."""
-    return getattr(parameterization, "from_image", None)
+    return getattr(_inner(parameterization), "from_image", None)
 
 
-def _standardize(image: jax.Array) -> jax.Array:
-    return (image - image.mean()) / (image.std() + EPSILON)
+def _inner(parameterization: Parameterization[P]) -> Parameterization[P]:
+    return parameterization.parameterization if isinstance(parameterization, Static) else parameterization
