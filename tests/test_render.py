@@ -72,8 +72,9 @@ def deprocessed(images):
     return jax.vmap(parameterizations.Pixels().to_uint8)(images)
 
 
-def render_filters(network, channels, recipe=SHORT, layer="conv_2", **arguments):
-    return visualize.render_filters(network, layer, channels, recipe=recipe, **arguments)
+def render_filters(network, channels, recipe=SHORT, layer="conv_2", before_relu=False, **arguments):
+    """After relu, as keras-vis does; see test_before_relu for the other way."""
+    return visualize.render_filters(network, layer, channels, recipe=recipe, before_relu=before_relu, **arguments)
 
 
 @pytest.fixture(scope="module")
@@ -378,12 +379,12 @@ def test_a_function_is_an_objective_and_combinations_are_drawn_as_one_program():
 def test_any_optax_optimizer_transforms_and_penalty():
     network, objective = tiny.network(), visualize.channel("conv_2", range(3))
     noisy = jitter(1), lambda key, image: image + jax.random.normal(key, image.shape)
-    options = {"steps": 30, "transforms": noisy}
+    options = {"steps": 30, "transforms": noisy, "before_relu": False}
     images = visualize.render(
         network, objective, optimizer=optax.adam(2.0), penalty=1e-4 * visualize.total_variation(), **options
     )
     for image in images:
-        assert image.provenance["replaced"] == ["transforms", "optimizer", "penalty"]
+        assert image.provenance["replaced"] == ["transforms", "optimizer", "penalty", "before_relu"]
         assert image.provenance["activation_after"] > image.provenance["activation_before"]
     smooth = visualize.render(
         network, objective, optimizer=optax.adam(2.0), penalty=10 * visualize.total_variation(), **options

@@ -16,14 +16,15 @@ from jax import lax
 from jaxtyping import Array, Float, Int, Key, UInt8
 
 from cnnjax.network import Network
+from cnnjax.visualize import before_relu
 from cnnjax.visualize import transforms as transforms_
-from cnnjax.visualize.objectives import Objective
+from cnnjax.visualize.objectives import Objective, with_before_relu
 from cnnjax.visualize.optimizers import Optimizer
 from cnnjax.visualize.parameterizations import ImageParams, Parameterization, quantize
 from cnnjax.visualize.transforms import Transform
 
 Score = Callable[[ImageParams], tuple[jax.Array, jax.Array]]
-"""Parameters of a batch of images -> each one's (score with penalties, value of the objective)."""
+"""Parameters of a batch of images -> each one's (score with penalties, value of the objective after relu)."""
 
 
 class State(NamedTuple):
@@ -36,7 +37,7 @@ class State(NamedTuple):
     best_params: ImageParams
     """Parameters after the step before which the score was highest."""
     peak: Float[Array, " batch"]
-    """Highest value of the objective met."""
+    """Highest value of the objective met, after relu."""
 
 
 @jax.tree_util.register_dataclass
@@ -54,6 +55,8 @@ class Problem:
     parameterization: Parameterization[ImageParams]
     optimizer: Optimizer = field(metadata={"static": True})
     in_place: bool = field(metadata={"static": True})
+    before_relu: tuple[str, ...] = field(default=(), metadata={"static": True})
+    """Layers that the objective reads before their relu; the penalty never does."""
 
     def images(self, params: ImageParams) -> Float[Array, "batch height width channels"]:
         """The images of a batch, in display units."""
@@ -71,17 +74,23 @@ def make_score(problem: Problem, keys: Key[Array, " batch"]) -> Score:
     """The score of a step: the objective minus the penalty, of what the network is shown."""
 
     def one(
-        objective: Objective, penalty: Objective, logits: jax.Array, activations: dict[str, jax.Array], image: jax.Array
+        objective: Objective,
+        penalty: Objective,
+        logits: jax.Array,
+        activations: dict[str, jax.Array],
+        before: dict[str, jax.Array],
+        image: jax.Array,
     ) -> tuple[jax.Array, jax.Array]:
         goal = objective.value(logits, activations, image)
-        return goal - penalty.value(logits, activations, image), goal
+        driven = objective.value(logits, with_before_relu(activations, before), image) if before else goal
+        return driven - penalty.value(logits, activations, image), goal
 
     def score(params: ImageParams) -> tuple[jax.Array, jax.Array]:
         images = shown = problem.images(params)
         if problem.transforms and not problem.in_place:
             shown = jax.vmap(functools.partial(transforms_.apply, problem.transforms))(keys, images)
-        logits, activations = problem.network(shown / 255)
-        return jax.vmap(one)(problem.objective, problem.penalty, logits, activations, images)
+        seen = before_relu.run(problem.network, shown / 255, problem.before_relu)
+        return jax.vmap(one)(problem.objective, problem.penalty, *seen, images)
 
     return score
 

@@ -75,6 +75,11 @@ class Objective:
         own = next((part for part in map(_own_number, self.parts()) if part is not None), np.zeros(1, np.int32))
         return np.broadcast_to(np.asarray(own), len(self))
 
+    def layers(self) -> tuple[str, ...]:
+        """The layers that may be read before their relu (`before_relu.run`), where `activation_of` finds them."""
+        named = (getattr(part, "layer", None) for part in self.parts())
+        return tuple(dict.fromkeys(name for name in named if name is not None))
+
     def broadcast(self, count: int) -> "Objective":
         """These objectives with an entry for each of `count` images in every leaf."""
         return jax.tree.map(lambda leaf: leaf if len(leaf) == count else jnp.repeat(leaf, count, axis=0), self)
@@ -123,6 +128,16 @@ class Objective:
 
     def __neg__(self) -> "Objective":
         return Combination(as_objective(-1.0), self, "*")
+
+
+def with_before_relu(activations: dict[str, jax.Array], before: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
+    """Activations in which `activation_of` finds what some layers compute before their relu."""
+    return activations | {_before(layer): value for layer, value in before.items()}
+
+
+def activation_of(layer: str, activations: dict[str, jax.Array]) -> jax.Array:
+    """A layer's activation; before its relu, if that is among them."""
+    return activations[_before(layer) if _before(layer) in activations else layer]
 
 
 def as_objective(value: Term) -> Objective:
@@ -198,7 +213,7 @@ class Channel(Objective):
 
     def value(self, logits: jax.Array, activations: dict[str, jax.Array], image: jax.Array) -> jax.Array:
         # All means, then one of them: the gradient stays dense, where indexing first would scatter into the maps.
-        maps = activations[self.layer]
+        maps = activation_of(self.layer, activations)
         return maps.reshape(-1, maps.shape[-1]).mean(axis=0)[self.channel]
 
     def bind(self, target: Target) -> Objective:
@@ -223,7 +238,7 @@ class Neuron(Objective):
     column: Leaf
 
     def value(self, logits: jax.Array, activations: dict[str, jax.Array], image: jax.Array) -> jax.Array:
-        maps = activations[self.layer]
+        maps = activation_of(self.layer, activations)
         y = jnp.where(self.row < 0, maps.shape[0] // 2, self.row)
         x = jnp.where(self.column < 0, maps.shape[1] // 2, self.column)
         return maps[y, x, self.channel]
@@ -356,6 +371,10 @@ def lp_norm(p: float = 6.0) -> Objective:
 def weighted(objective: Objective, weights: Array | np.ndarray) -> Objective:
     """An objective times a weight for each image."""
     return Combination(objective, Constant(weights), "*")
+
+
+def _before(layer: str) -> str:
+    return f"{layer} before relu"
 
 
 def _own_number(part: Objective) -> Array | np.ndarray | None:

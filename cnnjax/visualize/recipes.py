@@ -42,8 +42,8 @@ class Recipe:
     shown (lucid). Only `parameterizations.Pixels` can be changed in place."""
     parameterization: AnyParameterization = field(default_factory=pixels)
     optimizer: optax.GradientTransformation = field(default_factory=keras_vis_rmsprop)
-    before_relu: bool = False
-    """Objectives read a layer's activations before its relu, whose gradient is not 0 where a filter is silent."""
+    before_relu: bool = True
+    """Objectives read what a layer computes before its relu. There a filter that noise leaves silent has a gradient."""
 
     @property
     def is_penalized(self) -> bool:
@@ -64,8 +64,8 @@ RECIPES: dict[str, Recipe] = {
     recipe.name: recipe
     for recipe in (
         # The article's notebook on keras-vis 0.4.1: sharp but noisy first, then smoothed by total variation.
-        Recipe("article-filters", (Stage(300, _SHARE), Stage(200, _SHARE, tv=10.0)), raw=True),
-        Recipe("article-classes", (Stage(300, _PIXELS), Stage(300, _PIXELS, tv=10.0)), raw=True),
+        Recipe("article-filters", (Stage(300, _SHARE), Stage(200, _SHARE, tv=10.0)), raw=True, before_relu=False),
+        Recipe("article-classes", (Stage(300, _PIXELS), Stage(300, _PIXELS, tv=10.0)), raw=True, before_relu=False),
         # The article's two stages for any network. Its own weights suit activations in the hundreds, as VGG16 has on
         # raw pixels; where activations are near 1 they leave nothing but smooth colour.
         Recipe("filters", (Stage(300, _SHARE, lp=0.01), Stage(200, _SHARE, tv=6.0, lp=0.01, relative=True))),
@@ -77,7 +77,6 @@ RECIPES: dict[str, Recipe] = {
             in_place=False,
             parameterization=fourier(),
             optimizer=optax.adam(0.05),
-            before_relu=True,
         ),
         # A look within seconds.
         Recipe("quick", (Stage(60, _SHARE, lp=0.01), Stage(20, _SHARE, tv=6.0, lp=0.01, relative=True))),

@@ -16,6 +16,7 @@ from cnnjax.network import Json, Network
 from cnnjax.visualize import ascent, objectives
 from cnnjax.visualize import transforms as transforms_
 from cnnjax.visualize.ascent import Problem, State
+from cnnjax.visualize.before_relu import choose_layers
 from cnnjax.visualize.image_io import Image
 from cnnjax.visualize.layers import at_image_size, check_channels, layer_shapes
 from cnnjax.visualize.objectives import ClassLogit, Objective, ObjectiveFunction, Target
@@ -37,6 +38,7 @@ def render(
     transforms: TransformLike | Sequence[TransformLike] | None = None,
     optimizer: optax.GradientTransformation | None = None,
     penalty: Objective | ObjectiveFunction | None = None,
+    before_relu: bool | None = None,
     image_size: int | tuple[int, int] | None = None,
     seed: int = 0,
     batch_size: int = 16,
@@ -50,6 +52,9 @@ def render(
     the following arguments replaces that part of the recipe: steps (altogether, divided among its stages),
     parameterization, transforms (they change what the network is shown in a step), optimizer (any of optax; one state
     for each image), penalty (an objective that is subtracted).
+    before_relu: whether objectives read what their layers compute before relu; None leaves it to the recipe. There a
+    filter that noise leaves silent has a gradient, too. None takes layers whose activation is not the result of a relu
+    as they are, True refuses them. A function is always given the activations after relu.
     image_size: in pixels, an int or (height, width); by default the network's, see `layers.at_image_size`.
     seed: of the noise and the transforms. An objective gives the same image whatever others are drawn with it.
     batch_size: how many images are optimized together. One program is compiled for each structure of the objective,
@@ -57,8 +62,10 @@ def render(
     on_progress: called with the number of images × steps done since its last call.
 
     The provenance of each image says what it is of, how it was drawn, and the objective's value for the noise at the
-    start and for the image as it is saved, both uint8 and without transforms or penalty. A channel that was 0 from
-    the noise to the last step has `dead`: its image means nothing.
+    start and for the image as it is saved, both uint8, after relu, and without transforms or penalty. Of a channel or
+    neuron it says, too, whether it was `silent_on_noise`, which is no fault, whether the ascent `failed`, so that the
+    image activates it no more than the noise did, and whether it is `dead`: never above 0 from the noise to the saved
+    image, which then means nothing.
 
     Raises UserError for a layer, channel, class or image size that the network does not have.
     """
@@ -76,12 +83,19 @@ def render(
         optimizer=Optimizer(optimizer or chosen.optimizer),
         penalty=None if penalty is None else objectives.as_objective(penalty).bind(target),
         seed=seed,
+        before_relu=choose_layers(
+            network,
+            objective.layers(),
+            wanted=chosen.before_relu if before_relu is None else before_relu,
+            demanded=before_relu is True,
+        ),
     )
     replaced = {
         "parameterization": parameterization,
         "transforms": transforms,
         "optimizer": optimizer,
         "penalty": penalty,
+        "before_relu": before_relu,
     }
     shared = _shared_facts(plan, digest, replaced)
     images = []
@@ -102,6 +116,7 @@ def render_filters(
     *,
     recipe: str | Recipe = "filters",
     steps: int | None = None,
+    before_relu: bool | None = None,
     image_size: int | tuple[int, int] | None = None,
     seed: int = 0,
     batch_size: int = 16,
@@ -117,6 +132,7 @@ def render_filters(
         objectives.channel(layer, chosen),
         recipe=recipe_of(recipe, "filters") if isinstance(recipe, str) else recipe,
         steps=steps,
+        before_relu=before_relu,
         image_size=image_size,
         seed=seed,
         batch_size=batch_size,
@@ -177,7 +193,8 @@ def lower(network: Network, layer: str, batch_size: int, sharding: jax.sharding.
     objective = objectives.channel(layer, np.zeros(batch_size, np.int32))
     recipe = recipe_of("filters")
     parameterization = cast(Parameterization[ImageParams], recipe.parameterization)
-    plan = Plan(network, recipe, parameterization, Optimizer(recipe.optimizer), None, 0)
+    layers = choose_layers(network, objective.layers(), wanted=recipe.before_relu, demanded=False)
+    plan = Plan(network, recipe, parameterization, Optimizer(recipe.optimizer), None, 0, layers)
     problem = plan.problem(objective, plan.recipe.stages[0])
 
     def abstract(problem: Problem, numbers: Array) -> tuple[Problem, Array, State, Array]:
@@ -221,6 +238,7 @@ def _shared_facts(plan: Plan, digest: str, replaced: dict[str, object]) -> dict[
         "recipe": plan.recipe.name,
         **({"replaced": changed} if changed else {}),
         "input": normalize.describe(network.normalizer),
+        "before_relu": list(plan.before_relu),
         "steps": plan.recipe.steps,
         "seed": plan.seed,
     }
@@ -231,7 +249,9 @@ def _image(network: Network, objective: Objective, drawn: Drawn, index: int, sha
     facts: dict[str, Json] = dict(objective.facts(index))
     (before, odds_before), (after, odds_after) = drawn.before, drawn.after
     after_all: dict[str, Json] = {"activation_before": float(before[index]), "activation_after": float(after[index])}
-    if facts["kind"] == "filter":
+    if facts["kind"] in ("filter", "neuron"):
+        after_all["silent_on_noise"] = bool(before[index] == 0)
+        after_all["failed"] = not after[index] > before[index]
         after_all["dead"] = bool(drawn.peak[index] == 0)
     if facts["kind"] == "class" and odds_before is not None and odds_after is not None:
         number = int(objective.numbers()[index])

@@ -40,6 +40,8 @@ class Plan(NamedTuple):
     optimizer: Optimizer
     penalty: Objective | None
     seed: int
+    before_relu: tuple[str, ...] = ()
+    """Layers that the objectives read before their relu."""
 
     def problem(
         self, objective: Objective, stage: Stage, tv: Float[Array | np.ndarray, " batch"] | None = None
@@ -66,6 +68,7 @@ class Plan(NamedTuple):
             parameterization=as_argument(self.parameterization),
             optimizer=self.optimizer,
             in_place=in_place,
+            before_relu=self.before_relu,
         )
 
     def noise(
@@ -85,6 +88,7 @@ class Drawn(NamedTuple):
     """The objective's values and the classes' probabilities, of the noise and of the result."""
     after: tuple[Array | np.ndarray, Array | np.ndarray | None]
     peak: Array | np.ndarray
+    """The objective's highest value from the noise to the result, after relu."""
 
 
 def _on_device(tree: T) -> T:
@@ -108,7 +112,8 @@ def draw(plan: Plan, objective: Objective, count: int, on_progress: Progress | N
         shown = _show(argument, state.best_params)
         params = _restart(argument, shown) if restarts and number < len(plan.recipe.stages) else state.best_params
         peak = np.maximum(peak, state.peak)
-    return Drawn(shown, before, ascent.measure(plan.network, objective, shown), peak)
+    after = ascent.measure(plan.network, objective, shown)
+    return Drawn(shown, before, after, np.maximum(peak, np.maximum(before[0], after[0])))
 
 
 def _run(

@@ -1,18 +1,15 @@
 """Another gradient for every relu of a function: the traced program is interpreted, with relu itself exchanged."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.extend import core
 from jaxtyping import Array, Float
 
 from cnnjax.errors import UserError
-
-_BRANCHES = ("cond", "scan", "while")
-"""Primitives with programs inside that cannot be written out in their place."""
+from cnnjax.visualize.relu_program import BRANCHES, bind, has_relu, programs, relu_operand
 
 
 def with_guided_relu(
@@ -23,7 +20,7 @@ def with_guided_relu(
     Raises UserError if it has no relu, or has one in a place where it cannot be exchanged.
     """
     program = jax.make_jaxpr(function)(example)
-    if not _has_relu(program.jaxpr):
+    if not has_relu(program.jaxpr):
         raise UserError(
             "guided backpropagation changes the gradient of relu, and this network has none: use another method"
         )
@@ -66,15 +63,15 @@ def _evaluate(jaxpr: core.Jaxpr, consts: Sequence[Any], arguments: Sequence[Any]
 
 
 def _run(jaxpr: core.Jaxpr, equation: core.JaxprEqn, arguments: list[Any]) -> list[Any]:
-    if (operand := _relu_operand(equation)) is not None:
+    if (operand := relu_operand(equation)) is not None:
         return [guided_relu(arguments[operand])]
-    inner = [program for program in _programs(equation) if _has_relu(program[0])]
+    inner = [program for program in programs(equation) if has_relu(program[0])]
     primitive = equation.primitive
-    if inner and primitive.name in _BRANCHES:
+    if inner and primitive.name in BRANCHES:
         equation = equation.replace(params={name: _exchanged(value) for name, value in equation.params.items()})
         inner = []
     if not inner:
-        return _bind(jaxpr, equation, arguments)
+        return bind(jaxpr, equation, arguments)
     if len(inner) == 1 and len(inner[0][0].invars) == len(arguments):
         # jit and jax.checkpoint, and functions with derivatives of their own, which are then those of what they compute
         return _evaluate(*inner[0], arguments)
@@ -83,50 +80,11 @@ def _run(jaxpr: core.Jaxpr, equation: core.JaxprEqn, arguments: list[Any]) -> li
     )
 
 
-def _bind(jaxpr: core.Jaxpr, equation: core.JaxprEqn, arguments: list[Any]) -> list[Any]:
-    """The results of one equation, run as a program of its own."""
-    variables = [
-        (atom, value) for atom, value in zip(equation.invars, arguments, strict=True) if isinstance(atom, core.Var)
-    ]
-    invars = list(dict.fromkeys(atom for atom, _ in variables))
-    alone = jaxpr.replace(constvars=[], invars=invars, outvars=equation.outvars, eqns=[equation])
-    values = dict(variables)
-    return core.jaxpr_as_fun(core.ClosedJaxpr(alone, ()))(*[values[atom] for atom in invars])
-
-
-def _relu_operand(equation: core.JaxprEqn) -> int | None:
-    """Which argument an equation takes the relu of; None if it is another operation."""
-    if equation.primitive.name == "custom_jvp_call":
-        function = equation.params.get("name") or equation.params["call_jaxpr"].jaxpr.debug_info.func_name
-        return 0 if function == "relu" and len(equation.invars) == 1 else None
-    if equation.primitive.name != "max":
-        return None
-    zeros = [isinstance(atom, core.Literal) and not np.any(atom.val) for atom in equation.invars]
-    return zeros.index(False) if sum(zeros) == 1 else None
-
-
-def _programs(equation: core.JaxprEqn) -> Iterator[tuple[core.Jaxpr, Sequence[Any]]]:
-    """The programs inside of an equation, with their constants."""
-    for parameter in equation.params.values():
-        for value in parameter if isinstance(parameter, tuple | list) else (parameter,):
-            if isinstance(value, core.ClosedJaxpr):
-                yield value.jaxpr, value.consts
-            elif isinstance(value, core.Jaxpr):
-                yield value, ()
-
-
-def _has_relu(jaxpr: core.Jaxpr) -> bool:
-    return any(
-        _relu_operand(equation) is not None or any(_has_relu(inner) for inner, _ in _programs(equation))
-        for equation in jaxpr.eqns
-    )
-
-
 def _exchanged(parameter: Any) -> Any:
     """A parameter of an equation, with its programs' relus exchanged."""
     if isinstance(parameter, tuple):
         return tuple(_exchanged(value) for value in parameter)
-    if not isinstance(parameter, core.ClosedJaxpr) or not _has_relu(parameter.jaxpr):
+    if not isinstance(parameter, core.ClosedJaxpr) or not has_relu(parameter.jaxpr):
         return parameter
     specs = [jax.ShapeDtypeStruct(var.aval.shape, var.aval.dtype) for var in parameter.jaxpr.invars]
     return jax.make_jaxpr(lambda *arguments: _evaluate(parameter.jaxpr, parameter.consts, arguments))(*specs)
