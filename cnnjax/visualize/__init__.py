@@ -29,7 +29,20 @@ from cnnjax.visualize.attribution import (
 from cnnjax.visualize.feature_maps import FeatureMaps, feature_maps
 from cnnjax.visualize.image_io import Image
 from cnnjax.visualize.layers import at_image_size, check_channels, layer_shapes
-from cnnjax.visualize.objectives import Objective, channel, class_logit, lp_norm, neuron, total_variation
+from cnnjax.visualize.objectives import (
+    Objective,
+    alignment,
+    caricature,
+    channel,
+    class_logit,
+    direction,
+    diversity,
+    inversion,
+    layer,
+    lp_norm,
+    neuron,
+    total_variation,
+)
 from cnnjax.visualize.optimizers import keras_vis_rmsprop
 from cnnjax.visualize.parameterizations import Parameterization, color_statistics, fourier, pixels
 from cnnjax.visualize.recipes import RECIPES, Recipe, Stage
@@ -46,9 +59,11 @@ __all__ = [
     "Recipe",
     "Stage",
     "Transform",
+    "alignment",
     "at_image_size",
     "attribute",
     "attribution_metrics",
+    "caricature",
     "channel",
     "check_channels",
     "class_logit",
@@ -56,6 +71,8 @@ __all__ = [
     "completeness_gap",
     "crop",
     "describe_input",
+    "direction",
+    "diversity",
     "feature_maps",
     "fourier",
     "grad_cam",
@@ -64,8 +81,10 @@ __all__ = [
     "gradient_times_input",
     "guided_backpropagation",
     "integrated_gradients",
+    "inversion",
     "jitter",
     "keras_vis_rmsprop",
+    "layer",
     "layer_cam",
     "layer_shapes",
     "lp_norm",

@@ -73,24 +73,15 @@ def init_state(problem: Problem, params: ImageParams) -> State:
 def make_score(problem: Problem, keys: Key[Array, " batch"]) -> Score:
     """The score of a step: the objective minus the penalty, of what the network is shown."""
 
-    def one(
-        objective: Objective,
-        penalty: Objective,
-        logits: jax.Array,
-        activations: dict[str, jax.Array],
-        before: dict[str, jax.Array],
-        image: jax.Array,
-    ) -> tuple[jax.Array, jax.Array]:
-        goal = objective.value(logits, activations, image)
-        driven = objective.value(logits, with_before_relu(activations, before), image) if before else goal
-        return driven - penalty.value(logits, activations, image), goal
-
     def score(params: ImageParams) -> tuple[jax.Array, jax.Array]:
         images = shown = problem.images(params)
         if problem.transforms and not problem.in_place:
             shown = jax.vmap(functools.partial(transforms_.apply, problem.transforms))(keys, images)
-        seen = before_relu.run(problem.network, shown / 255, problem.before_relu)
-        return jax.vmap(one)(problem.objective, problem.penalty, *seen, images)
+        logits, activations, before = before_relu.run(problem.network, shown / 255, problem.before_relu)
+        goals = driven = problem.objective.values(logits, activations, images)
+        if before:
+            driven = problem.objective.values(logits, with_before_relu(activations, before), images)
+        return driven - problem.penalty.values(logits, activations, images), goals
 
     return score
 
@@ -148,7 +139,7 @@ def measure(
     """The objective's values, and the probabilities of the classes (if there are any), for images as they are saved."""
     images = shown.astype(jnp.float32)
     logits, activations = network(images / 255)
-    goals = jax.vmap(lambda one, *inputs: one.value(*inputs))(objective, logits, activations, images)
+    goals = objective.values(logits, activations, images)
     return goals, network.probabilities(images / 255) if network.class_names else None
 
 
@@ -159,12 +150,16 @@ def init_noise(
     numbers: jax.Array,
     image_size: tuple[int, int],
     channels: int,
+    members: jax.Array | None = None,
 ) -> tuple[Key[Array, " batch"], ImageParams, UInt8[Array, "batch height width channels"]]:
     """Each objective's key, its parameters to start from, and the image of these as it would be saved.
 
-    A key follows from the seed and the objective's number (its channel or class), never from the place in the batch.
+    A key follows from the seed and the objective's number (its channel or class), never from the place in the batch;
+    and from `members`, if given, which tell images apart that depend on each other.
     """
     keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed), numbers)
+    if members is not None:
+        keys = jax.vmap(jax.random.fold_in)(keys, members)
     params = jax.vmap(lambda key: parameterization.init(key, image_size, channels))(fold(keys, 0))
     return keys, params, jax.vmap(lambda one: quantize(parameterization.to_image(one)))(params)
 

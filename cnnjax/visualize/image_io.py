@@ -36,8 +36,10 @@ class Image:
         kind = notes.get("kind", "image")
         if kind == "class":
             name = f"class-{notes['class']}"
-        elif "layer" in notes:
+        elif "channel" in notes:
             name = f"{notes['layer']}-{notes['channel']}" + ("" if kind == "filter" else f"-{kind}")
+        elif "layer" in notes:
+            name = f"{notes['layer']}-{kind}" + (f"-{notes['vector']}" if "vector" in notes else "")
         else:
             name = str(notes.get("objective", kind))
         return re.sub(r"[^\w.-]+", "-", name).strip("-") + ".png"

@@ -56,7 +56,8 @@ def render(
     filter that noise leaves silent has a gradient, too. None takes layers whose activation is not the result of a relu
     as they are, True refuses them. A function is always given the activations after relu.
     image_size: in pixels, an int or (height, width); by default the network's, see `layers.at_image_size`.
-    seed: of the noise and the transforms. An objective gives the same image whatever others are drawn with it.
+    seed: of the noise and the transforms. An objective gives the same image whatever others are drawn with it, except
+    for `diversity` and `alignment`, which compare images: then all of them are one batch.
     batch_size: how many images are optimized together. One program is compiled for each structure of the objective,
     image size and number of images; channels, classes, weights and steps may change without compiling it again.
     on_progress: called with the number of images × steps done since its last call.
@@ -99,7 +100,7 @@ def render(
     }
     shared = _shared_facts(plan, digest, replaced)
     images = []
-    size = min(batch_size, len(objective))
+    size = len(objective) if plan.is_joint(objective) else min(batch_size, len(objective))
     for first in range(0, len(objective), size):
         count = min(size, len(objective) - first)
         # The last batch is filled up, so that there is one program.

@@ -43,6 +43,10 @@ class Plan(NamedTuple):
     before_relu: tuple[str, ...] = ()
     """Layers that the objectives read before their relu."""
 
+    def is_joint(self, objective: Objective) -> bool:
+        """Whether the images of a batch depend on each other."""
+        return objective.is_joint or (self.penalty is not None and self.penalty.is_joint)
+
     def problem(
         self, objective: Objective, stage: Stage, tv: Float[Array | np.ndarray, " batch"] | None = None
     ) -> Problem:
@@ -72,12 +76,13 @@ class Plan(NamedTuple):
         )
 
     def noise(
-        self, numbers: Array | np.ndarray
+        self, numbers: Array | np.ndarray, members: Array | np.ndarray | None = None
     ) -> tuple[Key[Array, " batch"], ImageParams, UInt8[Array, "batch height width channels"]]:
         network, argument = self.network, as_argument(self.parameterization)
-        return ascent.init_noise(
-            argument, jnp.uint32(self.seed), jnp.asarray(numbers, jnp.int32), network.image_size, network.channels
-        )
+        numbers = jnp.asarray(numbers, jnp.int32)
+        members = None if members is None else jnp.asarray(members, jnp.int32)
+        seed = jnp.uint32(self.seed)
+        return ascent.init_noise(argument, seed, numbers, network.image_size, network.channels, members)
 
 
 class Drawn(NamedTuple):
@@ -98,7 +103,8 @@ def _on_device(tree: T) -> T:
 
 def draw(plan: Plan, objective: Objective, count: int, on_progress: Progress | None) -> Drawn:
     """All stages for one batch of objectives, of which `count` are to be told to `on_progress`."""
-    keys, params, shown = plan.noise(objective.numbers())
+    members = np.arange(len(objective)) if plan.is_joint(objective) else None
+    keys, params, shown = plan.noise(objective.numbers(), members)
     objective = _on_device(objective.broadcast(len(objective)))
     before = ascent.measure(plan.network, objective, shown)
     peak = np.full(len(objective), -np.inf)
