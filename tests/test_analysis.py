@@ -119,8 +119,10 @@ def test_a_users_own_module():
         lambda x: stack(3)(x.reshape(1, 12, 2, 12, 2, 3).max((2, 4))),
         lambda x: stack(3)(x)[:, ::2, 1::3],
         lambda x: jax.jit(stack(3, 3, stride=2))(x),
+        lambda x: stack(3)(jnp.pad(x, ((0, 0), (5, 1), (5, 1), (0, 0)))[:, 2:]),
+        lambda x: stack(3)(stack(3, 3)(x) + stack(1)(x)),
     ],
-    ids=["pool", "flax pool", "reshape", "slice", "jit"],
+    ids=["pool", "flax pool", "reshape", "slice", "jit", "pad", "residual"],
 )
 def test_field_is_what_really_reaches_the_output(model):
     """Oracle: a brighter pixel makes the outputs that see it larger."""
@@ -131,6 +133,15 @@ def test_field_is_what_really_reaches_the_output(model):
     before = run(dark)
     seen = [(run(dark.at[0, i].add(1)) > before)[0, *middle].any() for i in range(24)]
     assert sum(map(bool, seen)) == row.receptive_field[0] == row.receptive_field[1]
+    assert seen.index(True) == row.start[0] + middle[0] * row.stride[0]
+
+
+def test_where_the_first_field_starts():
+    found = summary(abstract(models.VGG16), (224, 224, 3))
+    assert found["block1_conv1"].start == (-1, -1) and found["block1_pool"].start == (-2, -2)
+    # By hand: start = Σ -padding · stride so far, with paddings of 1 before each convolution and none before pooling.
+    assert found["block5_conv3"].start == (-90, -90) and found["fc1"].start is None
+    assert summary(lambda x: stack(3)(x)[:, ::-1], (8, 8, 3)).rows[0].start is None
 
 
 class Block(nnx.Module):

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from itertools import count
 from typing import Any
 
-from cnnjax.analysis.receptive_axes import Axis, NotTraceable, Step, merge, regular_step, resize, split
+from cnnjax.analysis.receptive_axes import Axis, NotTraceable, Step, merge, move, regular_step, resize, split
 from cnnjax.ops import trilinear
 
 
@@ -71,6 +71,16 @@ class Walk:
         field = tuple(n if i in jumps else min(n, image_size[i]) for i, n in enumerate(value.size))
         regular = all(jumps.get(i) is not None for i in (0, 1))
         return field, (jumps[0], jumps[1]) if regular else None
+
+    def start(self, value: Value) -> tuple[int, int] | None:
+        """The first pixel, by (row, column), of the receptive field of a value's first element.
+
+        It is None if it is unknown, or if the value does not have both image axes.
+        """
+        starts = {step.axis: step.start for axis in value.axes for step in axis}
+        if value.size is None or starts.get(0) is None or starts.get(1) is None:
+            return None
+        return starts[0], starts[1]
 
     def run(self, jaxpr: Any, inputs: list[Value]) -> list[Value]:
         """The outputs of a jaxpr for these inputs."""
@@ -151,7 +161,15 @@ def _join(values: list[Value], rank: int) -> Followed:
     """The result of an operation on several values of the same shape, element by element."""
     size = tuple(max(value.size[i] for value in values) for i in (0, 1))
     full = [value.axes for value in values if value.axes]
-    return size, tuple(next((axes[i] for axes in full if axes[i]), ()) for i in range(rank))
+    return size, tuple(_earliest([axes[i] for axes in full if axes[i]]) for i in range(rank))
+
+
+def _earliest(axes: list[Axis]) -> Axis:
+    """One of several axes that correspond to the same pixels: that whose receptive fields start first."""
+    known = [axis for axis in axes if all(step.start is not None for step in axis)]
+    if len(known) < len(axes):
+        return tuple(move(step, None) for step in axes[0])
+    return min(axes, key=lambda axis: [step.start for step in axis], default=())
 
 
 def _concatenate(eqn: Any, values: list[Value]) -> Followed:
@@ -161,14 +179,22 @@ def _concatenate(eqn: Any, values: list[Value]) -> Followed:
     return size, axes
 
 
-def _windows(value: Value, axes: list[int], windows: Any, strides: Any, dilations: Any, shape: Any) -> Followed:
-    """Move a window along some axes. The other arguments have one number for each; `shape` is that of the result."""
+def _windows(
+    value: Value, axes: list[int], windows: Any, strides: Any, dilations: Any, shape: Any, firsts: Any
+) -> Followed:
+    """Move a window along some axes. The other arguments have one number for each.
+
+    shape: of the result. firsts: the element at which the first window starts, negative within padding.
+    """
     size, out = value.size, list(value.axes)
-    for axis, window, stride, dilation, n in zip(axes, windows, strides, dilations, shape, strict=True):
-        if window == stride == dilation == 1 or not (step := regular_step(value.axes[axis])):
+    for axis, window, stride, dilation, n, first in zip(axes, windows, strides, dilations, shape, firsts, strict=True):
+        if not value.axes[axis] or (window == stride == dilation == 1 and not first):
             continue
+        step = regular_step(value.axes[axis])
+        assert step is not None and step.jump is not None
         size = _widen(size, step.axis, (window - 1) * dilation * step.jump)
-        out[axis] = (Step(step.axis, step.jump * stride, (n - 1) * step.jump * stride),)
+        moved = move(step, int(first) * step.jump)
+        out[axis] = (moved._replace(jump=step.jump * stride, span=(n - 1) * step.jump * stride),)
     return size, tuple(out)
 
 
@@ -181,7 +207,8 @@ def _convolution(eqn: Any, values: list[Value]) -> Followed:
         raise NotTraceable
     kernel = [eqn.invars[1].aval.shape[i] for i in dims.rhs_spec[2:]]
     sizes = [eqn.outvars[0].aval.shape[i] for i in dims.out_spec[2:]]
-    size, axes = _windows(values[0], spatial, kernel, params["window_strides"], params["rhs_dilation"], sizes)
+    firsts = [-low for low, _ in params["padding"]]
+    size, axes = _windows(values[0], spatial, kernel, params["window_strides"], params["rhs_dilation"], sizes, firsts)
     out: list[Axis] = [()] * len(axes)
     for target, source in zip(dims.out_spec, (batch, None, *spatial), strict=True):
         out[target] = () if source is None else axes[source]
@@ -194,7 +221,8 @@ def _reduce_window(eqn: Any, values: list[Value]) -> Followed:
     dilation = params.get("window_dilation") or (1,) * len(shape)
     if any(n != 1 for n in params.get("base_dilation") or ()):
         raise NotTraceable
-    return _windows(values[0], list(range(len(shape))), window, strides, dilation, shape)
+    firsts = [-low for low, _ in params["padding"]]
+    return _windows(values[0], list(range(len(shape))), window, strides, dilation, shape, firsts)
 
 
 def _without(value: Value, axes: Any) -> Value:
@@ -237,22 +265,28 @@ def _transpose(eqn: Any, values: list[Value]) -> Followed:
 
 
 def _reverse(eqn: Any, values: list[Value]) -> Followed:
-    return values[0].size, values[0].axes
+    turned = eqn.params["dimensions"]
+    axes = (tuple(move(step, None) for step in axis) if i in turned else axis for i, axis in enumerate(values[0].axes))
+    return values[0].size, tuple(axes)
 
 
 def _slice(eqn: Any, values: list[Value]) -> Followed:
     shape = eqn.outvars[0].aval.shape
     strides = eqn.params.get("strides") or (1,) * len(shape)
     ones = (1,) * len(shape)
-    size, axes = _windows(values[0], list(range(len(shape))), ones, strides, ones, shape)
+    firsts = eqn.params["start_indices"]
+    size, axes = _windows(values[0], list(range(len(shape))), ones, strides, ones, shape, firsts)
     return size, tuple(resize(axis, n) for axis, n in zip(axes, shape, strict=True))
 
 
 def _pad(eqn: Any, values: list[Value]) -> Followed:
     if any(inside for *_, inside in eqn.params["padding_config"]):
         raise NotTraceable
-    axes = zip(values[0].axes, eqn.outvars[0].aval.shape, strict=True)
-    return values[0].size, tuple(resize(axis, n) for axis, n in axes)
+    axes = []
+    for axis, n, (low, *_) in zip(values[0].axes, eqn.outvars[0].aval.shape, eqn.params["padding_config"], strict=True):
+        moved = (move(step, -int(low) * step.jump if step.jump is not None else None) for step in axis)
+        axes.append(resize(tuple(moved), n))
+    return values[0].size, tuple(axes)
 
 
 def _reshape(eqn: Any, values: list[Value]) -> Followed:

@@ -12,12 +12,14 @@ class Step(NamedTuple):
     """What one step along an array axis means on the image.
 
     axis: 0 for the height, 1 for the width. jump: the distance in pixels, or None if it is not the same everywhere.
-    span: the distance in pixels from the first element of the array axis to the last one.
+    span: the distance in pixels from the first element of the array axis to the last one. start: the first pixel of
+    the first element's receptive field, which is negative within padding, or None if it is unknown.
     """
 
     axis: int
     jump: int | None
     span: int
+    start: int | None = 0
 
 
 Axis = tuple[Step, ...]
@@ -40,6 +42,11 @@ def regular_step(axis: Axis) -> Step | None:
     return axis[0]
 
 
+def move(step: Step, by: int | None) -> Step:
+    """The step with its first element's receptive field starting so many pixels later; None makes that unknown."""
+    return step._replace(start=None if step.start is None or by is None else step.start + by)
+
+
 def resize(axis: Axis, n: int) -> Axis:
     """The array axis with another number of elements."""
     return tuple(step if step.jump is None else step._replace(span=(n - 1) * step.jump) for step in axis)
@@ -52,15 +59,18 @@ def merge(axes: Sequence[Axis], shape: Sequence[int]) -> Axis:
     if len(axes) < 2:
         return axes[0] if axes else ()
     spans: dict[int, int] = {}
+    starts: dict[int, int | None] = {}
     for step in (step for axis in axes for step in axis):
         spans[step.axis] = spans.get(step.axis, 0) + step.span
+        # Axes that were split off one axis have that axis's start.
+        starts[step.axis] = step.start if starts.get(step.axis, step.start) == step.start else None
     steps = [axis[0] if len(axis) == 1 else None for axis in axes]
     # The jumps stay regular if each outer axis continues where the inner one ends.
     regular = len(spans) == 1 and all(step and step.jump for step in steps)
     regular = regular and all(
         outer.jump == inner.jump * n for outer, inner, n in zip(steps[:-1], steps[1:], shape[1:], strict=True)
     )
-    return tuple(Step(axis, steps[-1].jump if regular else None, span) for axis, span in spans.items())
+    return tuple(Step(axis, steps[-1].jump if regular else None, span, starts[axis]) for axis, span in spans.items())
 
 
 def split(axis: Axis, shape: Sequence[int]) -> list[Axis]:
@@ -70,5 +80,5 @@ def split(axis: Axis, shape: Sequence[int]) -> list[Axis]:
     step, result = regular_step(axis), []
     for i, n in enumerate(shape):
         jump = step and step.jump * math.prod(shape[i + 1 :])
-        result.append((Step(step.axis, jump, (n - 1) * jump),) if step and n > 1 else ())
+        result.append((Step(step.axis, jump, (n - 1) * jump, step.start),) if step and n > 1 else ())
     return result

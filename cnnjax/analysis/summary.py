@@ -24,6 +24,8 @@ class Row:
     the kernels: it may extend into the padding. It is the size of the image where the output has no height and width,
     and None where it could not be computed.
     stride: distance in pixels between neighboring outputs along height and width; None where the output has none.
+    start: row and column of the first pixel of the first output's receptive field, which are negative within padding;
+    None where the output has no height and width, or where it could not be computed.
     """
 
     layer: str
@@ -32,6 +34,7 @@ class Row:
     flops: int
     receptive_field: tuple[int, int] | None
     stride: tuple[int, int] | None
+    start: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True)
@@ -147,7 +150,7 @@ def summary(
         parameters = sum(sizes[i] for i in new if i < len(sizes))
         flops = sum(walk.flops.get(i, 0) for i in new)
         field, stride = walk.receptive_field(value, image_shape[:2])
-        rows.append(Row(name, aval.shape[1:], parameters, flops, field, stride))
+        rows.append(Row(name, aval.shape[1:], parameters, flops, field, stride, walk.start(value)))
     if unused := sum(size for i, size in enumerate(sizes) if i not in counted):
         rows.append(Row("(unused)", (), unused, 0, None, None))
     return Summary(tuple(rows), image_shape)
