@@ -188,14 +188,18 @@ def _windows(
     """
     size, out = value.size, list(value.axes)
     for axis, window, stride, dilation, n, first in zip(axes, windows, strides, dilations, shape, firsts, strict=True):
-        if not value.axes[axis] or (window == stride == dilation == 1 and not first):
-            continue
-        step = regular_step(value.axes[axis])
-        assert step is not None and step.jump is not None
-        size = _widen(size, step.axis, (window - 1) * dilation * step.jump)
-        moved = move(step, int(first) * step.jump)
-        out[axis] = (moved._replace(jump=step.jump * stride, span=(n - 1) * step.jump * stride),)
+        if window == stride == dilation == 1:
+            out[axis] = _shifted(value.axes[axis], int(first))
+        elif step := regular_step(value.axes[axis]):
+            size = _widen(size, step.axis, (window - 1) * dilation * step.jump)
+            moved = move(step, int(first) * step.jump)
+            out[axis] = (moved._replace(jump=step.jump * stride, span=(n - 1) * step.jump * stride),)
     return size, tuple(out)
+
+
+def _shifted(axis: Axis, first: int) -> Axis:
+    """The axis from its element `first` on."""
+    return tuple(move(step, None if step.jump is None else first * step.jump) for step in axis) if first else axis
 
 
 def _convolution(eqn: Any, values: list[Value]) -> Followed:
@@ -284,8 +288,7 @@ def _pad(eqn: Any, values: list[Value]) -> Followed:
         raise NotTraceable
     axes = []
     for axis, n, (low, *_) in zip(values[0].axes, eqn.outvars[0].aval.shape, eqn.params["padding_config"], strict=True):
-        moved = (move(step, -int(low) * step.jump if step.jump is not None else None) for step in axis)
-        axes.append(resize(tuple(moved), n))
+        axes.append(resize(_shifted(axis, -int(low)), n))
     return values[0].size, tuple(axes)
 
 
