@@ -6,6 +6,7 @@
 The nouns are lucid's: objectives, transforms, parameterizations; `render` takes them all.
 """
 
+from cnnjax.visualize import atlas as atlas
 from cnnjax.visualize import attribution_metrics as attribution_metrics
 from cnnjax.visualize import recipes as recipes
 from cnnjax.visualize.attribution import (
@@ -61,6 +62,7 @@ __all__ = [
     "Transform",
     "alignment",
     "at_image_size",
+    "atlas",
     "attribute",
     "attribution_metrics",
     "caricature",

@@ -1,0 +1,136 @@
+"""The command `atlas`: every filter of a network on one page."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from tqdm import tqdm
+
+from cnnjax import data as sources
+from cnnjax import formats, procedural
+from cnnjax.article.stage_cache import make_folder
+from cnnjax.classify import find_images
+from cnnjax.data.plain_images import PlainImages
+from cnnjax.network import Json, Network
+from cnnjax.visualize import atlas as visualization
+
+
+def atlas(
+    *,
+    weights: str = "vgg16-mini",
+    layers: tuple[str, ...] = (),
+    filters_per_layer: int | None = None,
+    images: str = "procedural",
+    images_per_class: int = 100,
+    images_size: int | None = None,
+    recipe: str = visualization.RECIPE,
+    steps: int | None = None,
+    image_size: int | None = None,
+    include_top: bool = True,
+    batch_size: int = 16,
+    seed: int = 0,
+    fresh: bool = False,
+    out: Path = Path("runs/atlas"),
+) -> None:
+    """Draw every filter of a network, beside what of a data set fires it most, on one page.
+
+    A run that was interrupted goes on where it stopped when it is started again.
+
+    Args:
+        weights: A weights file, the folder of a run, vgg16 or vgg16-mini, which are part of the package, or imagenet
+            (downloaded and kept).
+        layers: Which layers. Empty uses all that have maps and parameters.
+        filters_per_layer: The first so many filters of each layer; by default all.
+        images: What filters are compared on: procedural (rendered), folder:PATH (all image files in and below a
+            folder), tfds:NAME or hub:NAME.
+        images_per_class: How many images of each class, except of folder:PATH.
+        images_size: Size in pixels at which they are shown to the network, for networks that take any size. By default
+            the network's.
+        recipe: How pictures are optimized, as for the command visualize.
+        steps: Steps for each picture; by default the recipe's.
+        image_size: Size of all pictures in pixels, for networks that take any size. By default twice a layer's
+            receptive field, but 64 to 128 pixels.
+        include_top: Whether to read the dense layers of the weights, where there are any.
+        batch_size: Pictures, and images, at a time.
+        seed: Of the noise that the optimization starts from.
+        fresh: Compute everything again.
+        out: Folder for the page, the table and the pictures.
+    """
+    make_folder(out)
+    network = formats.resolve(weights, None if include_top else False)
+    size = (images_size, images_size) if images_size else network.image_size
+    with Bars() as bars:
+        found = visualization.build(
+            network,
+            find_data(network, images, images_per_class, size, seed),
+            out,
+            layers=layers,
+            filters_per_layer=filters_per_layer,
+            recipe=recipe,
+            steps=steps,
+            image_size=image_size,
+            seed=seed,
+            batch_size=batch_size,
+            fresh=fresh,
+            watch=bars,
+        )
+    print(describe(found.summary))
+    print(f"wrote {found.page} and the table {out / 'filters.jsonl'}")
+
+
+def find_data(
+    network: Network, images: str, per_class: int, image_size: tuple[int, int], seed: int = 0
+) -> visualization.Data:
+    """The images that a string names, see `atlas`, none of which a network was trained on if they are procedural."""
+    if images.startswith("folder:"):
+        files = find_images([Path(images.removeprefix("folder:")).expanduser()])
+        return visualization.Data(
+            PlainImages(files, image_size, network.channels),
+            images,
+            lambda number: f"{files[number].parent.name}/{files[number].name}",
+        )
+    if images == "procedural":
+        known = set(network.class_names) <= set(procedural.KNOWN) and len(network.class_names) > 1
+        names = network.class_names if known else procedural.CLASSES
+        dataset = sources.procedural.load(names, image_size=image_size, per_class=1, valid=per_class, test=1, seed=seed)
+        split = dataset.valid
+    else:
+        dataset = sources.load(images, image_size=image_size, per_class=per_class, valid=1, test=1, adapt=True)
+        split = dataset.train
+    return visualization.Data(split, f"{images}, {per_class} a class", lambda number: _label(split, dataset, number))
+
+
+def _label(split: sources.Split, dataset: sources.Dataset, number: int) -> str:
+    return dataset.class_names[int(split[number]["label"])]
+
+
+class Bars:
+    """A progress bar for each part of the work, with its rate; each is closed when the next one starts."""
+
+    def __init__(self) -> None:
+        self.bar: tqdm | None = None
+
+    def __call__(self, title: str, total: int, unit: str) -> Callable[[int], object]:
+        self.close()
+        self.bar = tqdm(total=total, desc=title, unit=f" {unit}", delay=0.5, disable=None)
+        return self.bar.update
+
+    def close(self) -> None:
+        """Finish the bar that is there."""
+        if self.bar is not None:
+            self.bar.close()
+
+    def __enter__(self) -> "Bars":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def describe(summary: dict[str, Json]) -> str:
+    """The summary of an atlas in a sentence."""
+    states = ", ".join(f"{summary[name]} {name}" for name in visualization.STATES if summary[name])
+    sentence = f"{summary['filters']} filters: {states}"
+    ratio = summary["median_ratio"]
+    if isinstance(ratio, float):
+        sentence += f"; activation by the pictures over the 99.9th percentile on data: median {ratio:.3g}"
+    return sentence

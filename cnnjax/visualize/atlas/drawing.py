@@ -1,0 +1,111 @@
+"""The filters' pictures: a layer's filters in batches, each of which is saved as soon as it is done."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Float, Int, UInt8
+
+from cnnjax.network import Network
+from cnnjax.visualize import objectives
+from cnnjax.visualize.atlas.selection import Layer
+from cnnjax.visualize.atlas.statistics import measure_pictures
+from cnnjax.visualize.atlas.store import Store, slug
+from cnnjax.visualize.layers import at_image_size
+from cnnjax.visualize.recipes import Recipe
+from cnnjax.visualize.render import render
+from cnnjax.visualize.stages import Progress
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """How the pictures are made; see `visualize.render`."""
+
+    recipe: Recipe
+    seed: int = 0
+    batch_size: int = 16
+
+
+class Pictures(NamedTuple):
+    """A layer's filters, in ascending order."""
+
+    channels: Int[np.ndarray, " filters"]
+    pixels: UInt8[np.ndarray, "filters height width depth"]
+    before: Float[np.ndarray, " filters"]
+    """What the picture was optimized for, of the noise at the start."""
+    means: Float[np.ndarray, "filters channels"]
+    """The mean activation of each of the layer's channels, of the picture as it is saved."""
+    dead: Bool[np.ndarray, " filters"]
+    """Whether the activation was 0 from the noise to the last step."""
+
+
+def draw_layer(
+    network: Network,
+    layer: Layer,
+    drawing: Drawing,
+    store: Store,
+    on_progress: Progress | None = None,
+) -> Pictures:
+    """The pictures of a layer's chosen filters: those in the store, and the others drawn and saved batch by batch.
+
+    One program is compiled for a layer: its last batch is filled up. A filter's picture does not depend on the others
+    of its batch. on_progress: called with the number of filters × steps done since its last call.
+    """
+    missing = missing_channels(layer, store)
+    size = min(drawing.batch_size, len(layer.chosen))
+    for first in range(0, len(missing), size):
+        batch = missing[first : first + size]
+        drawn = _draw_batch(network, layer, drawing, batch, size, on_progress)
+        store.save(f"{slug(layer.name)}@{batch[0]:05d}", drawn._asdict())
+    found = load_layer(layer, store)
+    assert found is not None
+    return found
+
+
+def missing_channels(layer: Layer, store: Store) -> list[int]:
+    """Those of a layer's chosen filters whose pictures are not in the store."""
+    kept = load_layer(layer, store)
+    there = set(() if kept is None else kept.channels.tolist())
+    return [channel for channel in layer.chosen if channel not in there]
+
+
+def load_layer(layer: Layer, store: Store) -> Pictures | None:
+    """The pictures of a layer's chosen filters as far as they are in the store; None if there are none."""
+    parts = [store.load(name) for name in store.names(f"{slug(layer.name)}@")]
+    whole = [Pictures(**part) for part in parts if part is not None and set(part) == set(Pictures._fields)]
+    if not whole:
+        return None
+    joined = Pictures(*map(np.concatenate, zip(*whole, strict=True)))
+    chosen = set(layer.chosen)
+    # A file that was damaged and computed again may share filters with another.
+    _, first = np.unique(joined.channels, return_index=True)
+    order = [i for i in first if int(joined.channels[i]) in chosen]
+    return Pictures(*(values[order] for values in joined))
+
+
+def _draw_batch(
+    network: Network, layer: Layer, drawing: Drawing, channels: Sequence[int], size: int, on_progress: Progress | None
+) -> Pictures:
+    """Pictures of some channels, by a program for `size` of them."""
+    count = len(channels)
+    filled = [*channels, *[channels[-1]] * (size - count)]
+    images = render(
+        network,
+        objectives.channel(layer.name, filled),
+        recipe=drawing.recipe,
+        image_size=layer.image_size,
+        seed=drawing.seed,
+        batch_size=size,
+        on_progress=None if on_progress is None else lambda done: on_progress(done * count // size),
+    )
+    pixels = np.stack([image.pixels for image in images])
+    measured = measure_pictures(at_image_size(network, layer.image_size), pixels, (layer.name,))[layer.name]
+    facts = [image.provenance for image in images[:count]]
+    return Pictures(
+        channels=np.asarray(channels, np.int32),
+        pixels=pixels[:count],
+        before=np.asarray([one["activation_before"] for one in facts], np.float32),
+        means=np.asarray(measured.mean)[:count],
+        dead=np.asarray([one["dead"] for one in facts], bool),
+    )

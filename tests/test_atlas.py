@@ -1,0 +1,289 @@
+"""The atlas of a tiny network: statistics against NumPy, patches, states, resumption, and one program a layer."""
+
+import json
+
+import jax
+import networks
+import numpy as np
+import pytest
+
+from cnnjax.data.dataset import ArraySplit
+from cnnjax.errors import UserError
+from cnnjax.visualize import ascent, atlas
+from cnnjax.visualize.atlas import kernels, page, patches, sheets, statistics, store, table
+from cnnjax.visualize.atlas.drawing import Pictures
+from cnnjax.visualize.atlas.selection import choose_layers
+
+pytestmark = pytest.mark.usefixtures("quickly_compiled")
+
+SIZE, COUNT = 12, 21
+LAYERS = {"conv_1": 4, "conv_2": 5}
+SETTINGS = {"recipe": "quick", "steps": 4, "batch_size": 2}
+
+
+@pytest.fixture(scope="module")
+def network():
+    # Channel 3 of conv_1 never fires.
+    return networks.network(SIZE, bias_1=np.array([0.1, 0.0, -0.1, -1e3]))
+
+
+@pytest.fixture(scope="module")
+def images():
+    pixels = np.random.default_rng(0).integers(0, 256, (COUNT, SIZE, SIZE, 3), dtype=np.uint8)
+    return ArraySplit(pixels, np.zeros(COUNT, np.int32))
+
+
+@pytest.fixture(scope="module")
+def activations(network, images):
+    found = jax.jit(lambda network, images: network(images)[1])(network, images.images)
+    return {layer: np.asarray(found[layer], np.float64) for layer in LAYERS}
+
+
+@pytest.fixture(scope="module")
+def found(network, images):
+    return statistics.collect(network, images, LAYERS, batch_size=8, devices=jax.devices()[:1])
+
+
+@pytest.mark.parametrize("layer", LAYERS)
+def test_statistics_are_those_of_all_images_at_once(found, activations, layer):
+    one, maps = found[layer], activations[layer]
+    means = maps.mean(axis=(1, 2))
+    assert float(one.count) == COUNT
+    for ours, theirs in (
+        (one.mean, means.mean(axis=0)),
+        (one.deviation, means.std(axis=0)),
+        (one.lowest, maps.min(axis=(0, 1, 2))),
+        (one.highest, maps.max(axis=(0, 1, 2))),
+        (one.means[:, 0], means.max(axis=0)),
+        (one.quantile, np.quantile(means, 0.999, axis=0)),
+    ):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-6)
+    units = maps.reshape(COUNT, -1, maps.shape[-1])
+    order = np.argsort(-units.max(axis=1), axis=0, kind="stable")[:9].T
+    alive = one.highest > 0
+    np.testing.assert_array_equal(one.patch_images[alive], order[alive])
+    np.testing.assert_array_equal(
+        one.patch_units[alive], np.take_along_axis(units.argmax(axis=1).T, order, axis=1)[alive]
+    )
+
+
+@pytest.mark.parametrize("count", [1, 2, 1000, 1002, 3500])
+def test_the_kept_values_are_enough_for_the_quantile(count):
+    values = np.random.default_rng(count).normal(size=(count, 3)).astype(np.float32)
+    kept = statistics.init(3, count).means.shape[1]
+    top = -np.sort(-values, axis=0)[:kept].T
+    one = statistics.init(3, count)
+    one = type(one)(**(vars(one) | {"count": np.float32(count), "means": top}))
+    np.testing.assert_allclose(one.quantile, np.quantile(values, 0.999, axis=0), rtol=1e-5)
+    assert kept <= 2 + count / 1000
+
+
+def test_eight_devices_find_what_one_finds_by_one_program(network, images, found):
+    statistics.add_batch.clear_cache()
+    eight = statistics.collect(network, images, LAYERS, batch_size=16)
+    assert statistics.add_batch._cache_size() == 1
+    for layer in LAYERS:
+        for name, values in vars(found[layer]).items():
+            np.testing.assert_allclose(getattr(eight[layer], name), values, rtol=1e-5, atol=1e-6, err_msg=name)
+
+
+def test_what_lies_outside_of_a_patch_does_not_matter(network, images, found):
+    layers = {layer.name: layer for layer in choose_layers(network)}
+    run = jax.jit(lambda network, images, layer: network(images)[1][layer], static_argnums=2)
+    generator = np.random.default_rng(1)
+    for name in LAYERS:
+        width = run(network, images.images[:1], name).shape[2]
+        best = patches.find(layers[name], found[name], 1, (SIZE, SIZE), width, str)
+        assert len({patch.image for patch in best}) == len(best) == 9
+        assert [patch.value for patch in best] == sorted((patch.value for patch in best), reverse=True)
+        for patch in best[:3]:
+            top, left, bottom, right = patch.box
+            changed = generator.integers(0, 256, (SIZE, SIZE, 3), dtype=np.uint8)
+            rows, columns = slice(max(top, 0), max(bottom, 0)), slice(max(left, 0), max(right, 0))
+            changed[rows, columns] = images.images[patch.image][rows, columns]
+            value = run(network, changed[None], name)[0, patch.row, patch.column, 1]
+            np.testing.assert_allclose(value, patch.value, rtol=1e-5)
+            shown = patches.crop(images.images[patch.image], patch.box)
+            assert shown.shape == (bottom - top, right - left, 3)
+            inside = shown[max(-top, 0) :, max(-left, 0) :][: SIZE - max(top, 0), : SIZE - max(left, 0)]
+            np.testing.assert_array_equal(inside, images.images[patch.image][rows, columns])
+
+
+def test_padding_is_striped():
+    shown = patches.crop(np.full((4, 4, 3), 7, np.uint8), (-2, 2, 2, 6))
+    assert (shown[2:, :2] == 7).all() and set(np.unique(shown)) == {7, 96, 160}
+
+
+def test_a_field_as_large_as_the_image_is_the_whole_image():
+    layer = atlas.Layer("deep", 1, (0,), (8, 8), (9, 5), (4, 4), (-3, -3))
+    assert patches.box(layer, 1, 1, (8, 8)) == (0, 1, 8, 6)
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "fires", "rectified", "expected"),
+    [
+        (1.0, 2.0, True, True, table.OK),
+        (0.0, 2.0, True, True, table.SILENT),
+        (-1.0, 2.0, True, True, table.SILENT),  # measured before its relu
+        (0.0, 0.0, True, True, table.FAILED),
+        (0.0, 0.0, False, True, table.DEAD),
+        (0.0, 3.0, False, True, table.DEAD),
+        (-2.0, -1.0, True, False, table.OK),
+        (-1.0, -2.0, True, False, table.FAILED),
+    ],
+)
+def test_states(before, after, fires, rectified, expected):
+    assert table.state(before, after, fires, rectified) == expected
+
+
+def test_ratio_z_and_rank_follow_from_data(found, activations):
+    layer = atlas.Layer("conv_2", 5, (1, 3), (SIZE, SIZE), None, None, None)
+    means = np.random.default_rng(3).uniform(0, 2, (2, 5)).astype(np.float32)
+    pictures = Pictures(
+        np.array([1, 3], np.int32),
+        np.zeros((2, SIZE, SIZE, 3), np.uint8),
+        np.array([0.5, 0.0], np.float32),
+        means,
+        np.zeros(2, bool),
+    )
+    rows = table.rows(layer, found["conv_2"], pictures, {})
+    data = activations["conv_2"].mean(axis=(1, 2))
+    scores = (means - data.mean(axis=0)) / data.std(axis=0)
+    for row, mean, score in zip(rows, means, scores, strict=True):
+        channel = row["channel"]
+        p999 = np.quantile(data[:, channel], 0.999)
+        np.testing.assert_allclose(row["ratio_after"], mean[channel] / p999, rtol=1e-4)
+        np.testing.assert_allclose(row["z"], score[channel], rtol=1e-3)
+        assert row["rank"] == list(np.argsort(-score)).index(channel) + 1
+    figures = table.summary(rows)
+    assert figures["filters"] == 2 and figures[table.SILENT] == 1
+    assert figures["median_ratio"] == pytest.approx(np.median([row["ratio_after"] for row in rows]))
+
+
+class Killed(Exception):
+    pass
+
+
+def build(network, images, folder, watch=None, **changes):
+    data = atlas.Data(images, "noise", lambda number: f"image {number}")
+    return atlas.build(network, data, folder, **(SETTINGS | {"watch": watch} | changes))
+
+
+@pytest.fixture(scope="module")
+def built(network, images, tmp_path_factory):
+    ascent.advance.clear_cache()
+    folder = tmp_path_factory.mktemp("atlas")
+    return folder, build(network, images, folder), ascent.advance._cache_size()
+
+
+def test_one_program_for_each_layer(built):
+    assert built[2] == len(LAYERS)  # although conv_2's five filters are drawn two at a time
+
+
+def test_the_table_has_every_filter(built):
+    folder, result, _ = built
+    rows = [json.loads(line) for line in (folder / "filters.jsonl").read_text().splitlines()]
+    assert [(row["layer"], row["channel"]) for row in rows] == [(n, c) for n, k in LAYERS.items() for c in range(k)]
+    assert rows[3]["state"] == table.DEAD and rows[3]["patches"] == [] and rows[3]["rank"] is None
+    assert rows[0]["patches"][0]["caption"].startswith("image ")
+    assert json.loads(json.dumps(result.rows)) == rows
+    assert json.loads((folder / "summary.json").read_text())["summary"] == result.summary
+
+
+def test_a_killed_run_goes_on_where_it_stopped(network, images, built, tmp_path):
+    drawn = []
+
+    def watch(title, total, unit):
+        def tick(done):
+            if unit == "steps":
+                drawn.append((title, total))
+                if title == "conv_2" and len(list((tmp_path / "filters").glob("conv_2*.npz"))) == 1:
+                    raise Killed
+            return None
+
+        return tick
+
+    with pytest.raises(Killed):
+        build(network, images, tmp_path, watch)
+    assert not (tmp_path / "index.html").exists()
+    drawn.clear()
+    (tmp_path / "filters" / "conv_1@00000.npz").write_bytes(b"damaged")
+    titles = {}
+    result = build(
+        network,
+        images,
+        tmp_path,
+        lambda title, total, unit: titles.setdefault(title, total) and None or (lambda done: None),
+    )
+    assert titles == {"conv_1": 2 * 4, "conv_2": 3 * 4}  # no statistics, and only what is missing
+    folder, expected, _ = built
+    assert result.rows == expected.rows
+    for name in ("filters.jsonl", "atlas.js"):
+        assert (tmp_path / name).read_bytes() == (folder / name).read_bytes()
+    for path in (folder / "sheets").iterdir():
+        assert (tmp_path / "sheets" / path.name).read_bytes() == path.read_bytes()
+
+
+def test_other_settings_are_refused_and_more_filters_are_added(network, images, tmp_path):
+    few = build(network, images, tmp_path, layers=("conv_1",), filters_per_layer=2)
+    assert len(few.rows) == 2
+    with pytest.raises(UserError, match=r"seed=1 instead of 0\): choose another folder, or fresh=True"):
+        build(network, images, tmp_path, layers=("conv_1",), seed=1)
+    other = ArraySplit(images.images[1:], images.labels[1:])
+    with pytest.raises(UserError, match="number=20 instead of 21"):
+        build(network, other, tmp_path, layers=("conv_1",))
+    more = build(network, images, tmp_path, layers=("conv_1",), filters_per_layer=3)
+    assert more.rows[:2] == few.rows and len(more.rows) == 3
+    again = build(network, images, tmp_path, layers=("conv_1",), filters_per_layer=2, seed=1, fresh=True)
+    assert [row["activation_before"] for row in again.rows] != [row["activation_before"] for row in few.rows]
+
+
+def test_what_cannot_be_drawn_is_refused(network, images, tmp_path):
+    with pytest.raises(UserError, match="has no maps"):
+        choose_layers(network, ("predictions",))
+    with pytest.raises(UserError, match="filters_per_layer=0"):
+        choose_layers(network, (), 0)
+    with pytest.raises(UserError, match="batch_size=0"):
+        build(network, images, tmp_path, batch_size=0)
+    with pytest.raises(UserError, match="no images"):
+        build(network, ArraySplit(images.images[:0], images.labels[:0]), tmp_path)
+
+
+def test_layers_are_those_with_maps_and_parameters(network):
+    chosen = choose_layers(network)
+    assert [(layer.name, layer.channels) for layer in chosen] == list(LAYERS.items())  # without pool_1
+    assert choose_layers(network, ("pool_1",))[0].field == (4, 4)
+    assert (chosen[1].field, chosen[1].stride, chosen[1].start) == ((8, 8), (2, 2), (-3, -3))
+
+
+def test_kernels_are_grey_where_they_are_zero(network):
+    kernel = np.asarray(network.params["kernel_1"])
+    named = network.replace(params={"conv_1": {"kernel": kernel}, **network.params})
+    shown = kernels.kernel_pictures(named, "conv_1")
+    largest = np.abs(kernel).max(axis=(0, 1, 2))
+    np.testing.assert_allclose(shown, np.moveaxis(127.5 + 127.5 * kernel / largest, -1, 0), atol=0.51)
+    assert kernels.kernel_pictures(network, "conv_2") is None
+
+
+def test_sheets_keep_small_tiles_exactly(tmp_path):
+    tiles = list(np.random.default_rng(0).integers(0, 256, (300, 5, 9, 3), dtype=np.uint8))
+    found = sheets.write(tiles, tmp_path / "sheets", "layer")
+    from PIL import Image
+
+    per = found.columns * found.rows
+    for i in (0, 1, per - 1, per, 299):
+        sheet = np.asarray(Image.open(tmp_path / found.files[i // per]).convert("RGB"))
+        row, column = divmod(i % per, found.columns)
+        np.testing.assert_array_equal(sheet[5 * row : 5 * row + 5, 9 * column : 9 * column + 9], tiles[i])
+    assert sheet.shape[0] == 5 * found.last_rows
+
+
+def test_grey_and_many_channels_are_shown_as_rgb():
+    grey = np.full((2, 2, 1), 9, np.uint8)
+    assert sheets.rgb(grey).shape == (2, 2, 3)
+    assert sheets.rgb(np.zeros((2, 2, 5), np.uint8)).shape == (2, 2, 3)
+    assert page.to_uint8(np.full((1, 1, 3), 0.5, np.float32)).tolist() == [[[128] * 3]]
+
+
+def test_names_of_layers_make_different_files(tmp_path):
+    assert store.slug("layer4.0/conv@2") == "layer4.0%2fconv%402" != store.slug("layer4.0_conv_2")
