@@ -4,7 +4,7 @@ import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import numpy as np
 
@@ -25,10 +25,9 @@ from cnnjax.visualize.stages import Progress
 RECIPE = "lucid"
 
 
-class Watch(Protocol):
-    """Called when a part of the work begins: returns what is then called with the numbers of things done."""
-
-    def __call__(self, title: str, total: int, unit: str) -> Progress: ...
+Watch = Callable[[str, int, str], Progress]
+"""Called with a title, a total and a unit when a part of the work begins: returns what is then called with the numbers
+of things done."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +88,7 @@ def build(
     store = Store(Path(folder) / "filters", how, fresh)
     facts = weights | {"images": data.source, "number": len(data.images), "checksum": _checksum(data.images)}
     data_store = Store(Path(folder) / "data", facts | {"image_size": list(seen.image_size)}, fresh)
-    start: Watch = watch or (lambda title, total, unit: lambda done: None)
+    start: Watch = watch or (lambda *_: lambda done: None)
     found = _statistics(seen, data.images, wanted, data_store, batch_size, start)
     drawn = _pictures(network, wanted, Drawing(chosen, seed, batch_size), store, start)
     shapes = layer_shapes(seen)

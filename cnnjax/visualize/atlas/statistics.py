@@ -28,8 +28,6 @@ QUANTILE = 0.999
 PATCHES = 9
 AXIS = "images"
 
-Arrays = Float[Array | np.ndarray, "channels"]
-
 
 class Measured(NamedTuple):
     """A layer's channels for some images."""
@@ -172,7 +170,7 @@ def collect(
     layers: Mapping[str, int],
     *,
     batch_size: int = 32,
-    devices: Sequence[jax.Device] | None = None,
+    devices: Sequence[object] | None = None,
     on_progress: Progress | None = None,
 ) -> dict[str, Statistics]:
     """The statistics of some layers, given with their numbers of channels, over all images of a split, in one pass.

@@ -52,7 +52,11 @@ class Store:
 
     def save(self, name: str, arrays: Arrays) -> None:
         """Write arrays to a file, completely or not at all."""
-        files.atomic_write(self.folder / f"{name}.npz", lambda temporary: np.savez_compressed(temporary, **arrays))
+
+        def write(temporary: Path) -> None:
+            np.savez_compressed(temporary, **dict(arrays))  # type: ignore[arg-type]
+
+        files.atomic_write(self.folder / f"{name}.npz", write)
 
     def load(self, name: str) -> dict[str, np.ndarray] | None:
         """What `save` wrote; None if it is not there or damaged."""
