@@ -130,6 +130,7 @@ def fit_options(config: Config) -> dict[str, Any]:
         "config": as_dict(config),
         "early_stopping_patience": chosen.early_stopping_patience,
         "checkpoint_every_steps": chosen.checkpoint_every_steps,
+        "weights_every_epochs": chosen.weights_every_epochs,
         "dispatches_per_epoch": chosen.dispatches_per_epoch,
         "workers": config.data.workers,
         "tensorboard": chosen.tensorboard,

@@ -209,6 +209,9 @@ class TrainConfig:
     checkpoint_every_steps: int = 1000
     """Save within an epoch too, once this many steps have passed since the last checkpoint. 0 saves at the ends of
     epochs only. Results do not depend on it."""
+    weights_every_epochs: int = 0
+    """Keep the weights after every so many epochs, and those before the first, as weights/epoch-0001.safetensors and so
+    on in the run's folder, for `cnnjax film training`. 0 keeps only the best epoch's."""
     dispatches_per_epoch: int = 0
     """How many compiled calls make an epoch. 0 chooses: one on accelerators, one for each step on a CPU. Results do not
     depend on it."""
@@ -222,6 +225,7 @@ class TrainConfig:
             _require(getattr(self, name) >= 1, f"--train.{_kebab(name)} {getattr(self, name)} must be at least 1")
         for name in (
             "steps_per_epoch", "early_stopping_patience", "checkpoint_every_steps", "dispatches_per_epoch", "profile",
+            "weights_every_epochs",
         ):  # fmt: skip
             _require(getattr(self, name) >= 0, f"--train.{_kebab(name)} {getattr(self, name)} must not be negative")
         _require(0 <= self.ema < 1, f"--train.ema {self.ema} must be at least 0 and less than 1")

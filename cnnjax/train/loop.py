@@ -52,8 +52,8 @@ def fit(
     precision: Literal["float32", "bfloat16"] = "float32", microbatches: int = 1, remat: bool = False,
     strategy: str = "auto", run_dir: str | Path | None = None, resume: bool = False,
     config: Settings | None = None, provenance: Settings | None = None,
-    early_stopping_patience: int = 0, checkpoint_every_steps: int = 1000, dispatches_per_epoch: int = 0,
-    workers: int = 0, callbacks: Sequence[Callback] = (), on_progress: OnProgress | None = None,
+    early_stopping_patience: int = 0, checkpoint_every_steps: int = 1000, weights_every_epochs: int = 0,
+    dispatches_per_epoch: int = 0, workers: int = 0, callbacks: Sequence[Callback] = (), on_progress: OnProgress | None = None,
     tensorboard: bool = False, profile_steps: int = 0,
 ) -> Result:
     """Train a network; the test split is evaluated once, at the end, with the best epoch's parameters.
@@ -78,6 +78,7 @@ def fit(
     config, provenance: JSON-able settings to record in config.json (compared on resume), and notes for the weights.
     early_stopping_patience: stop after so many epochs without a lower validation loss; 0 never does.
     checkpoint_every_steps: steps after which a checkpoint is written within long epochs; 0 writes none there.
+    weights_every_epochs: keep weights in `run_dir/weights` after so many epochs each, and the first; 0 keeps none.
     dispatches_per_epoch: equal calls that an epoch is divided into; 0 chooses (on a CPU a call is one step).
     workers: processes that decode streamed images; 0 uses threads.
     callbacks: called with each epoch's metrics, a dict of numbers. on_progress: see `OnProgress`.

@@ -49,6 +49,7 @@ class Options:
     provenance: Settings | None
     early_stopping_patience: int
     checkpoint_every_steps: int
+    weights_every_epochs: int
     dispatches_per_epoch: int
     workers: int
     callbacks: Sequence[Callback]
@@ -59,7 +60,7 @@ class Options:
     def __post_init__(self) -> None:
         least = {"epochs": 1, "batch_size": 1, "microbatches": 1}
         least |= dict.fromkeys(("early_stopping_patience", "checkpoint_every_steps", "dispatches_per_epoch"), 0)
-        least |= dict.fromkeys(("workers", "profile_steps"), 0)
+        least |= dict.fromkeys(("workers", "profile_steps", "weights_every_epochs"), 0)
         for name, minimum in least.items():
             if getattr(self, name) < minimum:
                 raise UserError(f"{name}={getattr(self, name)} must be at least {minimum}")
@@ -69,8 +70,8 @@ class Options:
             raise UserError(f"precision={self.precision!r} must be 'float32' or 'bfloat16'")
         if self.ema is not None and not 0 <= self.ema < 1:
             raise UserError(f"ema={self.ema} must be in [0, 1)")
-        if (self.tensorboard or self.profile_steps) and self.run_dir is None:
-            raise UserError("tensorboard and profile_steps need a run_dir to write to")
+        if (self.tensorboard or self.profile_steps or self.weights_every_epochs) and self.run_dir is None:
+            raise UserError("tensorboard, profile_steps and weights_every_epochs need a run_dir to write to")
 
     def settings(self) -> Settings:
         """What config.json records: the caller's settings, or these."""

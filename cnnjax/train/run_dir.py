@@ -15,11 +15,11 @@ Settings = Mapping[str, Any]
 
 CONTENTS = (
     "config.json", "metrics.jsonl", "checkpoints", "input.safetensors", "weights.safetensors", "test.json",
-    "curves.png", "tensorboard", "profile",
+    "curves.png", "tensorboard", "profile", "weights",
 )  # fmt: skip
 RESUME_MUTABLE = frozenset((
     "run", "loading", "workers", "cache", "strategy", "dispatches_per_epoch", "checkpoint_every_steps", "tensorboard",
-    "early_stopping_patience", "microbatches", "remat", "profile", "profile_steps", "callbacks",
+    "early_stopping_patience", "microbatches", "remat", "profile", "profile_steps", "callbacks", "weights_every_epochs",
 ))  # fmt: skip
 """Settings that a resumed run may change, because no number depends on them, or only by rounding."""
 CONSTANT_SCHEDULES = ("constant", "warmup")

@@ -87,6 +87,8 @@ class Training:
         log = self._logger()
         if self.plan.is_complete(self.history):
             return
+        if not self.history:
+            self._keep_weights()
         train_epoch = self._compile_epoch()
         valid = strategy.replicate_split(self.strategy, self.plan.valid_split)
         while not self.plan.is_complete(self.history):
@@ -97,6 +99,7 @@ class Training:
             self.history = [*self.history, row | {"seconds": time.perf_counter() - started}]
             self.sums = strategy.replicate(self.strategy, metrics.zeros(("loss", *self.config.metrics)))
             self.checkpoints.save(self.state, self.sums, self.history)
+            self._keep_weights()
             distributed.run_on_primary(log, self.history[-1])
             self.progress.epoch(self.history[-1])
             self._between_calls()
@@ -202,6 +205,18 @@ class Training:
             distributed.run_on_primary(write_json, self.folder / "test.json", test)
         self._between_calls()
         return Result(self.history, trained, test)
+
+    def _keep_weights(self) -> None:
+        """The weights of an epoch that are kept, named by the number of epochs that were finished."""
+        every, epoch = self.options.weights_every_epochs, len(self.history)
+        if self.folder is None or not every or epoch % every:
+            return
+        params, model_state = jax.device_get(self._evaluated(self.state))
+        notes = {"epoch": epoch, **(self.history[-1] if self.history else {})}
+        network = self.plan.network
+        kept = network.replace(params=params, model_state=model_state, provenance=dict(network.provenance) | notes)
+        path = self.folder / "weights" / f"epoch-{epoch:04d}.safetensors"
+        distributed.run_on_primary(save_network, path, kept)
 
     def _logger(self) -> Callable[[EpochMetrics], None]:
         """What records an epoch: metrics.jsonl, the callbacks and, where wanted, TensorBoard's events."""
