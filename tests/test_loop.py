@@ -81,7 +81,7 @@ def same(a, b) -> bool:
 def whole(tmp_path_factory):
     """A run that was never interrupted: its folder, its result, and what it reported."""
     folder, seen = tmp_path_factory.mktemp("whole") / "run", []
-    return folder, fit(folder, on_progress=lambda *told: seen.append(told)), seen
+    return folder, fit(folder, on_progress=lambda *told: seen.append(told), weights_every_epochs=3), seen
 
 
 def interrupt_after(steps: int) -> OnProgress:
@@ -119,6 +119,20 @@ def test_what_a_run_leaves_behind(whole):
         and loaded.image_size == (SIDE, SIDE)
         and loaded.digest == result.network.digest
     )
+
+
+def test_weights_of_epochs_are_kept(whole, tmp_path):
+    folder, result, _ = whole
+    kept = {path.stem: formats.load(path) for path in (folder / "weights").iterdir()}
+    assert set(kept) == {"epoch-0000", f"epoch-{EPOCHS:04d}"}
+    start = models.create("small-cnn", num_classes=1, image_size=SIDE, width_multiplier=0.1)
+    jax.tree.map(np.testing.assert_array_equal, kept["epoch-0000"].params, models.split(start)[1])
+    last = kept[f"epoch-{EPOCHS:04d}"]
+    assert last.provenance["valid_loss"] == result.history[-1]["valid_loss"] and last.class_names == ("cat", "dog")
+    if metrics.best(result.history)["epoch"] == EPOCHS:
+        assert last.digest == result.network.digest
+    with pytest.raises(UserError, match="weights_every_epochs need a run_dir"):
+        fit(None, weights_every_epochs=1)
 
 
 def test_a_run_is_a_network_before_it_ends(whole, tmp_path):

@@ -53,8 +53,8 @@ def fit(
     strategy: str = "auto", run_dir: str | Path | None = None, resume: bool = False,
     config: Settings | None = None, provenance: Settings | None = None,
     early_stopping_patience: int = 0, checkpoint_every_steps: int = 1000, weights_every_epochs: int = 0,
-    dispatches_per_epoch: int = 0, workers: int = 0, callbacks: Sequence[Callback] = (), on_progress: OnProgress | None = None,
-    tensorboard: bool = False, profile_steps: int = 0,
+    dispatches_per_epoch: int = 0, workers: int = 0, callbacks: Sequence[Callback] = (),
+    on_progress: OnProgress | None = None, tensorboard: bool = False, profile_steps: int = 0,
 ) -> Result:
     """Train a network; the test split is evaluated once, at the end, with the best epoch's parameters.
 

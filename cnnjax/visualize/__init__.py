@@ -8,6 +8,7 @@ The nouns are lucid's: objectives, transforms, parameterizations; `render` takes
 
 from cnnjax.visualize import atlas as atlas
 from cnnjax.visualize import attribution_metrics as attribution_metrics
+from cnnjax.visualize import films as films
 from cnnjax.visualize import recipes as recipes
 from cnnjax.visualize.attribution import (
     METHODS,
@@ -76,6 +77,7 @@ __all__ = [
     "direction",
     "diversity",
     "feature_maps",
+    "films",
     "fourier",
     "grad_cam",
     "grad_cam_plus_plus",

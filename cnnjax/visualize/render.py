@@ -24,7 +24,7 @@ from cnnjax.visualize.optimizers import Optimizer
 from cnnjax.visualize.parameterizations import ImageParams, P, Parameterization
 from cnnjax.visualize.recipes import Recipe, classes_of, with_steps
 from cnnjax.visualize.recipes import recipe as recipe_of
-from cnnjax.visualize.stages import Drawn, Plan, Progress, draw
+from cnnjax.visualize.stages import Drawn, Frames, Plan, Progress, draw
 from cnnjax.visualize.transforms import TransformLike
 
 
@@ -43,6 +43,7 @@ def render(
     seed: int = 0,
     batch_size: int = 16,
     on_progress: Progress | None = None,
+    frames: Frames | None = None,
 ) -> list[Image]:
     """An image for each objective that makes it as large as possible.
 
@@ -60,7 +61,8 @@ def render(
     for `diversity` and `alignment`, which compare images: then all of them are one batch.
     batch_size: how many images are optimized together. One program is compiled for each structure of the objective,
     image size and number of images; channels, classes, weights and steps may change without compiling it again.
-    on_progress: called with the number of images × steps done since its last call.
+    on_progress: called with the number of images × steps done since its last call. frames: keeps the images on the
+    way, such as a `films.Recorder`.
 
     The provenance of each image says what it is of, how it was drawn, and the objective's value for the noise at the
     start and for the image as it is saved, both uint8, after relu, and without transforms or penalty. Of a channel or
@@ -105,7 +107,7 @@ def render(
         count = min(size, len(objective) - first)
         # The last batch is filled up, so that there is one program.
         several = objective[np.minimum(np.arange(first, first + size), first + count - 1)]
-        drawn = jax.device_get(draw(plan, several, count, on_progress))
+        drawn = jax.device_get(draw(plan, several, count, on_progress, frames))
         images += [_image(network, several, drawn, index, shared) for index in range(count)]
     return images
 

@@ -1,8 +1,9 @@
 """A batch of images through the stages of a recipe."""
 
+import sys
 import time
 from collections.abc import Callable
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -29,6 +30,20 @@ EPSILON = 1e-7
 T = TypeVar("T")
 Progress = Callable[[int], object]
 """Called with the number of images × steps done since the last call: a tqdm bar's `update`."""
+
+
+@runtime_checkable
+class Frames(Protocol):
+    """What is told of the images on the way, such as `films.Recorder`."""
+
+    every: int
+    """Steps between two frames."""
+
+    def begin(self) -> None:
+        """A new batch of images begins."""
+
+    def add(self, step: int, images: UInt8[Array, "batch height width channels"]) -> None:
+        """The images of the running batch as they would be saved after so many steps of all stages."""
 
 
 class Plan(NamedTuple):
@@ -85,6 +100,30 @@ class Plan(NamedTuple):
         return ascent.init_noise(argument, seed, numbers, network.image_size, network.channels, members)
 
 
+class Watch(NamedTuple):
+    """Who is told of the steps of a batch, of which the first `count` images are wanted."""
+
+    count: int
+    on_progress: Progress | None
+    """Told about once a second."""
+    frames: Frames | None
+
+    def begin(self, noise: UInt8[Array, "batch height width channels"]) -> None:
+        """Before the first step."""
+        if self.frames is not None:
+            self.frames.begin()
+            self.frames.add(0, noise[: self.count])
+
+    def steps_left(self, done: int) -> int:
+        """Steps until the next frame."""
+        return sys.maxsize if self.frames is None else self.frames.every - done % self.frames.every
+
+    def look(self, done: int, problem: Problem, state: State) -> None:
+        """After so many steps of all stages: add a frame where one is due."""
+        if self.frames is not None and done % self.frames.every == 0:
+            self.frames.add(done, show(problem.parameterization, state.params)[: self.count])
+
+
 class Drawn(NamedTuple):
     """A batch of results, as they are saved."""
 
@@ -101,8 +140,10 @@ def _on_device(tree: T) -> T:
     return jax.tree.map(jnp.asarray, tree)
 
 
-def draw(plan: Plan, objective: Objective, count: int, on_progress: Progress | None) -> Drawn:
-    """All stages for one batch of objectives, of which `count` are to be told to `on_progress`."""
+def draw(
+    plan: Plan, objective: Objective, count: int, on_progress: Progress | None = None, frames: Frames | None = None
+) -> Drawn:
+    """All stages for one batch of objectives, of which `count` are to be told to `on_progress` and `frames`."""
     members = np.arange(len(objective)) if plan.is_joint(objective) else None
     keys, params, shown = plan.noise(objective.numbers(), members)
     objective = _on_device(objective.broadcast(len(objective)))
@@ -110,12 +151,15 @@ def draw(plan: Plan, objective: Objective, count: int, on_progress: Progress | N
     peak = np.full(len(objective), -np.inf)
     argument = as_argument(plan.parameterization)
     restarts = from_image(plan.parameterization) is not None
+    watch, begun = Watch(count, on_progress, frames), 0
+    watch.begin(shown)
     for number, stage in enumerate(plan.recipe.stages, 1):
         relative = stage.relative and plan.penalty is None
         tv = _relative_weights(plan.network, objective, argument, params, stage.tv) if relative else None
         problem = plan.problem(objective, stage, tv)
-        state = _run(problem, ascent.fold(keys, number), params, stage.steps, count, on_progress)
-        shown = _show(argument, state.best_params)
+        state = _run(problem, ascent.fold(keys, number), params, stage.steps, watch, begun)
+        begun += stage.steps
+        shown = show(argument, state.best_params)
         params = _restart(argument, shown) if restarts and number < len(plan.recipe.stages) else state.best_params
         peak = np.maximum(peak, state.peak)
     after = ascent.measure(plan.network, objective, shown)
@@ -127,24 +171,25 @@ def _run(
     keys: Key[Array, " batch"],
     params: ImageParams,
     steps: int,
-    count: int,
-    on_progress: Progress | None,
+    watch: Watch,
+    begun: int,
 ) -> State:
-    """One stage. With someone watching, in calls of about a second; the results are the same."""
-    state, done, span = ascent.init_state(problem, params), 0, steps if on_progress is None else 4
+    """One stage, after `begun` steps of those before. Watched, it takes several calls; the results are the same."""
+    state, done, span = ascent.init_state(problem, params), 0, steps if watch.on_progress is None else 4
     while done < steps:
-        began, last = time.perf_counter(), min(done + span, steps)
+        began, last = time.perf_counter(), min(done + min(span, watch.steps_left(begun + done)), steps)
         state = ascent.advance(problem, keys, state, jnp.int32(done), jnp.int32(last))
-        if on_progress is not None:
+        if watch.on_progress is not None:
             jax.block_until_ready(state.best)
-            on_progress(count * (last - done))
+            watch.on_progress(watch.count * (last - done))
             span = max(1, int((last - done) / (time.perf_counter() - began)))
         done = last
+        watch.look(begun + done, problem, state)
     return state
 
 
 @jax.jit
-def _show(
+def show(
     parameterization: Parameterization[ImageParams], params: ImageParams
 ) -> UInt8[Array, "batch height width channels"]:
     """The images as they are saved."""

@@ -1,0 +1,188 @@
+"""Films: how an image is drawn, and how a filter comes about while its network is trained.
+
+recorder = films.Recorder(every=4)
+images = visualize.render(network, visualize.channel("block3_conv2", range(4)), recipe="lucid", frames=recorder)
+recorder.films()[0].save("ascent.gif")
+
+born = films.of_training(networks, visualize.channel("conv_2", range(4)), recipe="lucid", steps=96)
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import cast
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, UInt8
+from PIL import Image as PIL
+
+from cnnjax.errors import UserError
+from cnnjax.files import atomic_write
+from cnnjax.network import Json, Network
+from cnnjax.visualize import ascent, objectives
+from cnnjax.visualize.before_relu import choose_layers
+from cnnjax.visualize.layers import at_image_size, layer_shapes
+from cnnjax.visualize.objectives import Objective, ObjectiveFunction, Target
+from cnnjax.visualize.optimizers import Optimizer
+from cnnjax.visualize.parameterizations import ImageParams, Parameterization, as_argument
+from cnnjax.visualize.recipes import Recipe, with_steps
+from cnnjax.visualize.recipes import recipe as recipe_of
+from cnnjax.visualize.stages import Plan, show
+
+FORMATS = (".gif", ".webp", ".png")
+"""What Pillow writes as a film; GIF has 256 colours, animated WebP and PNG have all."""
+
+
+@dataclass(frozen=True, eq=False)
+class Film:
+    """Images to be shown one after the other, and what they are of."""
+
+    frames: UInt8[np.ndarray, "frames height width channels"]
+    titles: tuple[str, ...] = ()
+    """One for each frame, such as "step 12"; or none."""
+    provenance: dict[str, Json] = field(default_factory=dict)
+
+    def save(self, path: str | Path, milliseconds: int = 80, scale: int = 1, hold: int = 1500) -> Path:
+        """Write the film, which repeats for ever, and return its path.
+
+        path: ends in .gif, .webp or .png. milliseconds: that each frame is shown. scale: pixels of the film for each
+        pixel of the frames, along each side. hold: milliseconds for the last frame.
+        Raises UserError for another ending, and for a file that cannot be written.
+        """
+        path = Path(path)
+        if path.suffix.lower() not in FORMATS:
+            raise UserError(f"{path.name} is no film that can be written: end its name in {', '.join(FORMATS)}")
+        if not len(self.frames):
+            raise UserError("there are no frames: record at least one")
+        shown = self.frames.repeat(scale, axis=1).repeat(scale, axis=2)
+        pictures = [PIL.fromarray(frame[..., 0] if frame.shape[-1] == 1 else frame) for frame in shown]
+        durations = [milliseconds] * (len(pictures) - 1) + [max(hold, milliseconds)]
+
+        def write(temporary: Path) -> None:
+            pictures[0].save(
+                temporary,
+                format=path.suffix[1:].lower(),
+                save_all=True,
+                append_images=pictures[1:],
+                duration=durations,
+                loop=0,
+                **({"lossless": True} if path.suffix.lower() == ".webp" else {}),
+            )
+
+        atomic_write(path, write)
+        return path
+
+
+def tile(several: Sequence[Film], columns: int = 4, gap: int = 2) -> Film:
+    """Films of one length and size side by side, white between them. Their titles are those of the first.
+
+    Raises UserError for films that differ in length or size.
+    """
+    if not several:
+        raise UserError("there are no films: give at least one")
+    if len({film.frames.shape for film in several}) > 1:
+        raise UserError("films of different lengths or sizes cannot be shown side by side")
+    count, height, width, channels = several[0].frames.shape
+    columns = min(columns, len(several))
+    rows = -(-len(several) // columns)
+    size = rows * (height + gap) - gap, columns * (width + gap) - gap
+    board = np.full((count, *size, channels), 255, np.uint8)
+    for index, film in enumerate(several):
+        y, x = index // columns * (height + gap), index % columns * (width + gap)
+        board[:, y : y + height, x : x + width] = film.frames
+    return Film(board, several[0].titles, {"films": [film.provenance for film in several]})
+
+
+class Recorder:
+    """Keeps the images of an ascent as they are on the way: pass it to `render` as `frames`.
+
+    every: steps between two frames. The first frame is the noise at the start.
+    """
+
+    def __init__(self, every: int = 4) -> None:
+        if every < 1:
+            raise UserError(f"every={every} must be at least 1")
+        self.every = every
+        self._batches: list[list[tuple[int, np.ndarray]]] = []
+
+    def begin(self) -> None:
+        """A new batch of images begins."""
+        self._batches.append([])
+
+    def add(self, step: int, images: UInt8[Array | np.ndarray, "batch height width channels"]) -> None:
+        """The images of the running batch after so many steps."""
+        self._batches[-1].append((step, np.asarray(images)))
+
+    def films(self) -> list[Film]:
+        """A film for each image, in the order in which `render` returns the images."""
+        films = []
+        for batch in self._batches:
+            titles = tuple(f"step {step}" for step, _ in batch)
+            frames = np.stack([images for _, images in batch], axis=1)
+            films += [Film(one, titles) for one in frames]
+        return films
+
+
+def of_training(
+    networks: Sequence[Network],
+    objective: Objective | ObjectiveFunction,
+    *,
+    recipe: str | Recipe = "lucid",
+    steps: int | None = None,
+    image_size: int | tuple[int, int] | None = None,
+    seed: int = 0,
+    titles: Sequence[str] = (),
+) -> list[Film]:
+    """A film for each objective: what drives it most in each of several states of one network.
+
+    All images of all states are optimized together, by one program that is mapped over the states, from the same noise
+    with the same transforms: what differs between two frames is the network.
+
+    networks: the same model with other parameters, such as the epochs that `fit(weights_every_epochs=...)` keeps.
+    objective, recipe, steps, image_size, seed: as for `render`. titles: of the frames.
+    Raises UserError for networks that are not of one model, and as `render` does.
+    """
+    if not networks:
+        raise UserError("there are no networks: name at least one")
+    sized = [at_image_size(network, image_size) for network in networks]
+    first = sized[0]
+    if any(other.graphdef != first.graphdef or other.image_size != first.image_size for other in sized[1:]):
+        raise UserError("the networks are not states of one model: all must have the same layers and image size")
+    objective = objectives.as_objective(objective).bind(Target(layer_shapes(first), first.class_names))
+    chosen = recipe_of(recipe, "filters") if isinstance(recipe, str) else recipe
+    chosen = chosen if steps is None else with_steps(chosen, steps)
+    if any(stage.relative for stage in chosen.stages):
+        raise UserError(
+            f"recipe {chosen.name!r} weighs its penalty by what each image reaches: use lucid, whose frames are alike"
+        )
+    layers = choose_layers(first, objective.layers(), wanted=chosen.before_relu, demanded=False)
+    parameterization = cast(Parameterization[ImageParams], chosen.parameterization)
+    plan = Plan(first, chosen, parameterization, Optimizer(chosen.optimizer), None, seed, layers)
+    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *[(one.params, one.model_state) for one in sized])
+    keys, params, _ = plan.noise(objective.numbers())
+    drawn = np.asarray(_over_networks(plan, objective, keys, params, stacked))
+    return [
+        Film(drawn[:, index], tuple(titles), dict(objective.facts(index)) | {"recipe": chosen.name, "seed": seed})
+        for index in range(len(objective))
+    ]
+
+
+def _over_networks(
+    plan: Plan, objective: Objective, keys: jax.Array, params: ImageParams, stacked: tuple
+) -> UInt8[Array, "networks images height width channels"]:
+    argument = as_argument(plan.parameterization)
+    objective = jax.tree.map(jnp.asarray, objective.broadcast(len(objective)))
+
+    def draw(parts: tuple) -> jax.Array:
+        """The images of one state of the network."""
+        network, current = plan.network.replace(params=parts[0], model_state=parts[1]), params
+        for number, stage in enumerate(plan.recipe.stages, 1):
+            problem = plan._replace(network=network).problem(objective, stage)
+            state = ascent.init_state(problem, current)
+            state = ascent.advance(problem, ascent.fold(keys, number), state, 0, stage.steps)
+            current = state.best_params
+        return show(argument, current)
+
+    return jax.jit(jax.vmap(draw))(stacked)

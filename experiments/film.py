@@ -1,0 +1,17 @@
+"""Films: an ascent from noise to image, filters while a network is trained, feature maps layer by layer. The same as
+`cnnjax film`.
+
+    python experiments/film.py ascent --layer block5_conv3 --channels 41 84 103 461 --out runs/ascent.gif
+    python experiments/train.py cnn --train.weights-every-epochs 1 --run runs/born
+    python experiments/film.py training --run runs/born --layer conv_3 --out runs/born.gif
+    python experiments/film.py feature-maps --out runs/maps.gif
+
+The film of a training draws all states of the network from the same noise with the same transforms, mapped over the
+states in one program, so that what differs between two frames is the network.
+"""
+
+from cnnjax.cli import command_line
+from cnnjax.cli.film import COMMANDS
+
+if __name__ == "__main__":
+    command_line.main(COMMANDS)
