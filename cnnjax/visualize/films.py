@@ -161,7 +161,7 @@ def of_training(
     parameterization = cast(Parameterization[ImageParams], chosen.parameterization)
     plan = Plan(first, chosen, parameterization, Optimizer(chosen.optimizer), None, seed, layers)
     stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *[(one.params, one.model_state) for one in sized])
-    keys, params, _ = plan.noise(objective.numbers())
+    keys, params, _ = plan.noise(objective.numbers(), np.arange(len(objective)) if plan.is_joint(objective) else None)
     drawn = np.asarray(_over_networks(plan, objective, keys, params, stacked))
     return [
         Film(drawn[:, index], tuple(titles), dict(objective.facts(index)) | {"recipe": chosen.name, "seed": seed})

@@ -101,9 +101,9 @@ class Plan(NamedTuple):
 
 
 class Watch(NamedTuple):
-    """Who is told of the steps of a batch, of which the first `count` images are wanted."""
+    """Who is told of the steps of a batch, of which the first `wanted` images are asked for."""
 
-    count: int
+    wanted: int
     on_progress: Progress | None
     """Told about once a second."""
     frames: Frames | None
@@ -112,7 +112,7 @@ class Watch(NamedTuple):
         """Before the first step."""
         if self.frames is not None:
             self.frames.begin()
-            self.frames.add(0, noise[: self.count])
+            self.frames.add(0, noise[: self.wanted])
 
     def steps_left(self, done: int) -> int:
         """Steps until the next frame."""
@@ -121,7 +121,7 @@ class Watch(NamedTuple):
     def look(self, done: int, problem: Problem, state: State) -> None:
         """After so many steps of all stages: add a frame where one is due."""
         if self.frames is not None and done % self.frames.every == 0:
-            self.frames.add(done, show(problem.parameterization, state.params)[: self.count])
+            self.frames.add(done, show(problem.parameterization, state.params)[: self.wanted])
 
 
 class Drawn(NamedTuple):
@@ -181,7 +181,7 @@ def _run(
         state = ascent.advance(problem, keys, state, jnp.int32(done), jnp.int32(last))
         if watch.on_progress is not None:
             jax.block_until_ready(state.best)
-            watch.on_progress(watch.count * (last - done))
+            watch.on_progress(watch.wanted * (last - done))
             span = max(1, int((last - done) / (time.perf_counter() - began)))
         done = last
         watch.look(begun + done, problem, state)
