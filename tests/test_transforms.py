@@ -106,10 +106,19 @@ def test_a_crop_is_every_window_of_its_size_and_gives_a_padded_image_its_size_ba
 @given(st.floats(0.05, 1), st.floats(0, 0.3), st.integers(0, 2**30))
 def test_a_window_is_a_magnified_part_that_lies_inside(share, spread, seed):
     ramps = np.stack(np.meshgrid(np.arange(HEIGHT), np.arange(WIDTH), indexing="ij"), axis=-1)
-    shown = np.asarray(WINDOW(visualize.window(share, 0.0, spread), jax.random.key(seed), jnp.float32(ramps)))
+    shown = np.asarray(
+        WINDOW(visualize.window(share, deviation=0.0, spread=spread), jax.random.key(seed), jnp.float32(ramps))
+    )
     steps = [np.diff(shown[..., 0], axis=0), np.diff(shown[..., 1], axis=1)]
     np.testing.assert_allclose([one.mean() for one in steps], share, atol=1e-3)
     np.testing.assert_allclose([one.std() for one in steps], 0, atol=1e-3)
+
+
+def test_a_window_shrinks_over_the_steps():
+    growing = visualize.window(0.5, 0.1, deviation=0.0)
+    assert [float(growing.at(jnp.float32(x)).share) for x in (0, 0.5, 1)] == pytest.approx([0.5, 0.3, 0.1])
+    still = visualize.rotate(5)
+    assert still.at(jnp.float32(0.5)) is still
 
 
 def test_noise_has_the_deviation_that_it_is_given_and_different_pixels_differ():
@@ -127,7 +136,7 @@ def test_limits_change_without_compiling_again():
 
     def all_of(x):
         several = visualize.pad(2, value=x), visualize.jitter(x), visualize.scale(x, x + 1), visualize.rotate(x)
-        more = visualize.window(x / 10, x, x), visualize.noise(x, x)
+        more = visualize.window(x / 10, x / 20, deviation=x, spread=x), visualize.noise(x, x)
         return jax.tree.map(jnp.asarray, tuple(one.bind((8, 8)) for one in (*several, visualize.crop(), *more)))
 
     results = [run(all_of(x), KEYS[0], jnp.float32(IMAGE[:8, :8])) for x in (1.0, 2.0, 3.0)]
@@ -141,7 +150,7 @@ def test_what_makes_no_sense_is_one_sentence():
         (lambda: visualize.rotate(-1), "degrees=-1"),
         (lambda: visualize.pad(-1), "pixels=-1"),
         (lambda: visualize.noise(-1), "must not be negative"),
-        (lambda: visualize.window(1.5), "share of at most 1"),
+        (lambda: visualize.window(1.5), "at most 1"),
     ]:
         with pytest.raises(UserError, match=message):
             wrong()

@@ -46,7 +46,14 @@ from cnnjax.visualize.objectives import (
     total_variation,
 )
 from cnnjax.visualize.optimizers import keras_vis_rmsprop
-from cnnjax.visualize.parameterizations import Parameterization, color_statistics, fourier, pixels
+from cnnjax.visualize.parameterizations import (
+    Parameterization,
+    color_statistics,
+    fourier,
+    maco,
+    magnitude_spectrum,
+    pixels,
+)
 from cnnjax.visualize.recipes import RECIPES, Recipe, Stage
 from cnnjax.visualize.render import describe_input, render, render_classes, render_filters
 from cnnjax.visualize.transforms import Transform, crop, jitter, noise, pad, rotate, scale, window
@@ -92,6 +99,8 @@ __all__ = [
     "layer_cam",
     "layer_shapes",
     "lp_norm",
+    "maco",
+    "magnitude_spectrum",
     "neuron",
     "noise",
     "occlusion",

@@ -6,7 +6,7 @@ once. A result is the image after the step before which the score was highest (k
 
 import functools
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import jax
@@ -57,6 +57,15 @@ class Problem:
     in_place: bool = field(metadata={"static": True})
     before_relu: tuple[str, ...] = field(default=(), metadata={"static": True})
     """Layers that the objective reads before their relu; the penalty never does."""
+    views: int = field(default=1, metadata={"static": True})
+    """How many differently transformed copies of an image the network is shown; the objective is their mean."""
+    steps: float | Float[Array, ""] = 1.0
+    """Of the stage, over which transforms may change."""
+
+    def at(self, step: jax.Array) -> "Problem":
+        """The problem with the transforms of this step."""
+        progress = step.astype(jnp.float32) / self.steps
+        return replace(self, transforms=tuple(one.at(progress) for one in self.transforms))
 
     def images(self, params: ImageParams) -> Float[Array, "batch height width channels"]:
         """The images of a batch, in display units."""
@@ -74,16 +83,32 @@ def make_score(problem: Problem, keys: Key[Array, " batch"]) -> Score:
     """The score of a step: the objective minus the penalty, of what the network is shown."""
 
     def score(params: ImageParams) -> tuple[jax.Array, jax.Array]:
-        images = shown = problem.images(params)
-        if problem.transforms and not problem.in_place:
-            shown = jax.vmap(functools.partial(transforms_.apply, problem.transforms))(keys, images)
-        logits, activations, before = before_relu.run(problem.network, shown / 255, problem.before_relu)
-        goals = driven = problem.objective.values(logits, activations, images)
+        images = problem.images(params)
+        seen = before_relu.run(problem.network, _shown(problem, keys, images) / 255, problem.before_relu)
+        logits, activations, before = jax.tree.map(lambda x: x.reshape(len(images), -1, *x.shape[1:]), seen)
+
+        def mean(objective: Objective, activations: dict[str, jax.Array]) -> jax.Array:
+            """Over the views of each image."""
+            return jax.vmap(lambda x, a: objective.values(x, a, images), 1)(logits, activations).mean(axis=0)
+
+        goals = driven = mean(problem.objective, activations)
         if before:
-            driven = problem.objective.values(logits, with_before_relu(activations, before), images)
-        return driven - problem.penalty.values(logits, activations, images), goals
+            driven = mean(problem.objective, with_before_relu(activations, before))
+        return driven - mean(problem.penalty, activations), goals
 
     return score
+
+
+def _shown(
+    problem: Problem, keys: Key[Array, " batch"], images: Float[Array, "batch height width channels"]
+) -> Float[Array, "batch_views new_height new_width channels"]:
+    """What the network is shown: each image's views, one after the other."""
+    if problem.in_place or not problem.transforms:
+        return images
+    if problem.views > 1:
+        keys = jax.vmap(lambda key: jax.random.split(key, problem.views))(keys).reshape(-1)
+        images = jnp.repeat(images, problem.views, axis=0)
+    return jax.vmap(functools.partial(transforms_.apply, problem.transforms))(keys, images)
 
 
 def step(score: Score, optimizer: Optimizer, state: State) -> State:
@@ -122,12 +147,12 @@ def advance(
     """Steps `first` to `last`: one program for any number of them. `keys`: of the stage, one for each image."""
 
     def body(i: jax.Array, state: State) -> State:
-        drawn = fold(keys, i)
-        if problem.transforms and problem.in_place:
-            images = problem.images(state.params)  # which are the parameters themselves
-            changed = jax.vmap(functools.partial(transforms_.apply, problem.transforms))(drawn, images)
+        drawn, now = fold(keys, i), problem.at(i)
+        if now.transforms and now.in_place:
+            images = now.images(state.params)  # which are the parameters themselves
+            changed = jax.vmap(functools.partial(transforms_.apply, now.transforms))(drawn, images)
             state = state._replace(params=changed)
-        return step(make_score(problem, drawn), problem.optimizer, state)
+        return step(make_score(now, drawn), now.optimizer, state)
 
     return lax.fori_loop(first, last, body, state)
 

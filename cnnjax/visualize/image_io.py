@@ -28,6 +28,8 @@ class Image:
 
     pixels: UInt8[np.ndarray, "height width channels"]
     provenance: dict[str, Json] = field(default_factory=dict)
+    alpha: UInt8[np.ndarray, "height width"] | None = None
+    """How opaque each pixel is, if a recipe says so (MaCo); it goes into the file."""
 
     @property
     def file_name(self) -> str:
@@ -68,15 +70,19 @@ class Image:
             raise UserError(f"cannot read {path} ({error}): give the path of a PNG file") from error
         if text is None:
             raise UserError(f"{path} has no provenance: it was not written by cnnjax")
-        return cls(pixels if pixels.ndim == 3 else pixels[..., None], json.loads(text))
+        pixels = pixels if pixels.ndim == 3 else pixels[..., None]
+        alpha = None
+        if pixels.shape[-1] in (2, 4):
+            pixels, alpha = pixels[..., :-1], pixels[..., -1]
+        return cls(pixels, json.loads(text), alpha)
 
     def _repr_png_(self) -> bytes:
         """The PNG file's content, which also shows the image in a notebook."""
         chunks = PngImagePlugin.PngInfo()
         chunks.add_text(KEY, json.dumps(self.provenance))
         buffer = io.BytesIO()
-        grey = self.pixels.shape[-1] == 1
-        PIL.fromarray(self.pixels[..., 0] if grey else self.pixels).save(buffer, "png", pnginfo=chunks)
+        pixels = self.pixels if self.alpha is None else np.concatenate([self.pixels, self.alpha[..., None]], axis=-1)
+        PIL.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels).save(buffer, "png", pnginfo=chunks)
         return buffer.getvalue()
 
     def __repr__(self) -> str:

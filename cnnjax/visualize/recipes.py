@@ -8,8 +8,8 @@ import optax
 from cnnjax.data import imagenet
 from cnnjax.errors import UserError, unknown
 from cnnjax.visualize.optimizers import keras_vis_rmsprop
-from cnnjax.visualize.parameterizations import AnyParameterization, fourier, pixels
-from cnnjax.visualize.transforms import Transform, crop, jitter, pad, rotate, scale
+from cnnjax.visualize.parameterizations import AnyParameterization, fourier, maco, pixels
+from cnnjax.visualize.transforms import Transform, crop, jitter, noise, pad, rotate, scale, window
 
 
 @dataclass(frozen=True)
@@ -42,6 +42,8 @@ class Recipe:
     shown (lucid). Only `parameterizations.Pixels` can be changed in place."""
     parameterization: AnyParameterization = field(default_factory=pixels)
     optimizer: optax.GradientTransformation = field(default_factory=keras_vis_rmsprop)
+    views: int = 1
+    """How many differently transformed copies of an image the network is shown in a step."""
     before_relu: bool = True
     """Objectives read what a layer computes before its relu. There a filter that noise leaves silent has a gradient."""
 
@@ -77,6 +79,15 @@ RECIPES: dict[str, Recipe] = {
             in_place=False,
             parameterization=fourier(),
             optimizer=optax.adam(0.05),
+        ),
+        # MaCo (Fel et al. 2023): many small parts of an image that has the spectrum of photographs.
+        Recipe(
+            "maco",
+            (Stage(256, (window(0.5, 0.05), noise(10.2, 5.1)), lp=0.0),),
+            in_place=False,
+            parameterization=maco(),
+            optimizer=optax.nadam(1.0),
+            views=8,
         ),
         # A look within seconds.
         Recipe("quick", (Stage(60, _SHARE, lp=0.01), Stage(20, _SHARE, tv=6.0, lp=0.01, relative=True))),

@@ -21,7 +21,7 @@ from cnnjax.visualize.image_io import Image
 from cnnjax.visualize.layers import at_image_size, check_channels, layer_shapes
 from cnnjax.visualize.objectives import ClassLogit, Objective, ObjectiveFunction, Target
 from cnnjax.visualize.optimizers import Optimizer
-from cnnjax.visualize.parameterizations import ImageParams, P, Parameterization
+from cnnjax.visualize.parameterizations import ImageParams, P, Parameterization, wrap_optimizer
 from cnnjax.visualize.recipes import Recipe, classes_of, with_steps
 from cnnjax.visualize.recipes import recipe as recipe_of
 from cnnjax.visualize.stages import Drawn, Frames, Plan, Progress, draw
@@ -79,11 +79,12 @@ def render(
     target = Target(layer_shapes(network), network.class_names)
     objective = objectives.as_objective(objective).bind(target)
     chosen = _choose_recipe(recipe, objective, steps, transforms)
+    used = cast(Parameterization[ImageParams], parameterization or chosen.parameterization)
     plan = Plan(
         network=apply_recipe_input(network, chosen),
         recipe=chosen,
-        parameterization=cast(Parameterization[ImageParams], parameterization or chosen.parameterization),
-        optimizer=Optimizer(optimizer or chosen.optimizer),
+        parameterization=used,
+        optimizer=Optimizer(wrap_optimizer(used, optimizer or chosen.optimizer)),
         penalty=None if penalty is None else objectives.as_objective(penalty).bind(target),
         seed=seed,
         before_relu=choose_layers(
@@ -261,4 +262,5 @@ def _image(network: Network, objective: Objective, drawn: Drawn, index: int, sha
         facts["class"] = network.class_names[number]
         after_all["probability_before"] = float(odds_before[index, number])
         after_all["probability_after"] = float(odds_after[index, number])
-    return Image(np.asarray(drawn.pixels[index]), facts | shared | after_all)
+    alpha = None if drawn.alpha is None else np.asarray(drawn.alpha[index])
+    return Image(np.asarray(drawn.pixels[index]), facts | shared | after_all, alpha)

@@ -22,6 +22,7 @@ from cnnjax.visualize.parameterizations import (
     as_argument,
     from_image,
     quantize,
+    to_alpha,
     to_uint8,
 )
 from cnnjax.visualize.recipes import Recipe, Stage
@@ -88,6 +89,8 @@ class Plan(NamedTuple):
             optimizer=self.optimizer,
             in_place=in_place,
             before_relu=self.before_relu,
+            views=self.recipe.views,
+            steps=jnp.float32(stage.steps),
         )
 
     def noise(
@@ -133,6 +136,8 @@ class Drawn(NamedTuple):
     after: tuple[Array | np.ndarray, Array | np.ndarray | None]
     peak: Array | np.ndarray
     """The objective's highest value from the noise to the result, after relu."""
+    alpha: UInt8[Array | np.ndarray, "batch height width"] | None
+    """The images' alpha channels, if the parameterization has any."""
 
 
 def _on_device(tree: T) -> T:
@@ -148,7 +153,7 @@ def draw(
     keys, params, shown = plan.noise(objective.numbers(), members)
     objective = _on_device(objective.broadcast(len(objective)))
     before = ascent.measure(plan.network, objective, shown)
-    peak = np.full(len(objective), -np.inf)
+    peak, alpha = np.full(len(objective), -np.inf), None
     argument = as_argument(plan.parameterization)
     restarts = from_image(plan.parameterization) is not None
     watch, begun = Watch(count, on_progress, frames), 0
@@ -159,11 +164,15 @@ def draw(
         problem = plan.problem(objective, stage, tv)
         state = _run(problem, ascent.fold(keys, number), params, stage.steps, watch, begun)
         begun += stage.steps
-        shown = show(argument, state.best_params)
-        params = _restart(argument, shown) if restarts and number < len(plan.recipe.stages) else state.best_params
+        params = state.best_params
+        shown, alpha = show(argument, params), _alpha(argument, params)
+        if restarts and number < len(plan.recipe.stages):
+            params = _restart(argument, shown)
         peak = np.maximum(peak, state.peak)
     after = ascent.measure(plan.network, objective, shown)
-    return Drawn(shown, before, after, np.maximum(peak, np.maximum(before[0], after[0])))
+    return Drawn(
+        shown, before, after, np.maximum(peak, np.maximum(before[0], after[0])), _alpha(argument, state.best_params)
+    )
 
 
 def _run(
@@ -194,6 +203,14 @@ def show(
 ) -> UInt8[Array, "batch height width channels"]:
     """The images as they are saved."""
     return jax.vmap(lambda one: to_uint8(parameterization, parameterization.to_image(one)))(params)
+
+
+@jax.jit
+def _alpha(
+    parameterization: Parameterization[ImageParams], params: ImageParams
+) -> UInt8[Array, "batch height width"] | None:
+    """The images' alpha channels, if the parameterization has any."""
+    return jax.vmap(lambda one: to_alpha(parameterization, one))(params)
 
 
 @jax.jit

@@ -25,11 +25,13 @@ class Parameterization(Protocol[P]):
     """How an image follows from the parameters that are optimized. Of one image each; `render` maps over the batch.
 
     Frozen dataclasses of numbers serve best: equal ones share compiled programs. Arrays in it belong into a registered
-    pytree dataclass. Two more methods may be there:
+    pytree dataclass. More methods may be there:
 
     to_uint8(image): the image as it is saved; by default its values are rounded down and clipped.
     from_image(image): parameters of an image in 0 to 255, from which a recipe's next stage starts; by default it
     continues with the parameters that the stage before found.
+    to_alpha(params): the saved image's alpha channel, uint8 (height, width); by default it has none.
+    wrap_optimizer(optimizer): the optax optimizer that is used instead of the recipe's.
     """
 
     def init(self, key: jax.Array, image_size: tuple[int, int], channels: int) -> P:
@@ -76,6 +78,21 @@ def to_uint8(
 def from_image(parameterization: Parameterization[P]) -> Callable[[jax.Array], P] | None:
     """The parameterization's own `from_image`, if it has one."""
     return getattr(_inner(parameterization), "from_image", None)
+
+
+def to_alpha(parameterization: Parameterization[P], params: P) -> UInt8[Array, "height width"] | None:
+    """The alpha channel of an image as it is saved, if the parameterization has one."""
+    own: Callable[[P], jax.Array] | None = getattr(_inner(parameterization), "to_alpha", None)
+    return own(params) if own else None
+
+
+def wrap_optimizer(
+    parameterization: Parameterization[P], optimizer: optax.GradientTransformation
+) -> optax.GradientTransformation:
+    """The optimizer as the parameterization needs it."""
+    own: Callable[[optax.GradientTransformation], optax.GradientTransformation] | None
+    own = getattr(_inner(parameterization), "wrap_optimizer", None)
+    return own(optimizer) if own else optimizer
 
 
 def _inner(parameterization: Parameterization[P]) -> Parameterization[P]:

@@ -36,6 +36,10 @@ class Transform:
         """This transform for images of this size (height, width)."""
         return self
 
+    def at(self, progress: jax.Array) -> "Transform":
+        """This transform when this share of a stage's steps is done."""
+        return self
+
 
 @dataclass(frozen=True, eq=False)
 class Warp(Transform):

@@ -1,6 +1,6 @@
 """Transforms that resample an image bilinearly: scaling, rotation, and windows brought to another size."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import jax
 import jax.numpy as jnp
@@ -43,9 +43,13 @@ class Window(Transform):
     """See `window`."""
 
     share: Limit
+    end: Limit
     deviation: Limit
     spread: Limit
     smallest: float = field(default=0.05, metadata={"static": True})
+
+    def at(self, progress: Array) -> "Window":
+        return replace(self, share=self.share + (self.end - self.share) * progress)
 
     def __call__(
         self, key: Key[Array, ""], image: Float[Array, "height width channels"]
@@ -75,15 +79,17 @@ def rotate(degrees: float) -> Transform:
     return Rotate(float(degrees))
 
 
-def window(share: float, deviation: float = 0.05, spread: float = 0.15) -> Transform:
+def window(share: float, end: float | None = None, *, deviation: float = 0.05, spread: float = 0.15) -> Transform:
     """Show a random part of an image, magnified to the image's size (MaCo, Fel et al. 2023).
 
     The part's height and width are a share of the image's, drawn from a normal distribution about `share` with this
     standard deviation, and at least 0.05; its centre is normal about the image's with the standard deviation `spread`,
-    a share as well, and moved so that the part lies inside. Raises UserError for a share outside of 0 to 1.
+    a share as well, and moved so that the part lies inside. end: what `share` becomes, linearly, until the last step.
+    Raises UserError for a share outside of 0 to 1, and a negative deviation.
     """
-    if not 0 < share <= 1 or deviation < 0 or spread < 0:
-        raise UserError(
-            f"window({share:g}, {deviation:g}, {spread:g}) needs a share of at most 1, and two deviations of at least 0"
-        )
-    return Window(float(share), float(deviation), float(spread))
+    end = share if end is None else end
+    if not (0 < share <= 1 and 0 < end <= 1):
+        raise UserError(f"window({share:g}, {end:g}) needs shares of the image's size, above 0 and at most 1")
+    if deviation < 0 or spread < 0:
+        raise UserError(f"deviation={deviation:g} and spread={spread:g} of window must not be negative")
+    return Window(float(share), float(end), float(deviation), float(spread))
