@@ -21,6 +21,7 @@ from cnnjax.visualize import transforms as transforms_
 from cnnjax.visualize.objectives import Objective, with_before_relu
 from cnnjax.visualize.optimizers import Optimizer
 from cnnjax.visualize.parameterizations import ImageParams, Parameterization, quantize
+from cnnjax.visualize.parameterizations.base import Leaf
 from cnnjax.visualize.transforms import Transform
 
 Score = Callable[[ImageParams], tuple[jax.Array, jax.Array]]
@@ -59,7 +60,7 @@ class Problem:
     """Layers that the objective reads before their relu; the penalty never does."""
     views: int = field(default=1, metadata={"static": True})
     """How many differently transformed copies of an image the network is shown; the objective is their mean."""
-    steps: float | Float[Array, ""] = 1.0
+    steps: Leaf = 1.0
     """Of the stage, over which transforms may change."""
 
     def at(self, step: jax.Array) -> "Problem":
