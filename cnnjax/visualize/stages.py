@@ -170,9 +170,8 @@ def draw(
             params = _restart(argument, shown)
         peak = np.maximum(peak, state.peak)
     after = ascent.measure(plan.network, objective, shown)
-    return Drawn(
-        shown, before, after, np.maximum(peak, np.maximum(before[0], after[0])), _alpha(argument, state.best_params)
-    )
+    peak = np.maximum(peak, np.maximum(before[0], after[0]))
+    return Drawn(shown, before, after, peak, alpha)
 
 
 def _run(
