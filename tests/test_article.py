@@ -59,7 +59,7 @@ def small(weights, tmp_path_factory) -> list[str]:
         "--out", str(out), "--weights", str(weights), "--image-size", "32", "--per-class", "12",
         "--eval-per-class", "6", "--plain-epochs", "3", "--augmented-epochs", "3",
         "--filters-recipe", "quick", "--filters-image-size", "48",
-        "--classes-recipe", "quick", "--article-steps", "4",
+        "--classes-recipe", "quick", "--article-steps", "4", "--filters-steps", "8", "--classes-steps", "8",
     ]  # fmt: skip
 
 

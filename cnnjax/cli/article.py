@@ -22,13 +22,13 @@ def article(
     eval_per_class: int = 500,
     plain_epochs: int = 20,
     augmented_epochs: int = 40,
-    weights: str = "vgg16-mini",
+    weights: str = "vgg16",
     image: str = "",
-    filters_recipe: str = "filters",
-    filters_steps: int | None = None,
+    filters_recipe: str = "lucid",
+    filters_steps: int | None = 96,
     filters_image_size: int = 96,
-    classes_recipe: str = "classes",
-    classes_steps: int | None = None,
+    classes_recipe: str = "lucid",
+    classes_steps: int | None = 128,
     article_steps: int | None = None,
     seed: int = 0,
     fresh: bool = False,
@@ -46,11 +46,11 @@ def article(
             vgg16-mini, the small network of the package. By default the real VGG16's convolutions, which are part of
             the package, with dense layers for the fourteen procedural classes.
         image: An image for the feature maps. Empty uses the photograph of a cat that is part of the package.
-        filters_recipe: How filters are visualized: filters, quick or article.
-        filters_steps: Steps of the optimization of each filter's image. By default the recipe's.
+        filters_recipe: How filters are visualized: lucid, filters, quick, article and others.
+        filters_steps: Steps of the optimization of each filter's image. None takes the recipe's.
         filters_image_size: Height and width of the filters' images in pixels.
-        classes_recipe: How classes are visualized: classes, quick or article.
-        classes_steps: Steps of the optimization of each class's image. By default the recipe's.
+        classes_recipe: How classes are visualized: lucid, classes, quick, article and others.
+        classes_steps: Steps of the optimization of each class's image. None takes the recipe's.
         article_steps: The same for the images by the article's recipe, beside which ours are shown.
         seed: For the data, the training and the visualizations.
         fresh: Start over instead of continuing.
