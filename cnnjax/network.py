@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Key, Shaped
 
 from cnnjax import checksums, models
@@ -98,17 +99,24 @@ class Network:
         keys: Key[Array, " batch"] | None = None,
         axis_name: str | None = None,
         perturbations: dict[str, Array] | None = None,
+        dtype: DTypeLike | None = None,
     ) -> Output:
         """`models.apply` on images (batch, height, width, channels), which are normalized first.
 
+        dtype: what the layers compute in, such as jnp.bfloat16; by default what the images and parameters are in.
         images: floats in [0, 1], or uint8 in [0, 255]. Raises UserError for images of other types, shapes or ranges;
         ranges are not known within a traced function.
         """
+        params, prepared = self.params, normalize(self.normalizer, as_unit(images, self.channels))
+        if dtype is not None:
+            prepared = prepared.astype(dtype)
+            if not getattr(without_arrays(self.graphdef), "casts_parameters", False):
+                params = jax.tree.map(lambda leaf: _as_type(leaf, dtype), params)
         return models.apply(
             self.graphdef,
-            self.params,
+            params,
             self.model_state,
-            normalize(self.normalizer, as_unit(images, self.channels)),
+            prepared,
             train=train,
             keys=keys,
             axis_name=axis_name,
@@ -201,6 +209,10 @@ class _Note:
 
     def __hash__(self) -> int:
         return 0
+
+
+def _as_type(leaf: Array, dtype: DTypeLike) -> Array:
+    return leaf.astype(dtype) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf
 
 
 def without_arrays(graphdef: nnx.GraphDef) -> nnx.Module:

@@ -11,12 +11,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from cnnjax import Network, formats, runtime
+from cnnjax.train.strategy import rows_strategy
 from cnnjax.visualize import ascent, objectives
 from cnnjax.visualize.layers import at_image_size, layer_shapes
 from cnnjax.visualize.optimizers import Optimizer, keras_vis_rmsprop
 from cnnjax.visualize.parameterizations import Pixels, to_uint8
 from cnnjax.visualize.recipes import RECIPES
-from cnnjax.visualize.stages import Plan
+from cnnjax.visualize.stages import NEVER, Plan
 
 runtime.configure()
 
@@ -31,7 +32,7 @@ CLIMB = RECIPE.stages[0]
 def look(problem: ascent.Problem, state: ascent.State) -> tuple[jax.Array, jax.Array]:
     """The best images so far as uint8, and their activations without jitter."""
     images = jax.vmap(functools.partial(to_uint8, Pixels()))(problem.images(state.best_params))
-    return images, ascent.measure(problem.network, problem.objective, images)[0]
+    return images, ascent.measure(problem.network, problem.objective, images, rows_strategy(1))[0]
 
 
 def climb(
@@ -43,14 +44,15 @@ def climb(
     `most`. A filter that has reached its target stays in the batch.
     """
     objective = objectives.channel(layer, channels).bind(objectives.Target(layer_shapes(network), network.class_names))
-    plan = Plan(network, RECIPE, Pixels(), Optimizer(keras_vis_rmsprop()), None, seed)
+    plan = Plan(network, RECIPE, Pixels(), Optimizer(keras_vis_rmsprop()), None, seed, rows_strategy(1))
     problem = plan.problem(objective, CLIMB)
     keys, params, _ = plan.noise(objective.numbers())
     keys, state = ascent.fold(keys, 1), ascent.init_state(problem, params)
     highest, taken = np.full(len(channels), -np.inf), 0
     while taken < most and not (highest >= targets).all():
         last = min(taken + CHUNK, most)
-        state = ascent.advance(problem, keys, state, jnp.int32(taken), jnp.int32(last))
+        numbers = jnp.int32(taken), jnp.int32(last), jnp.int32(NEVER)
+        state = ascent.advance(problem, keys, state, *numbers, plan.strategy)
         images, activations = jax.device_get(look(problem, state))
         highest, taken = np.maximum(highest, activations), last
         yield taken, activations, images

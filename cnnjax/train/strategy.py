@@ -298,8 +298,30 @@ def sum_over_rows(strategy: Strategy, function: Callable[[Any, Any], Array]) -> 
     def part(fixed: Any, rows: Any) -> Array:
         return lax.psum(function(fixed, rows), AXIS)
 
+    return _over_rows(strategy, part, P())
+
+
+def map_rows(strategy: Strategy, function: Callable[[Any, Any], PyTree]) -> Callable[[Any, Any], PyTree]:
+    """`run(fixed, rows)` is function(fixed, rows), which has a row for each row; each device computes its own part.
+
+    For use inside of jit, with rows placed by `place_rows`; `fixed` lies on all devices.
+    """
+    return function if strategy.devices == 1 else _over_rows(strategy, function, P(AXIS))
+
+
+def place_rows(strategy: Strategy, rows: PyTree) -> PyTree:
+    """Arrays (rows, …) on the devices, each with its own part; their number must be a multiple of the devices'."""
+    return rows if strategy.devices == 1 else jax.device_put(rows, NamedSharding(strategy.mesh, P(AXIS)))
+
+
+def place_fixed(strategy: Strategy, fixed: PyTree) -> PyTree:
+    """Arrays that all rows have in common, on all devices."""
+    return fixed if strategy.devices == 1 else replicate(strategy, fixed)
+
+
+def _over_rows(strategy: Strategy, function: Callable[[Any, Any], Any], out: P) -> Callable[[Any, Any], Any]:
     # Unchecked, as in pmap: a gradient with respect to what a device made itself must not be summed over devices.
-    return jax.shard_map(part, mesh=strategy.mesh, in_specs=(P(), P(AXIS)), out_specs=P(), check_vma=False)
+    return jax.shard_map(function, mesh=strategy.mesh, in_specs=(P(), P(AXIS)), out_specs=out, check_vma=False)
 
 
 def dispatches_per_epoch(

@@ -7,15 +7,17 @@ once. A result is the image after the step before which the score was highest (k
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
 import optax
 from jax import lax
-from jaxtyping import Array, Float, Int, Key, UInt8
+from jaxtyping import Array, Bool, Float, Int, Key, UInt8
 
 from cnnjax.network import Network
+from cnnjax.train import strategy as strategies
+from cnnjax.train.strategy import Strategy
 from cnnjax.visualize import before_relu
 from cnnjax.visualize import transforms as transforms_
 from cnnjax.visualize.objectives import Objective, with_before_relu
@@ -24,6 +26,7 @@ from cnnjax.visualize.parameterizations import ImageParams, Parameterization, qu
 from cnnjax.visualize.parameterizations.base import Leaf
 from cnnjax.visualize.transforms import Transform
 
+T = TypeVar("T")
 Score = Callable[[ImageParams], tuple[jax.Array, jax.Array]]
 """Parameters of a batch of images -> each one's (score with penalties, value of the objective after relu)."""
 
@@ -39,6 +42,10 @@ class State(NamedTuple):
     """Parameters after the step before which the score was highest."""
     peak: Float[Array, " batch"]
     """Highest value of the objective met, after relu."""
+    stale: Int[Array, " batch"]
+    """Steps since the score rose above its best."""
+    steps: Int[Array, " batch"]
+    """Steps taken."""
 
 
 @jax.tree_util.register_dataclass
@@ -62,6 +69,8 @@ class Problem:
     """How many differently transformed copies of an image the network is shown; the objective is their mean."""
     steps: Leaf = 1.0
     """Of the stage, over which transforms may change."""
+    dtype: str | None = field(default=None, metadata={"static": True})
+    """What the network computes in; None for what its parameters are in."""
 
     def at(self, step: jax.Array) -> "Problem":
         """The problem with the transforms of this step."""
@@ -77,7 +86,8 @@ def init_state(problem: Problem, params: ImageParams) -> State:
     """The state before the first step."""
     lead = jax.tree.leaves(params)[0]
     worst = jnp.full(len(lead), -jnp.inf, lead.dtype)
-    return State(params, jax.vmap(problem.optimizer.init)(params), worst, params, worst)
+    none = jnp.zeros(len(lead), jnp.int32)
+    return State(params, jax.vmap(problem.optimizer.init)(params), worst, params, worst, none, none)
 
 
 def make_score(problem: Problem, keys: Key[Array, " batch"]) -> Score:
@@ -85,7 +95,8 @@ def make_score(problem: Problem, keys: Key[Array, " batch"]) -> Score:
 
     def score(params: ImageParams) -> tuple[jax.Array, jax.Array]:
         images = problem.images(params)
-        seen = before_relu.run(problem.network, _shown(problem, keys, images) / 255, problem.before_relu)
+        shown = _shown(problem, keys, images) / 255
+        seen = before_relu.run(problem.network, shown, problem.before_relu, problem.dtype)
         logits, activations, before = jax.tree.map(lambda x: x.reshape(len(images), -1, *x.shape[1:]), seen)
 
         def mean(objective: Objective, activations: dict[str, jax.Array]) -> jax.Array:
@@ -124,49 +135,83 @@ def step(score: Score, optimizer: Optimizer, state: State) -> State:
         updates, opt_state = jax.vmap(optimizer.update)(gradient, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     better = scores > state.best
-
-    def choose(new: jax.Array, old: jax.Array) -> jax.Array:
-        return jnp.where(better.reshape(-1, *[1] * (new.ndim - 1)), new, old)
-
     return State(
         params=params,
         opt_state=opt_state,
         best=jnp.where(better, scores, state.best),
-        best_params=jax.tree.map(choose, params, state.best_params),
+        best_params=_choose(better, params, state.best_params),
         peak=jnp.maximum(state.peak, goals),
+        stale=jnp.where(better, 0, state.stale + 1),
+        steps=state.steps + 1,
     )
 
 
-@jax.jit
+@functools.partial(jax.jit, static_argnames=("strategy",))
 def advance(
     problem: Problem,
     keys: Key[Array, " batch"],
     state: State,
-    first: int | Int[Array, ""],
-    last: int | Int[Array, ""],
+    first: Int[Array, ""],
+    last: Int[Array, ""],
+    patience: Int[Array, ""],
+    strategy: Strategy,
 ) -> State:
-    """Steps `first` to `last`: one program for any number of them. `keys`: of the stage, one for each image."""
+    """Steps `first` to `last`: one program for any number of them. `keys`: of the stage, one for each image.
 
-    def body(i: jax.Array, state: State) -> State:
-        drawn, now = fold(keys, i), problem.at(i)
-        if now.transforms and now.in_place:
-            images = now.images(state.params)  # which are the parameters themselves
-            changed = jax.vmap(functools.partial(transforms_.apply, now.transforms))(drawn, images)
-            state = state._replace(params=changed)
-        return step(make_score(now, drawn), now.optimizer, state)
+    An image whose score has not risen for `patience` steps stays as it is; when all have stopped, the loop ends. Each
+    device has its own part of the images, and a loop of its own.
+    """
 
-    return lax.fori_loop(first, last, body, state)
+    def part(fixed: tuple, rows: tuple) -> State:
+        (network, transforms, parameterization, steps, first, last, patience), (objective, penalty, *own) = fixed, rows
+        keys, state = own
+        local = replace(
+            problem,
+            network=network,
+            objective=objective,
+            penalty=penalty,
+            transforms=transforms,
+            parameterization=parameterization,
+            steps=steps,
+        )
+
+        def moving(carry: tuple[jax.Array, State]) -> jax.Array:
+            return (carry[0] < last) & (carry[1].stale < patience).any()
+
+        def body(carry: tuple[jax.Array, State]) -> tuple[jax.Array, State]:
+            i, state = carry
+            return i + 1, _choose(state.stale < patience, _advance_once(local.at(i), fold(keys, i), state), state)
+
+        return lax.while_loop(moving, body, (first, state))[1]
+
+    fixed = problem.network, problem.transforms, problem.parameterization, problem.steps, first, last, patience
+    return strategies.map_rows(strategy, part)(fixed, (problem.objective, problem.penalty, keys, state))
 
 
-@jax.jit
+def _advance_once(problem: Problem, keys: Key[Array, " batch"], state: State) -> State:
+    """One step, before which transforms may change the images in place. `keys`: of the step, one for each image."""
+    if problem.transforms and problem.in_place:
+        images = problem.images(state.params)  # which are the parameters themselves
+        changed = jax.vmap(functools.partial(transforms_.apply, problem.transforms))(keys, images)
+        state = state._replace(params=changed)
+    return step(make_score(problem, keys), problem.optimizer, state)
+
+
+@functools.partial(jax.jit, static_argnames=("strategy",))
 def measure(
-    network: Network, objective: Objective, shown: UInt8[Array, "batch height width channels"]
+    network: Network, objective: Objective, shown: UInt8[Array, "batch height width channels"], strategy: Strategy
 ) -> tuple[Float[Array, " batch"], Float[Array, "batch classes"] | None]:
     """The objective's values, and the probabilities of the classes (if there are any), for images as they are saved."""
-    images = shown.astype(jnp.float32)
-    logits, activations = network(images / 255)
-    goals = objective.values(logits, activations, images)
-    return goals, network.probabilities(images / 255) if network.class_names else None
+
+    def part(
+        network: Network, rows: tuple[Objective, UInt8[Array, "part height width channels"]]
+    ) -> tuple[Float[Array, " part"], Float[Array, "part classes"] | None]:
+        images = rows[1].astype(jnp.float32)
+        logits, activations = network(images / 255)
+        goals = rows[0].values(logits, activations, images)
+        return goals, network.probabilities(images / 255) if network.class_names else None
+
+    return strategies.map_rows(strategy, part)(network, (objective, shown))
 
 
 @functools.partial(jax.jit, static_argnames=("image_size", "channels"))
@@ -188,6 +233,15 @@ def init_noise(
         keys = jax.vmap(jax.random.fold_in)(keys, members)
     params = jax.vmap(lambda key: parameterization.init(key, image_size, channels))(fold(keys, 0))
     return keys, params, jax.vmap(lambda one: quantize(parameterization.to_image(one)))(params)
+
+
+def _choose(condition: Bool[Array, " batch"], new: T, old: T) -> T:
+    """Each image's part of a pytree, from the new one where the condition holds."""
+
+    def choose(new: jax.Array, old: jax.Array) -> jax.Array:
+        return jnp.where(condition.reshape(-1, *[1] * (new.ndim - 1)), new, old)
+
+    return jax.tree.map(choose, new, old)
 
 
 def fold(keys: Key[Array, " batch"], number: int | jax.Array) -> Key[Array, " batch"]:

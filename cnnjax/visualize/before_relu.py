@@ -6,10 +6,11 @@ know of it: `jax.nn.relu`, `nnx.relu` and `jnp.maximum(x, 0)`, also inside of ja
 
 from collections.abc import Collection, Sequence
 from functools import lru_cache
-from typing import Any
+from typing import Any, cast
 
 import jax
 from jax.extend import core
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from cnnjax.errors import UserError
@@ -23,17 +24,29 @@ _MOVES = frozenset(
 
 
 def run(
-    network: Network, images: Float[Array, "batch height width channels"], layers: Collection[str]
+    network: Network,
+    images: Float[Array, "batch height width channels"],
+    layers: Collection[str],
+    dtype: DTypeLike | None = None,
 ) -> tuple[Array, dict[str, Array], dict[str, Array]]:
-    """The logits, the activations, and what the `layers`, which `relu_layers` has named, compute before their relu."""
+    """The logits, the activations, and what the `layers`, which `relu_layers` has named, compute before their relu.
+
+    dtype: what the network computes in; the results have the dtype of the images.
+    """
+
+    def call(images: Array) -> tuple[Array, dict[str, Array]]:
+        output = network.apply(images, dtype=dtype)
+        return cast(Array, output.logits), output.activations
+
     if not layers:
-        return *network(images), {}
-    program, shapes = jax.make_jaxpr(lambda images: network(images), return_shape=True)(images)
-    values, before = _evaluate(program.jaxpr, program.consts, (images,), [None])
-    tree = jax.tree.structure(shapes)
-    logits, activations = jax.tree.unflatten(tree, values)
-    found = jax.tree.unflatten(tree, before)[1]
-    return logits, activations, {layer: found[layer] for layer in layers}
+        found = (*call(images), {})
+    else:
+        program, shapes = jax.make_jaxpr(call, return_shape=True)(images)
+        values, before = _evaluate(program.jaxpr, program.consts, (images,), [None])
+        tree = jax.tree.structure(shapes)
+        earlier = jax.tree.unflatten(tree, before)[1]
+        found = (*jax.tree.unflatten(tree, values), {layer: earlier[layer] for layer in layers})
+    return found if dtype is None else jax.tree.map(lambda leaf: leaf.astype(images.dtype), found)
 
 
 def relu_layers(network: Network) -> frozenset[str]:

@@ -21,6 +21,7 @@ from PIL import Image as PIL
 from cnnjax.errors import UserError
 from cnnjax.files import atomic_write
 from cnnjax.network import Json, Network
+from cnnjax.train.strategy import rows_strategy
 from cnnjax.visualize import ascent, objectives
 from cnnjax.visualize.before_relu import choose_layers
 from cnnjax.visualize.layers import at_image_size, layer_shapes
@@ -29,7 +30,7 @@ from cnnjax.visualize.optimizers import Optimizer
 from cnnjax.visualize.parameterizations import ImageParams, Parameterization, as_argument
 from cnnjax.visualize.recipes import Recipe, with_steps
 from cnnjax.visualize.recipes import recipe as recipe_of
-from cnnjax.visualize.stages import Plan, show
+from cnnjax.visualize.stages import NEVER, Plan, show
 
 FORMATS = (".gif", ".webp", ".png")
 """What Pillow writes as a film; GIF has 256 colours, animated WebP and PNG have all."""
@@ -159,7 +160,7 @@ def of_training(
         )
     layers = choose_layers(first, objective.layers(), wanted=chosen.before_relu, demanded=False)
     parameterization = cast(Parameterization[ImageParams], chosen.parameterization)
-    plan = Plan(first, chosen, parameterization, Optimizer(chosen.optimizer), None, seed, layers)
+    plan = Plan(first, chosen, parameterization, Optimizer(chosen.optimizer), None, seed, rows_strategy(1), layers)
     stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *[(one.params, one.model_state) for one in sized])
     keys, params, _ = plan.noise(objective.numbers(), np.arange(len(objective)) if plan.is_joint(objective) else None)
     drawn = np.asarray(_over_networks(plan, objective, keys, params, stacked))
@@ -181,7 +182,8 @@ def _over_networks(
         for number, stage in enumerate(plan.recipe.stages, 1):
             problem = plan._replace(network=network).problem(objective, stage)
             state = ascent.init_state(problem, current)
-            state = ascent.advance(problem, ascent.fold(keys, number), state, 0, stage.steps)
+            numbers = jnp.int32(0), jnp.int32(stage.steps), jnp.int32(NEVER)
+            state = ascent.advance(problem, ascent.fold(keys, number), state, *numbers, plan.strategy)
             current = state.best_params
         return show(argument, current)
 

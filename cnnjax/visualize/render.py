@@ -8,11 +8,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.typing import DTypeLike
 from jaxtyping import Array
 
 from cnnjax.data import normalize
 from cnnjax.errors import UserError
 from cnnjax.network import Json, Network
+from cnnjax.train import strategy as strategies
+from cnnjax.train.strategy import Strategy
 from cnnjax.visualize import ascent, objectives
 from cnnjax.visualize import transforms as transforms_
 from cnnjax.visualize.ascent import Problem, State
@@ -39,6 +42,8 @@ def render(
     optimizer: optax.GradientTransformation | None = None,
     penalty: Objective | ObjectiveFunction | None = None,
     before_relu: bool | None = None,
+    patience: int | None = None,
+    compute_dtype: DTypeLike | None = None,
     image_size: int | tuple[int, int] | None = None,
     seed: int = 0,
     batch_size: int = 16,
@@ -56,11 +61,16 @@ def render(
     before_relu: whether objectives read what their layers compute before relu; None leaves it to the recipe. There a
     filter that noise leaves silent has a gradient, too. None takes layers whose activation is not the result of a relu
     as they are, True refuses them. A function is always given the activations after relu.
+    patience: after how many steps without a higher score an image stops, in each stage; None never. One that has
+    stopped stays as it is, and a batch ends when all have. `steps` in the provenance are those that were taken.
+    compute_dtype: what the network computes in, such as jnp.bfloat16; the image stays float32.
     image_size: in pixels, an int or (height, width); by default the network's, see `layers.at_image_size`.
     seed: of the noise and the transforms. An objective gives the same image whatever others are drawn with it, except
     for `diversity` and `alignment`, which compare images: then all of them are one batch.
-    batch_size: how many images are optimized together. One program is compiled for each structure of the objective,
-    image size and number of images; channels, classes, weights and steps may change without compiling it again.
+    batch_size: how many images are optimized together, on all of this host's devices: each draws an equal part of them.
+    It is rounded up to a multiple of their number, unless there are fewer images than devices. One program is compiled
+    for each structure of the objective, image size and number of images; channels, classes, weights and steps may
+    change without compiling it again.
     on_progress: called with the number of images × steps done since its last call. frames: keeps the images on the
     way, such as a `films.Recorder`.
 
@@ -72,27 +82,31 @@ def render(
 
     Raises UserError for a layer, channel, class or image size that the network does not have.
     """
-    if batch_size < 1:
-        raise UserError(f"batch_size={batch_size} must be at least 1")
+    _check(batch_size, patience, compute_dtype)
     digest = network.digest  # of the caller's object, which keeps it for the next call
     network = at_image_size(network, image_size)
     target = Target(layer_shapes(network), network.class_names)
     objective = objectives.as_objective(objective).bind(target)
     chosen = _choose_recipe(recipe, objective, steps, transforms)
     used = cast(Parameterization[ImageParams], parameterization or chosen.parameterization)
+    penalizing = None if penalty is None else objectives.as_objective(penalty).bind(target)
+    rows, strategy = _share(batch_size, objective, penalizing)
     plan = Plan(
-        network=apply_recipe_input(network, chosen),
+        network=strategies.place_fixed(strategy, apply_recipe_input(network, chosen)),
         recipe=chosen,
         parameterization=used,
         optimizer=Optimizer(wrap_optimizer(used, optimizer or chosen.optimizer)),
-        penalty=None if penalty is None else objectives.as_objective(penalty).bind(target),
+        penalty=penalizing,
         seed=seed,
+        strategy=strategy,
         before_relu=choose_layers(
             network,
             objective.layers(),
             wanted=chosen.before_relu if before_relu is None else before_relu,
             demanded=before_relu is True,
         ),
+        patience=patience,
+        dtype=None if compute_dtype is None else jnp.dtype(compute_dtype).name,
     )
     replaced = {
         "parameterization": parameterization,
@@ -103,11 +117,10 @@ def render(
     }
     shared = _shared_facts(plan, digest, replaced)
     images = []
-    size = len(objective) if plan.is_joint(objective) else min(batch_size, len(objective))
-    for first in range(0, len(objective), size):
-        count = min(size, len(objective) - first)
+    for first in range(0, len(objective), rows):
+        count = min(rows, len(objective) - first)
         # The last batch is filled up, so that there is one program.
-        several = objective[np.minimum(np.arange(first, first + size), first + count - 1)]
+        several = objective[np.minimum(np.arange(first, first + rows), first + count - 1)]
         drawn = jax.device_get(draw(plan, several, count, on_progress, frames))
         images += [_image(network, several, drawn, index, shared) for index in range(count)]
     return images
@@ -173,6 +186,24 @@ def render_classes(
     )
 
 
+def _check(batch_size: int, patience: int | None, dtype: DTypeLike | None) -> None:
+    if batch_size < 1:
+        raise UserError(f"batch_size={batch_size} must be at least 1")
+    if patience is not None and patience < 1:
+        raise UserError(f"patience={patience} must be at least 1, or None to take all steps")
+    if dtype is not None and not jnp.issubdtype(dtype, jnp.floating):
+        raise UserError(f"compute_dtype={jnp.dtype(dtype).name} must be a floating type, such as bfloat16")
+
+
+def _share(batch_size: int, objective: Objective, penalty: Objective | None) -> tuple[int, Strategy]:
+    """How many images are drawn at a time, and on which devices."""
+    if objective.is_joint or (penalty is not None and penalty.is_joint):
+        return len(objective), strategies.rows_strategy(1)
+    rows = min(batch_size, len(objective))
+    strategy = strategies.rows_strategy(rows)
+    return -(-rows // strategy.devices) * strategy.devices, strategy
+
+
 def apply_recipe_input(network: Network, recipe: Recipe) -> Network:
     """The network as a recipe gives it images: itself, or with the article's preprocessing, which is none at all."""
     if recipe.raw and network.normalizer.kind == "caffe":
@@ -198,7 +229,9 @@ def lower(network: Network, layer: str, batch_size: int, sharding: jax.sharding.
     recipe = recipe_of("filters")
     parameterization = cast(Parameterization[ImageParams], recipe.parameterization)
     layers = choose_layers(network, objective.layers(), wanted=recipe.before_relu, demanded=False)
-    plan = Plan(network, recipe, parameterization, Optimizer(recipe.optimizer), None, 0, layers)
+    plan = Plan(
+        network, recipe, parameterization, Optimizer(recipe.optimizer), None, 0, strategies.rows_strategy(1), layers
+    )
     problem = plan.problem(objective, plan.recipe.stages[0])
 
     def abstract(problem: Problem, numbers: Array) -> tuple[Problem, Array, State, Array]:
@@ -209,7 +242,7 @@ def lower(network: Network, layer: str, batch_size: int, sharding: jax.sharding.
     problem, keys, state, number = jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), found
     )
-    return ascent.advance.lower(problem, keys, state, number, number)
+    return ascent.advance.lower(problem, keys, state, number, number, number, plan.strategy)
 
 
 def _choose_recipe(
@@ -243,8 +276,9 @@ def _shared_facts(plan: Plan, digest: str, replaced: dict[str, object]) -> dict[
         **({"replaced": changed} if changed else {}),
         "input": normalize.describe(network.normalizer),
         "before_relu": list(plan.before_relu),
-        "steps": plan.recipe.steps,
         "seed": plan.seed,
+        **({} if plan.patience is None else {"patience": plan.patience}),
+        **({} if plan.dtype is None else {"compute_dtype": plan.dtype}),
     }
 
 
@@ -252,7 +286,11 @@ def _image(network: Network, objective: Objective, drawn: Drawn, index: int, sha
     """Image number `index` of a batch, with all that is known about it."""
     facts: dict[str, Json] = dict(objective.facts(index))
     (before, odds_before), (after, odds_after) = drawn.before, drawn.after
-    after_all: dict[str, Json] = {"activation_before": float(before[index]), "activation_after": float(after[index])}
+    after_all: dict[str, Json] = {
+        "steps": int(drawn.steps[index]),
+        "activation_before": float(before[index]),
+        "activation_after": float(after[index]),
+    }
     if facts["kind"] in ("filter", "neuron"):
         after_all["silent_on_noise"] = bool(before[index] == 0)
         after_all["failed"] = not after[index] > before[index]

@@ -3,6 +3,7 @@
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import jax
@@ -11,6 +12,8 @@ import numpy as np
 from jaxtyping import Array, Float, Key, UInt8
 
 from cnnjax.network import Network
+from cnnjax.train import strategy as strategies
+from cnnjax.train.strategy import Strategy
 from cnnjax.visualize import ascent, objectives
 from cnnjax.visualize.ascent import Problem, State
 from cnnjax.visualize.objectives import Objective
@@ -28,6 +31,7 @@ from cnnjax.visualize.parameterizations import (
 from cnnjax.visualize.recipes import Recipe, Stage
 
 EPSILON = 1e-7
+NEVER = np.iinfo(np.int32).max
 T = TypeVar("T")
 Progress = Callable[[int], object]
 """Called with the number of images × steps done since the last call: a tqdm bar's `update`."""
@@ -56,8 +60,14 @@ class Plan(NamedTuple):
     optimizer: Optimizer
     penalty: Objective | None
     seed: int
+    strategy: Strategy
+    """On which devices."""
     before_relu: tuple[str, ...] = ()
     """Layers that the objectives read before their relu."""
+    patience: int | None = None
+    """After how many steps without a higher score an image stops in each stage."""
+    dtype: str | None = None
+    """What the network computes in."""
 
     def is_joint(self, objective: Objective) -> bool:
         """Whether the images of a batch depend on each other."""
@@ -91,6 +101,7 @@ class Plan(NamedTuple):
             before_relu=self.before_relu,
             views=self.recipe.views,
             steps=jnp.float32(stage.steps),
+            dtype=self.dtype,
         )
 
     def noise(
@@ -138,6 +149,8 @@ class Drawn(NamedTuple):
     """The objective's highest value from the noise to the result, after relu."""
     alpha: UInt8[Array | np.ndarray, "batch height width"] | None
     """The images' alpha channels, if the parameterization has any."""
+    steps: Array | np.ndarray
+    """How many steps each image has taken."""
 
 
 def _on_device(tree: T) -> T:
@@ -151,30 +164,34 @@ def draw(
     """All stages for one batch of objectives, of which `count` are to be told to `on_progress` and `frames`."""
     members = np.arange(len(objective)) if plan.is_joint(objective) else None
     keys, params, shown = plan.noise(objective.numbers(), members)
-    objective = _on_device(objective.broadcast(len(objective)))
-    before = ascent.measure(plan.network, objective, shown)
-    peak, alpha = np.full(len(objective), -np.inf), None
+    objective = objective.broadcast(len(objective))
+    objective, keys, params = strategies.place_rows(plan.strategy, (_on_device(objective), keys, params))
+    before = ascent.measure(plan.network, objective, shown, plan.strategy)
+    peak, steps, alpha = np.full(len(objective), -np.inf), np.zeros(len(objective), np.int32), None
     argument = as_argument(plan.parameterization)
     restarts = from_image(plan.parameterization) is not None
     watch, begun = Watch(count, on_progress, frames), 0
     watch.begin(shown)
     for number, stage in enumerate(plan.recipe.stages, 1):
         relative = stage.relative and plan.penalty is None
-        tv = _relative_weights(plan.network, objective, argument, params, stage.tv) if relative else None
+        tv = None
+        if relative:
+            tv = _relative_weights(plan.network, objective, argument, params, stage.tv, plan.strategy)
         problem = plan.problem(objective, stage, tv)
-        state = _run(problem, ascent.fold(keys, number), params, stage.steps, watch, begun)
+        state = _run(plan, problem, ascent.fold(keys, number), params, stage.steps, watch, begun)
         begun += stage.steps
         params = state.best_params
         shown, alpha = show(argument, params), _alpha(argument, params)
         if restarts and number < len(plan.recipe.stages):
             params = _restart(argument, shown)
-        peak = np.maximum(peak, state.peak)
-    after = ascent.measure(plan.network, objective, shown)
+        peak, steps = np.maximum(peak, state.peak), steps + np.asarray(state.steps)
+    after = ascent.measure(plan.network, objective, shown, plan.strategy)
     peak = np.maximum(peak, np.maximum(before[0], after[0]))
-    return Drawn(shown, before, after, peak, alpha)
+    return Drawn(shown, before, after, peak, alpha, steps)
 
 
 def _run(
+    plan: Plan,
     problem: Problem,
     keys: Key[Array, " batch"],
     params: ImageParams,
@@ -184,10 +201,14 @@ def _run(
 ) -> State:
     """One stage, after `begun` steps of those before. Watched, it takes several calls; the results are the same."""
     state, done, span = ascent.init_state(problem, params), 0, steps if watch.on_progress is None else 4
+    patience = NEVER if plan.patience is None else plan.patience
     while done < steps:
         began, last = time.perf_counter(), min(done + min(span, watch.steps_left(begun + done)), steps)
-        state = ascent.advance(problem, keys, state, jnp.int32(done), jnp.int32(last))
+        numbers = jnp.int32(done), jnp.int32(last), jnp.int32(patience)
+        state = ascent.advance(problem, keys, state, *numbers, plan.strategy)
         if watch.on_progress is not None:
+            if watch.frames is None and (np.asarray(state.stale) >= patience).all():
+                last = steps  # the others would change nothing
             jax.block_until_ready(state.best)
             watch.on_progress(watch.wanted * (last - done))
             span = max(1, int((last - done) / (time.perf_counter() - began)))
@@ -222,17 +243,18 @@ def _restart(
     return jax.vmap(restart)(shown.astype(jnp.float32))
 
 
-@jax.jit
+@partial(jax.jit, static_argnames=("strategy",))
 def _relative_weights(
     network: Network,
     objective: Objective,
     parameterization: Parameterization[ImageParams],
     params: ImageParams,
     ratio: float | Float[Array, ""],
+    strategy: Strategy,
 ) -> Float[Array, " batch"]:
     """Weights for which the total variation of these images counts as `ratio` times the objective's value for them."""
     images = jax.vmap(parameterization.to_image)(params)
-    goals, _ = ascent.measure(network, objective, jax.vmap(quantize)(images))
+    goals, _ = ascent.measure(network, objective, jax.vmap(quantize)(images), strategy)
     variation = objectives.total_variation()
     roughness = jax.vmap(lambda image: variation(jnp.zeros(0), {}, image))(images)
     return ratio * jnp.maximum(goals, 0) / (roughness + EPSILON)
