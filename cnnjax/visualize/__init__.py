@@ -9,6 +9,7 @@ The nouns are lucid's: objectives, transforms, parameterizations; `render` takes
 from cnnjax.visualize import atlas as atlas
 from cnnjax.visualize import attribution_metrics as attribution_metrics
 from cnnjax.visualize import films as films
+from cnnjax.visualize import quality as quality
 from cnnjax.visualize import recipes as recipes
 from cnnjax.visualize.attribution import (
     METHODS,
@@ -106,6 +107,7 @@ __all__ = [
     "occlusion",
     "pad",
     "pixels",
+    "quality",
     "recipes",
     "render",
     "render_classes",

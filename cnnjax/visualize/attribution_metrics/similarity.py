@@ -10,8 +10,8 @@ def rank_correlation(
     first: Num[np.ndarray, "rows values"], second: Num[np.ndarray, "rows values"]
 ) -> Float[np.ndarray, " rows"]:
     """Spearman's rank correlation of each row; equal values share their mean rank. NaN for a row of one value only."""
-    ranks = [np.stack([_ranks(row) for row in np.asarray(values)]) for values in (first, second)]
-    centred = [values - values.mean(axis=1, keepdims=True) for values in ranks]
+    ranked = [np.stack([ranks(row) for row in np.asarray(values)]) for values in (first, second)]
+    centred = [values - values.mean(axis=1, keepdims=True) for values in ranked]
     lengths = np.sqrt(np.prod([(values**2).sum(axis=1) for values in centred], axis=0))
     return np.where(lengths > 0, (centred[0] * centred[1]).sum(axis=1) / np.where(lengths > 0, lengths, 1), np.nan)
 
@@ -37,7 +37,8 @@ def structural_similarity(
     return (above / ((mean_x**2 + mean_y**2 + c1) * (var_x + var_y + c2))).mean(axis=(1, 2))
 
 
-def _ranks(values: Num[np.ndarray, " values"]) -> Float[np.ndarray, " values"]:
+def ranks(values: Num[np.ndarray, " values"]) -> Float[np.ndarray, " values"]:
+    """The rank of each value, from 1; equal values share their mean rank."""
     _, places, counts = np.unique(values, return_inverse=True, return_counts=True)
     last = np.cumsum(counts)
     return (last - (counts - 1) / 2)[places]

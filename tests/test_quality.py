@@ -1,0 +1,208 @@
+"""Measures of quality against NumPy, SciPy and cases whose answer is known."""
+
+import json
+
+import numpy as np
+import pytest
+import scipy.ndimage
+import scipy.stats
+import tiny
+from oracles import keras_vis
+
+from cnnjax.data.dataset import ArraySplit
+from cnnjax.errors import UserError
+from cnnjax.visualize import Image, quality
+from cnnjax.visualize.atlas.statistics import collect
+from cnnjax.visualize.quality import moves
+
+pytestmark = pytest.mark.usefixtures("quickly_compiled")
+
+SIDE = 12
+
+
+def photos(count, seed=0):
+    return np.random.default_rng(seed).integers(0, 256, (count, SIDE, SIDE, 3), dtype=np.uint8)
+
+
+def forward(pixels):
+    return keras_vis.forward(keras_vis.parameters(SIDE), pixels.astype(np.float64))
+
+
+@pytest.fixture(scope="module")
+def network():
+    return tiny.network()
+
+
+@pytest.fixture(scope="module")
+def data():
+    return ArraySplit(photos(60, seed=1), np.arange(60, dtype=np.int32) % 3)
+
+
+@pytest.fixture(scope="module")
+def drawn():
+    """Two filters of each of two layers, and three classes."""
+    pixels = photos(7, seed=2)
+    filters = [("conv_1", 0), ("conv_2", 3), ("conv_1", 2), ("conv_2", 1)]
+    notes = [{"kind": "filter", "layer": layer, "channel": channel} for layer, channel in filters]
+    notes += [{"kind": "class", "class": name} for name in tiny.NAMES]
+    return [Image(one, note) for one, note in zip(pixels, notes, strict=True)]
+
+
+def value(image, pixels):
+    logits, activations = forward(pixels)
+    notes = image.provenance
+    if notes["kind"] == "class":
+        return logits[tiny.NAMES.index(notes["class"])]
+    return activations[notes["layer"]][..., notes["channel"]].mean()
+
+
+def test_values_are_those_of_numpy(network, drawn):
+    found = quality.values_of(drawn, network)
+    np.testing.assert_allclose(found, [value(image, image.pixels) for image in drawn], rtol=1e-4)
+    other = photos(7, seed=5)
+    found = quality.values_of(drawn, network, other)
+    np.testing.assert_allclose(found, [value(*pair) for pair in zip(drawn, other, strict=True)], rtol=1e-4)
+
+
+def test_activations_are_compared_with_those_on_data(network, data, drawn):
+    statistics = collect(network, data, {"conv_1": 4, "conv_2": 5}, batch_size=16)
+    found = quality.compare_activations(drawn, network, statistics)
+    for image, one in zip(drawn[:4], found, strict=False):
+        layer, channel = image.provenance["layer"], image.provenance["channel"]
+        means = np.stack([forward(photo)[1][layer].mean((0, 1)) for photo in data.images])
+        own = forward(image.pixels)[1][layer].mean((0, 1))
+        assert one["over_maximum"] == pytest.approx(own[channel] / means[:, channel].max(), rel=1e-4)
+        assert one["over_percentile"] == pytest.approx(own[channel] / np.quantile(means[:, channel], 0.999), rel=1e-4)
+        scores = (own - means.mean(0)) / means.std(0)
+        assert one["rank"] == 1 + (scores > scores[channel]).sum() and one["ranked_channels"] == len(own)
+    assert found[4:] == [{}] * 3
+    ranks = [one["rank"] for one in found[:4]]
+    assert len(set(ranks)) > 1, "a case where all ranks are the same would show little"
+
+
+def test_a_channel_that_is_silent_on_data_has_no_ratio(data, drawn):
+    bias = keras_vis.parameters(SIDE)["bias_2"]
+    bias[3] = -1e3
+    quiet = tiny.network(bias_2=bias)
+    statistics = collect(quiet, data, {"conv_1": 4, "conv_2": 5}, batch_size=16)
+    found = quality.compare_activations(drawn[:2], quiet, statistics)[1]
+    assert found == {"over_maximum": None, "over_percentile": None, "rank": None, "ranked_channels": 4}
+
+
+def test_a_twin_recognizes_by_names(network, drawn):
+    p = keras_vis.parameters(SIDE)
+    order = [2, 0, 1]
+    twin = tiny.network(
+        dense=p["dense"][:, order], bias=p["bias"][order], names=tuple(tiny.NAMES[index] for index in order)
+    )
+    logits = np.stack([forward(image.pixels)[0] for image in drawn[4:]])
+    odds = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    found = quality.recognized(drawn[4:], network, twin)
+    np.testing.assert_allclose(found.probabilities, np.diag(odds), rtol=1e-4)
+    np.testing.assert_array_equal(found.likeliest, logits.argmax(1) == np.arange(3))
+    np.testing.assert_allclose(found.twin_probabilities, found.probabilities, rtol=1e-4)
+    np.testing.assert_array_equal(found.twin_likeliest, found.likeliest)
+    assert quality.recognized(drawn[4:], network).twin_likeliest is None
+    with pytest.raises(UserError, match="does not know the class 'rabbit'"):
+        quality.recognized(drawn[4:], tiny.network(names=("a", "b", "c")))
+
+
+def test_moving_and_turning_are_scipys():
+    images = photos(2, seed=3)
+    for shift in ((8, 0), (-3, 0), (0, 2), (0, -8)):
+        expected = scipy.ndimage.shift(images, (0, *shift, 0), order=0, mode="nearest")
+        np.testing.assert_array_equal(moves.moved_by(images, *shift), expected)
+    np.testing.assert_array_equal(moves.turned_by(images, 90), np.rot90(images, -1, (1, 2)))
+    expected = scipy.ndimage.rotate(images.astype(float), -5, (1, 2), reshape=False, order=1, mode="nearest")
+    assert np.abs(moves.turned_by(images, 5) - expected).max() <= 1
+
+
+def test_what_is_kept_is_the_least_of_each_kind(network, drawn):
+    found = quality.robustness(drawn, network, shift=2)
+    for image, one in zip(drawn, found, strict=True):
+        before = value(image, image.pixels)
+        if before <= 0:
+            assert one == {"shift": None, "rotation": None, "jpeg": None}
+            continue
+        shifted = [moves.moved_by(image.pixels[None], *by)[0] for by in ((2, 0), (-2, 0), (0, 2), (0, -2))]
+        assert one["shift"] == pytest.approx(min(value(image, pixels) for pixels in shifted) / before, rel=1e-3)
+        jpeg = moves.as_jpeg(image.pixels[None], 75)[0]
+        assert one["jpeg"] == pytest.approx(value(image, jpeg) / before, rel=1e-3)
+    assert any(one["shift"] is not None for one in found)
+    flat = [Image(np.full((SIDE, SIDE, 3), 90, np.uint8), drawn[1].provenance)]
+    kept = quality.robustness(flat, network)[0]
+    assert [kept[name] for name in ("shift", "rotation", "jpeg")] == pytest.approx([1, 1, 1], abs=0.02)
+
+
+@pytest.mark.parametrize("similarity", ["spearman", "pearson", "cosine"])
+def test_similarities_are_scipys(similarity):
+    first, second = np.random.default_rng(0).integers(0, 6, (2, 3, 9)).astype(float)
+    oracle = {
+        "spearman": lambda a, b: scipy.stats.spearmanr(a, b).statistic,
+        "pearson": lambda a, b: scipy.stats.pearsonr(a, b).statistic,
+        "cosine": lambda a, b: a @ b / np.linalg.norm(a) / np.linalg.norm(b),
+    }[similarity]
+    expected = [[oracle(a, b) for b in second] for a in first]
+    np.testing.assert_allclose(quality.similarities(first, second, similarity), expected, rtol=1e-9, atol=1e-12)
+
+
+def test_the_path_of_a_kind_is_one_and_that_of_any_other_nought():
+    """Natural images of two kinds; drawn ones of the first kind, of the second, and of neither."""
+    generator = np.random.default_rng(0)
+    kinds = generator.normal(size=(3, 200))
+    natural = np.concatenate([kind + 0.8 * generator.normal(size=(12, 200)) for kind in kinds[:2]])
+    drawn = np.stack([kind + 0.8 * generator.normal(size=200) for kind in kinds])
+    same, other = [range(12)] * 3, [range(12, 24)] * 3
+    for similarity in ("spearman", "pearson", "cosine"):
+        found = quality.path_similarity({"a": drawn}, {"a": natural}, same, other, similarity=similarity)["a"]
+        np.testing.assert_allclose(found, [1, 0, 0], atol=0.25)
+        # By hand, for one of them.
+        sims = [quality.similarities(drawn[:1], rows, similarity).mean() for rows in (natural[:12], natural[12:])]
+        pairs = quality.similarities(natural[:12], natural[:12], similarity)[~np.eye(12, dtype=bool)].mean()
+        across = quality.similarities(natural[:12], natural[12:], similarity).mean()
+        assert found[0] == pytest.approx((sims[0] - across) / (pairs - across))
+    alike = {"a": np.stack([natural[0]] * 24)}
+    assert np.isnan(quality.path_similarity({"a": drawn}, alike, same, other)["a"]).all()
+    with pytest.raises(UserError, match="at least two natural images"):
+        quality.path_similarity({"a": drawn}, {"a": natural}, [[0]] * 3, other)
+
+
+def test_all_of_it_goes_into_the_provenance(network, data, drawn):
+    told = []
+    twin = tiny.network(dense=-keras_vis.parameters(SIDE)["dense"])
+    found = quality.assess(drawn, network, data, class_names=tiny.NAMES, twin=twin, on_progress=told.append)
+    assert sum(told) == 60 and len(found) == 7
+    for image, before in zip(found, drawn, strict=True):
+        assert "quality" not in before.provenance and np.array_equal(image.pixels, before.pixels)
+        one = json.loads(json.dumps(image.provenance))["quality"]
+        assert {"shift", "rotation", "jpeg", "path", "path_mean"} <= set(one)
+        assert list(one["path"]) == ["conv_1", "pool_1", "conv_2"]
+        extra = {"recognized", "recognized_by_twin"} if image.provenance["kind"] == "class" else {"rank"}
+        assert extra <= set(one)
+    sentence = quality.summarize(found)
+    for part in ("below 1", "of 4 drive", "of 3 recognized by the network", "by its twin", "under JPEG", "path like"):
+        assert part in sentence
+    assert quality.summarize(drawn) == ""
+    plain = quality.assess(drawn[4:], network, data)
+    assert all("path" not in image.provenance["quality"] for image in plain), "of classes without names of labels"
+
+
+def test_an_image_of_the_data_takes_its_path_and_one_of_another_kind_does_not(network):
+    """Data of two kinds, bright at the left and bright at the right; an image of the first kind, one of the second."""
+    ramp = np.linspace(0, 200, SIDE)[None, None, :, None] + np.zeros((30, SIDE, SIDE, 3))
+    pictures = np.concatenate([ramp, ramp[:, :, ::-1]]) + np.random.default_rng(0).uniform(0, 55, (60, SIDE, SIDE, 3))
+    tint = np.concatenate([np.full(30, 1.0), np.full(30, 0.2)])[:, None, None, None] * [1.0, 0.6, 0.1]
+    data = ArraySplit((pictures * tint).astype(np.uint8), np.repeat(np.arange(2, dtype=np.int32), 30))
+    names = ("left", "right")
+    pair = tiny.network(logits=1, names=names)
+    images = [Image(data.images[i], {"kind": "class", "class": "left"}) for i in (*range(9, 19), *range(40, 50))]
+    found = quality.assess(images, pair, data, class_names=names)
+    paths = np.asarray([image.provenance["quality"]["path_mean"] for image in found])
+    assert paths[:10].mean() == pytest.approx(1, abs=0.3) and paths[10:].mean() == pytest.approx(0, abs=0.3)
+
+
+def test_images_of_one_kind_and_size_only(network, data, drawn):
+    with pytest.raises(UserError, match="not of the kind 'layer'"):
+        quality.assess([Image(drawn[0].pixels, {"kind": "layer", "layer": "conv_1"})], network, data)
+    with pytest.raises(UserError, match="images of 2 sizes"):
+        quality.assess([drawn[0], Image(drawn[0].pixels[:6], drawn[0].provenance)], network, data)
