@@ -71,8 +71,9 @@ def filters(
         weights: A weights file, the folder of a run, vgg16 or vgg16-mini, which are part of the package, or imagenet
             (downloaded and kept).
         channels: Which of its channels. Empty uses eight of them.
-        recipe: How the images are optimized: filters, quick (seconds) or article, which gives weights from Caffe their
-            input without normalization, as the article did.
+        recipe: How the images are optimized: filters, quick (seconds), lucid (Fourier coefficients, robust to small
+            changes), maco (the spectrum of photographs, with an alpha channel; slow) or article, which gives weights
+            from Caffe their input without normalization, as the article did.
         image_size: Size of the images in pixels, one number or height and width, for networks that take any size. By
             default the network's, and 128 for convolutions alone.
         include_top: Whether to read the dense layers of the weights, where there are any.
@@ -110,8 +111,9 @@ def classes(
         names: Which classes. Empty uses the article's twelve, or the network's first twelve.
         weights: A weights file, the folder of a run, vgg16 or vgg16-mini, which are part of the package, or imagenet
             (downloaded and kept).
-        recipe: How the images are optimized: classes, quick (seconds) or article, which gives weights from Caffe their
-            input without normalization, as the article did.
+        recipe: How the images are optimized: classes, quick (seconds), lucid (Fourier coefficients, robust to small
+            changes), maco (the spectrum of photographs, with an alpha channel; slow) or article, which gives weights
+            from Caffe their input without normalization, as the article did.
         seed: Of the noise that the optimization starts from.
         out: Folder for the images and the figure.
     """
@@ -129,7 +131,57 @@ def classes(
     _save(drawn, out, "classes.png", titles)
 
 
-COMMANDS: Mapping[str, Callable[..., None]] = {"feature-maps": feature_maps, "filters": filters, "classes": classes}
+def deepdream(
+    *,
+    layer: str,
+    image: str = "",
+    weights: str = "vgg16",
+    steps: int | None = None,
+    image_size: int | tuple[int, int] | None = None,
+    seed: int = 0,
+    out: Path = Path("runs/deepdream"),
+) -> None:
+    """Change an image so that a layer sees more of whatever it sees in it (DeepDream).
+
+    Args:
+        layer: Which layer.
+        image: An image file. Empty uses the photograph of a cat that is part of the package.
+        weights: A weights file, the folder of a run, vgg16 or vgg16-mini, which are part of the package, or imagenet
+            (downloaded and kept). The dense layers are not used.
+        steps: Steps altogether, shared by four sizes of the image. By default 40.
+        image_size: Size of the image in pixels, one number or height and width. By default 224 for a VGG's
+            convolutions, else the network's.
+        seed: Of the jitter.
+        out: Folder for the image.
+    """
+    make_folder(out)
+    network = formats.resolve(weights, False)
+    if image_size is None:
+        image_size = 224 if network.model_name.startswith("vgg") else network.image_size
+    start = example_image.load_image(Path(image), image_size) if image else example_image.chelsea_face(image_size)
+    chosen = recipes.recipe("deepdream")
+    chosen = recipes.with_steps(chosen, steps) if steps else chosen
+    drawn = _with_progress(
+        chosen.steps,
+        lambda tick: visualization.render(
+            network,
+            visualization.layer(layer),
+            recipe=chosen,
+            start=start,
+            image_size=image_size,
+            seed=seed,
+            on_progress=tick,
+        ),
+    )
+    _save(drawn, out, f"{layer}.png", [f"layer {layer}"])
+
+
+COMMANDS: Mapping[str, Callable[..., None]] = {
+    "feature-maps": feature_maps,
+    "filters": filters,
+    "classes": classes,
+    "deepdream": deepdream,
+}
 
 
 def _default_layers(network: Network) -> list[str]:

@@ -40,6 +40,16 @@ def keras_vis_rmsprop() -> optax.GradientTransformation:
     return _KERAS_VIS
 
 
+def _divide_by_mean(updates: optax.Updates, params: optax.Params | None) -> optax.Updates:
+    del params
+    return jax.tree.map(lambda g: g / (jnp.mean(jnp.abs(g)) + EPSILON), updates)
+
+
+def deepdream_ascent(rate: float = 1.5) -> optax.GradientTransformation:
+    """DeepDream's step: the gradient divided by the mean of its absolute values, times `rate` (0 to 255)."""
+    return optax.chain(optax.stateless(_divide_by_mean), optax.scale(-rate))
+
+
 class Optimizer:
     """An optax optimizer as a static argument of jit: equal ones, such as `optax.adam(0.05)` twice, share a program.
 

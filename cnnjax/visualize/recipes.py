@@ -7,14 +7,15 @@ import optax
 
 from cnnjax.data import imagenet
 from cnnjax.errors import UserError, unknown
-from cnnjax.visualize.optimizers import keras_vis_rmsprop
+from cnnjax.visualize.optimizers import deepdream_ascent, keras_vis_rmsprop
 from cnnjax.visualize.parameterizations import AnyParameterization, fourier, maco, pixels
 from cnnjax.visualize.transforms import Transform, crop, jitter, noise, pad, rotate, scale, window
 
 
 @dataclass(frozen=True)
 class Stage:
-    """One run of the optimizer. The first starts from noise, each next one from the saved image of the one before."""
+    """One run of the optimizer. The first starts from noise or a given image, each next one from the saved image of the
+    one before."""
 
     steps: int
     transforms: tuple[Transform, ...] = ()
@@ -26,6 +27,13 @@ class Stage:
     relative: bool = False
     """`tv` is not a weight but a ratio: the total variation of the image that the stage starts from counts as so many
     times the activation that it reaches. So one recipe serves networks whose activations are of any size."""
+    scale: float = 1.0
+    """Height and width of its images, relative to those that are drawn."""
+
+    def image_size(self, drawn: tuple[int, int]) -> tuple[int, int]:
+        """The size of its images (height, width) for images of the size `drawn`."""
+        height, width = (max(1, round(self.scale * size)) for size in drawn)
+        return height, width
 
 
 @dataclass(frozen=True)
@@ -59,6 +67,7 @@ class Recipe:
 
 
 _SHARE, _PIXELS = (jitter(0.05),), (jitter(16, reference_size=224),)
+_DREAM = (jitter(32, reference_size=224),)
 _ROBUST = (pad(12), jitter(8), scale(0.9, 1.1), rotate(10), jitter(4), crop(random=False))
 """lucid's `standard_transforms`. The crop gives the image its size back, as networks with dense layers need it."""
 
@@ -88,6 +97,15 @@ RECIPES: dict[str, Recipe] = {
             parameterization=maco(),
             optimizer=optax.nadam(1.0),
             views=8,
+        ),
+        # DeepDream (Mordvintsev et al. 2015): for `layer` objectives, and an image to start from.
+        Recipe(
+            "deepdream",
+            tuple(Stage(10, _DREAM, lp=0.0, scale=1.4**-octave) for octave in (3, 2, 1, 0)),
+            in_place=False,
+            parameterization=pixels(standardize=False),
+            optimizer=deepdream_ascent(),
+            before_relu=False,
         ),
         # A look within seconds.
         Recipe("quick", (Stage(60, _SHARE, lp=0.01), Stage(20, _SHARE, tv=6.0, lp=0.01, relative=True))),

@@ -23,8 +23,9 @@ from cnnjax.visualize.before_relu import choose_layers
 from cnnjax.visualize.image_io import Image
 from cnnjax.visualize.layers import at_image_size, check_channels, layer_shapes
 from cnnjax.visualize.objectives import ClassLogit, Objective, ObjectiveFunction, Target
+from cnnjax.visualize.octaves import Start, to_start
 from cnnjax.visualize.optimizers import Optimizer
-from cnnjax.visualize.parameterizations import ImageParams, P, Parameterization, wrap_optimizer
+from cnnjax.visualize.parameterizations import ImageParams, P, Parameterization, from_image, wrap_optimizer
 from cnnjax.visualize.recipes import Recipe, classes_of, with_steps
 from cnnjax.visualize.recipes import recipe as recipe_of
 from cnnjax.visualize.stages import Drawn, Frames, Plan, Progress, draw
@@ -42,6 +43,7 @@ def render(
     optimizer: optax.GradientTransformation | None = None,
     penalty: Objective | ObjectiveFunction | None = None,
     before_relu: bool | None = None,
+    start: Start | None = None,
     patience: int | None = None,
     compute_dtype: DTypeLike | None = None,
     image_size: int | tuple[int, int] | None = None,
@@ -61,6 +63,8 @@ def render(
     before_relu: whether objectives read what their layers compute before relu; None leaves it to the recipe. There a
     filter that noise leaves silent has a gradient, too. None takes layers whose activation is not the result of a relu
     as they are, True refuses them. A function is always given the activations after relu.
+    start: an image to start from instead of noise, (height, width, channels), uint8 or in [0, 1], for parameterizations
+    that have `from_image`, such as pixels and fourier. It is resized to `image_size`.
     patience: after how many steps without a higher score an image stops, in each stage; None never. One that has
     stopped stays as it is, and a batch ends when all have. `steps` in the provenance are those that were taken.
     compute_dtype: what the network computes in, such as jnp.bfloat16; the image stays float32.
@@ -107,13 +111,16 @@ def render(
         ),
         patience=patience,
         dtype=None if compute_dtype is None else jnp.dtype(compute_dtype).name,
+        start=None if start is None else to_start(start, network.image_size, network.channels),
     )
+    _check_restarts(plan)
     replaced = {
         "parameterization": parameterization,
         "transforms": transforms,
         "optimizer": optimizer,
         "penalty": penalty,
         "before_relu": before_relu,
+        "start": start,
     }
     shared = _shared_facts(plan, digest, replaced)
     images = []
@@ -262,6 +269,16 @@ def _choose_recipe(
         stages = tuple(replace(stage, transforms=composed) for stage in recipe.stages)
         recipe = replace(recipe, stages=stages, in_place=False)
     return recipe
+
+
+def _check_restarts(plan: Plan) -> None:
+    """Raises UserError if the parameterization would have to start from an image, and cannot."""
+    has_sizes = len({stage.scale for stage in plan.recipe.stages} | {1.0}) > 1
+    if (plan.start is not None or has_sizes) and from_image(plan.parameterization) is None:
+        what = f"recipe {plan.recipe.name!r} has stages of several sizes" if plan.start is None else "start was given"
+        raise UserError(
+            f"{what}, but this parameterization has no from_image: use pixels(standardize=False) or fourier()"
+        )
 
 
 def _shared_facts(plan: Plan, digest: str, replaced: dict[str, object]) -> dict[str, Json]:

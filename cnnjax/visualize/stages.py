@@ -11,12 +11,14 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key, UInt8
 
+from cnnjax.errors import UserError
 from cnnjax.network import Network
 from cnnjax.train import strategy as strategies
 from cnnjax.train.strategy import Strategy
-from cnnjax.visualize import ascent, objectives
+from cnnjax.visualize import ascent, objectives, octaves
 from cnnjax.visualize.ascent import Problem, State
-from cnnjax.visualize.objectives import Objective
+from cnnjax.visualize.layers import at_image_size, layer_shapes
+from cnnjax.visualize.objectives import Objective, Target
 from cnnjax.visualize.optimizers import Optimizer
 from cnnjax.visualize.parameterizations import (
     ImageParams,
@@ -68,6 +70,22 @@ class Plan(NamedTuple):
     """After how many steps without a higher score an image stops in each stage."""
     dtype: str | None = None
     """What the network computes in."""
+    start: Float[Array, "1 height width channels"] | None = None
+    """The image to start from instead of noise, in 0 to 255."""
+
+    def at(self, stage: Stage, objective: Objective) -> "Plan":
+        """The plan for a stage's size. Raises UserError if the network there does not have what the objective reads."""
+        size = stage.image_size(self.network.image_size)
+        try:
+            network = at_image_size(self.network, size)
+        except UserError as error:
+            raise UserError(
+                f"recipe {self.recipe.name!r} has a stage of {size[0]}×{size[1]} pixels, which this network does not "
+                "take: give a larger image_size, or a network whose layers take images of any size"
+            ) from error
+        if network is not self.network:
+            objective.bind(Target(layer_shapes(network), network.class_names))
+        return self._replace(network=network)
 
     def is_joint(self, objective: Objective) -> bool:
         """Whether the images of a batch depend on each other."""
@@ -121,6 +139,8 @@ class Watch(NamedTuple):
     on_progress: Progress | None
     """Told about once a second."""
     frames: Frames | None
+    size: tuple[int, int]
+    """Of the frames (height, width)."""
 
     def begin(self, noise: UInt8[Array, "batch height width channels"]) -> None:
         """Before the first step."""
@@ -135,7 +155,8 @@ class Watch(NamedTuple):
     def look(self, done: int, problem: Problem, state: State) -> None:
         """After so many steps of all stages: add a frame where one is due."""
         if self.frames is not None and done % self.frames.every == 0:
-            self.frames.add(done, show(problem.parameterization, state.params)[: self.wanted])
+            shown = show(problem.parameterization, state.params)[: self.wanted]
+            self.frames.add(done, quantize_all(octaves.resize(shown.astype(jnp.float32), self.size)))
 
 
 class Drawn(NamedTuple):
@@ -165,25 +186,29 @@ def draw(
     members = np.arange(len(objective)) if plan.is_joint(objective) else None
     keys, params, shown = plan.noise(objective.numbers(), members)
     objective = objective.broadcast(len(objective))
+    argument, restarts = as_argument(plan.parameterization), from_image(plan.parameterization) is not None
+    if plan.start is not None:
+        shown = quantize_all(jnp.repeat(plan.start + 0.5, len(objective), axis=0))
+        params = _restart(argument, shown.astype(jnp.float32))
     objective, keys, params = strategies.place_rows(plan.strategy, (_on_device(objective), keys, params))
     before = ascent.measure(plan.network, objective, shown, plan.strategy)
     peak, steps, alpha = np.full(len(objective), -np.inf), np.zeros(len(objective), np.int32), None
-    argument = as_argument(plan.parameterization)
-    restarts = from_image(plan.parameterization) is not None
-    watch, begun = Watch(count, on_progress, frames), 0
+    watch, begun = Watch(count, on_progress, frames, plan.network.image_size), 0
     watch.begin(shown)
     for number, stage in enumerate(plan.recipe.stages, 1):
+        now = plan.at(stage, objective)
+        size = now.network.image_size
+        if restarts and (number > 1 or size != shown.shape[1:3]):
+            params = _restart(argument, octaves.restart(shown, size, plan.start))
         relative = stage.relative and plan.penalty is None
         tv = None
         if relative:
-            tv = _relative_weights(plan.network, objective, argument, params, stage.tv, plan.strategy)
-        problem = plan.problem(objective, stage, tv)
-        state = _run(plan, problem, ascent.fold(keys, number), params, stage.steps, watch, begun)
+            tv = _relative_weights(now.network, objective, argument, params, stage.tv, plan.strategy)
+        problem = now.problem(objective, stage, tv)
+        state = _run(now, problem, ascent.fold(keys, number), params, stage.steps, watch, begun)
         begun += stage.steps
         params = state.best_params
         shown, alpha = show(argument, params), _alpha(argument, params)
-        if restarts and number < len(plan.recipe.stages):
-            params = _restart(argument, shown)
         peak, steps = np.maximum(peak, state.peak), steps + np.asarray(state.steps)
     after = ascent.measure(plan.network, objective, shown, plan.strategy)
     peak = np.maximum(peak, np.maximum(before[0], after[0]))
@@ -226,6 +251,14 @@ def show(
 
 
 @jax.jit
+def quantize_all(
+    images: Float[Array, "batch height width channels"],
+) -> UInt8[Array, "batch height width channels"]:
+    """Images in display units as uint8, rounded down."""
+    return jax.vmap(quantize)(images)
+
+
+@jax.jit
 def _alpha(
     parameterization: Parameterization[ImageParams], params: ImageParams
 ) -> UInt8[Array, "batch height width"] | None:
@@ -235,12 +268,12 @@ def _alpha(
 
 @jax.jit
 def _restart(
-    parameterization: Parameterization[ImageParams], shown: UInt8[Array, "batch height width channels"]
+    parameterization: Parameterization[ImageParams], images: Float[Array, "batch height width channels"]
 ) -> ImageParams:
-    """The parameters of saved images, for a parameterization that has `from_image`."""
+    """The parameters of images, for a parameterization that has `from_image`."""
     restart = from_image(parameterization)
     assert restart is not None
-    return jax.vmap(restart)(shown.astype(jnp.float32))
+    return jax.vmap(restart)(images)
 
 
 @partial(jax.jit, static_argnames=("strategy",))
