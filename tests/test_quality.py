@@ -8,7 +8,10 @@ import scipy.ndimage
 import scipy.stats
 import tiny
 from oracles import keras_vis
+from PIL import Image as PIL
 
+from cnnjax import visualize
+from cnnjax.cli import quality as command
 from cnnjax.data.dataset import ArraySplit
 from cnnjax.errors import UserError
 from cnnjax.visualize import Image, quality
@@ -175,7 +178,7 @@ def test_all_of_it_goes_into_the_provenance(network, data, drawn):
     for image, before in zip(found, drawn, strict=True):
         assert "quality" not in before.provenance and np.array_equal(image.pixels, before.pixels)
         one = json.loads(json.dumps(image.provenance))["quality"]
-        assert {"shift", "rotation", "jpeg", "path", "path_mean"} <= set(one)
+        assert {"shift", "rotation", "jpeg", "path", "path_median"} <= set(one)
         assert list(one["path"]) == ["conv_1", "pool_1", "conv_2"]
         extra = {"recognized", "recognized_by_twin"} if image.provenance["kind"] == "class" else {"rank"}
         assert extra <= set(one)
@@ -197,8 +200,20 @@ def test_an_image_of_the_data_takes_its_path_and_one_of_another_kind_does_not(ne
     pair = tiny.network(logits=1, names=names)
     images = [Image(data.images[i], {"kind": "class", "class": "left"}) for i in (*range(9, 19), *range(40, 50))]
     found = quality.assess(images, pair, data, class_names=names)
-    paths = np.asarray([image.provenance["quality"]["path_mean"] for image in found])
+    paths = np.asarray([image.provenance["quality"]["path_median"] for image in found])
     assert paths[:10].mean() == pytest.approx(1, abs=0.3) and paths[10:].mean() == pytest.approx(0, abs=0.3)
+
+
+def test_the_command_compares_with_a_folder_of_images_and_prints(network, drawn, tmp_path, capsys):
+    for number, pixels in enumerate(photos(20, seed=8)):
+        PIL.fromarray(pixels).save(tmp_path / f"{number}.png")
+    found = command.measure(drawn, network, visualize.RECIPES["filters"], f"folder:{tmp_path}", 1, network)
+    printed = capsys.readouterr().out
+    assert "compared with 20 images" in printed and "of 3 recognized by its twin" in printed
+    line = command.describe(found[0])
+    assert "× the data's maximum, rank" in line and "kept under shift" in line
+    assert any("; path " in command.describe(image) for image in found)
+    assert command.describe(found[4]).count("recognized") == 1 and command.describe(drawn[0]) == ""
 
 
 def test_images_of_one_kind_and_size_only(network, data, drawn):

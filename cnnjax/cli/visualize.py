@@ -8,6 +8,7 @@ from tqdm import tqdm
 from cnnjax import figures, formats
 from cnnjax import visualize as visualization
 from cnnjax.article.stage_cache import make_folder
+from cnnjax.cli.quality import describe, measure
 from cnnjax.data import example_image, imagenet
 from cnnjax.errors import UserError
 from cnnjax.network import Network
@@ -62,6 +63,9 @@ def filters(
     image_size: int | tuple[int, int] | None = None,
     include_top: bool = True,
     seed: int = 0,
+    quality: bool = False,
+    quality_images: str = "procedural",
+    quality_per_class: int = 20,
     out: Path = Path("runs/filters"),
 ) -> None:
     """Render images that activate the filters of a layer as much as possible.
@@ -78,6 +82,11 @@ def filters(
             default the network's, and 128 for convolutions alone.
         include_top: Whether to read the dense layers of the weights, where there are any.
         seed: Of the noise that the optimization starts from.
+        quality: Measure the images against those of a data set: activation, selectivity, robustness and the path
+            through the network. It is printed and goes into each image's JSON file.
+        quality_images: The data set: procedural (rendered), folder:PATH (all image files in and below a folder),
+            tfds:NAME or hub:NAME.
+        quality_per_class: How many of its images of each class, except of folder:PATH.
         out: Folder for the images and the figure.
     """
     make_folder(out)
@@ -94,6 +103,8 @@ def filters(
             network, layer, numbers, recipe=chosen, image_size=image_size, seed=seed, on_progress=tick
         ),
     )
+    if quality:
+        drawn = measure(drawn, network, chosen, quality_images, quality_per_class)
     _save(drawn, out, f"{layer}.png", [f"filter {image.provenance['channel']}" for image in drawn])
 
 
@@ -103,6 +114,10 @@ def classes(
     weights: str = "vgg16",
     recipe: str = "classes",
     seed: int = 0,
+    quality: bool = False,
+    quality_images: str = "procedural",
+    quality_per_class: int = 20,
+    twin: str = "",
     out: Path = Path("runs/classes"),
 ) -> None:
     """Render images that a network considers typical of its classes.
@@ -115,6 +130,12 @@ def classes(
             changes), maco (the spectrum of photographs, with an alpha channel; slow) or article, which gives weights
             from Caffe their input without normalization, as the article did.
         seed: Of the noise that the optimization starts from.
+        quality: Measure whether the images are recognized, how robust they are, and whether they take the path of the
+            data set's images through the network. It is printed and goes into each image's JSON file.
+        quality_images: The data set: procedural (rendered), folder:PATH (all image files in and below a folder),
+            tfds:NAME or hub:NAME. Paths are compared with procedural ones of the network's classes only.
+        quality_per_class: How many of its images of each class, except of folder:PATH.
+        twin: Weights of an independently trained network of the same classes, which is to recognize the images, too.
         out: Folder for the images and the figure.
     """
     make_folder(out)
@@ -127,6 +148,9 @@ def classes(
         len(found) * chosen.steps,
         lambda tick: visualization.render_classes(network, found, recipe=chosen, seed=seed, on_progress=tick),
     )
+    if quality or twin:
+        other = formats.resolve(twin) if twin else None
+        drawn = measure(drawn, network, chosen, quality_images, quality_per_class, other)
     titles = [f"{image.provenance['class']} {image.provenance['probability_after']:.0%}" for image in drawn]
     _save(drawn, out, "classes.png", titles)
 
@@ -199,8 +223,9 @@ def _save(drawn: list[Image], out: Path, sheet: str, titles: list[str]) -> None:
     for image, title in zip(drawn, titles, strict=True):
         image.save(out)
         facts = image.provenance
-        mark = ", dead" if facts.get("dead") else ""
-        print(f"{title}: activation {facts['activation_before']:.3g} → {facts['activation_after']:.3g}{mark}")
+        mark = ", dead" if facts.get("dead") else ", failed" if facts.get("failed") else ""
+        numbers = f"activation {facts['activation_before']:.3g} → {facts['activation_after']:.3g}{mark}"
+        print(f"{title}: {numbers}{describe(image)}")
     dead = [bool(image.provenance.get("dead")) for image in drawn]
     figure = figures.image_grid([image.pixels for image in drawn], titles, out / sheet, dead=dead)
     print(f"wrote {figure} and each image beside it, with its provenance")

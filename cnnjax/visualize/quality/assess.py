@@ -7,11 +7,11 @@ from typing import cast
 
 import numpy as np
 
-from cnnjax.data.dataset import Split
+from cnnjax.data.dataset import Split, image_shape
 from cnnjax.network import Json, Network
 from cnnjax.visualize.atlas.statistics import Statistics, collect, read_image
 from cnnjax.visualize.image_io import Image
-from cnnjax.visualize.layers import layer_shapes
+from cnnjax.visualize.layers import at_image_size, layer_shapes
 from cnnjax.visualize.quality.activation import compare_activations
 from cnnjax.visualize.quality.features import by_layer, channel_means, channel_of, class_places, stack
 from cnnjax.visualize.quality.path import path_similarity
@@ -38,15 +38,18 @@ def assess(
     """The images with an entry "quality" in their provenance, all of one size and of filters or classes.
 
     network: what they were drawn for; for a recipe with `raw`, see `render.apply_recipe_input`.
-    data: natural images to compare with. class_names: of its labels, without which no path of a class is measured.
+    data: natural images to compare with; for images of classes of the network's own size. class_names: of their labels,
+    without which no path of a class is measured.
     twin: an independently trained network of the same classes. layers: of the path; by default all with maps.
     seed: chooses the natural images of other kinds. on_progress: called with the images of the data done.
 
     "quality" has what applies of: `compare_activations` (over_maximum, over_percentile, rank, ranked_channels);
     `recognized` (probability, recognized, twin_probability, recognized_by_twin); `robustness` (shift, rotation, jpeg);
-    `path_similarity` (path: a number for each layer, and path_mean).
+    `path_similarity` (path: a number for each layer, and path_median).
     """
     shown, places = stack(images), by_layer(images)
+    height, width, _ = image_shape(data)
+    network = at_image_size(network, (height, width))
     known = layer_shapes(network)
     statistics: dict[str, Statistics] = {}
     if places:
@@ -92,7 +95,7 @@ def summarize(images: Sequence[Image]) -> str:
     for name, what in (("shift", "a shift"), ("rotation", "a rotation"), ("jpeg", "JPEG")):
         if kept := numbers(name):
             parts.append(f"kept under {what}: median {np.median(kept):.2g}")
-    if paths := numbers("path_mean"):
+    if paths := numbers("path_median"):
         parts.append(f"path like that of natural images: median {np.median(paths):.2g}")
     return "; ".join(parts)
 
@@ -135,7 +138,7 @@ def _paths(
     seed: int,
     batch_size: int,
 ) -> list[dict[str, Json]]:
-    """Each image's path: by layer, and the mean."""
+    """Each image's path: by layer, and the median of the layers."""
     generator = np.random.default_rng(seed)
     others = [generator.permutation(np.setdiff1d(np.arange(len(data)), kind))[:NATURAL].tolist() for kind in kinds]
     kinds = [kind[:NATURAL] for kind in kinds]
@@ -151,7 +154,7 @@ def _paths(
     for number in range(len(shown)):
         by_layer = {layer: _number(values[number]) for layer, values in found.items()}
         known = [value for value in by_layer.values() if value is not None]
-        paths.append({"path": by_layer, "path_mean": float(np.mean(known)) if known else None})
+        paths.append({"path": by_layer, "path_median": float(np.median(known)) if known else None})
     return paths
 
 

@@ -17,7 +17,8 @@ from cnnjax.visualize.attribution_metrics.similarity import ranks
 Similarity = Literal["spearman", "pearson", "cosine"]
 Features = Mapping[str, Float[np.ndarray, "_ _"]]
 """By layer, as `channel_means` makes them."""
-EPSILON = 1e-9
+LEAST = 0.01
+"""Difference between the similarity among natural images of a kind and that to others, below which nothing is said."""
 
 
 def path_similarity(
@@ -66,7 +67,7 @@ def _normalized(one: np.ndarray, same: np.ndarray, other: np.ndarray, similarity
     pairs = similarities(same, same, similarity)
     among = (pairs.sum() - np.trace(pairs)) / (len(same) * (len(same) - 1))
     across = similarities(same, other, similarity).mean()
-    return float((own - across) / (among - across)) if among - across > EPSILON else float("nan")
+    return float((own - across) / (among - across)) if among - across > LEAST else float("nan")
 
 
 def _unit(rows: np.ndarray, similarity: Similarity) -> np.ndarray:
