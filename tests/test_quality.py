@@ -38,7 +38,10 @@ def network():
 
 @pytest.fixture(scope="module")
 def data():
-    return ArraySplit(photos(60, seed=1), np.arange(60, dtype=np.int32) % 3)
+    """Noise, of another colour in each class."""
+    labels = np.arange(60, dtype=np.int32) % 3
+    tints = np.asarray([[1, 0.3, 0.1], [0.2, 1, 0.4], [0.5, 0.1, 1]])[labels]
+    return ArraySplit((photos(60, seed=1) * tints[:, None, None]).astype(np.uint8), labels)
 
 
 @pytest.fixture(scope="module")
@@ -212,7 +215,7 @@ def test_the_command_compares_with_a_folder_of_images_and_prints(network, drawn,
     assert "compared with 20 images" in printed and "of 3 recognized by its twin" in printed
     line = command.describe(found[0])
     assert "× the data's maximum, rank" in line and "kept under shift" in line
-    assert any("; path " in command.describe(image) for image in found)
+    assert "; path 0.5" in command.describe(Image(photos(1)[0], {"quality": {"path_median": 0.5}}))
     assert command.describe(found[4]).count("recognized") == 1 and command.describe(drawn[0]) == ""
 
 
