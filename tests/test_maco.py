@@ -1,4 +1,6 @@
 import functools
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -144,3 +146,8 @@ def test_the_maco_recipe_is_macos_and_other_images_need_another_spectrum():
     grey = visualize.maco(visualize.magnitude_spectrum(np.random.default_rng(0).random((4, 8, 8, 1), np.float32)))
     assert made(grey, jax.random.key(0), (9, 9), 1)[1].shape == (9, 9, 1)
     assert parameterizations.from_image(grey) is None
+
+
+def test_importing_starts_no_backend():
+    code = "import cnnjax, cnnjax.visualize, jax; from jax._src import xla_bridge; assert not xla_bridge._backends"
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)

@@ -44,17 +44,18 @@ class Phases:
 class Maco:
     """See `maco`."""
 
-    spectrum: ArrayLeaf
-    """Magnitudes times frequencies, of images of any size: (height, frequencies, channels)."""
+    spectrum: ArrayLeaf | None
+    """Magnitudes times frequencies, of images of any size: (height, frequencies, channels). None: of photographs."""
     colors: ArrayLeaf | None
     decorrelate: bool = field(metadata={"static": True})
 
     def init(self, key: Key[Array, ""], image_size: tuple[int, int], channels: int) -> Phases:
         """Uniform phases."""
         height, width = image_size
-        if self.spectrum.shape[-1] != channels:
+        known = self._spectrum().shape[-1]
+        if known != channels:
             raise UserError(
-                f"the spectrum is of {self.spectrum.shape[-1]} channels and the images have {channels}: give maco a "
+                f"the spectrum is of {known} channels and the images have {channels}: give maco a "
                 "magnitude_spectrum of such images"
             )
         phase = jax.random.uniform(key, (height, width // 2 + 1, channels), minval=-np.pi, maxval=np.pi)
@@ -63,7 +64,7 @@ class Maco:
     def to_image(self, params: Phases) -> Float[Array, "height width channels"]:
         """An image with the spectrum's magnitudes, of mean 0 and deviation 1 before its colours and the sigmoid."""
         size = params.attention.shape[0], params.attention.shape[1]
-        phase, magnitude = UNIFORM * _standardize(params.phase), magnitudes(self.spectrum, size)
+        phase, magnitude = UNIFORM * _standardize(params.phase), magnitudes(self._spectrum(), size)
         values = jax.lax.complex(jnp.cos(phase) * magnitude, jnp.sin(phase) * magnitude)
         values = _standardize(jnp.fft.irfft2(values, size, axes=(0, 1)))
         matrix = colors_.matrix_for(self.colors, self.decorrelate, values.shape[-1])
@@ -83,6 +84,10 @@ class Maco:
     def wrap_optimizer(self, optimizer: optax.GradientTransformation) -> optax.GradientTransformation:
         """The optimizer for the phases; the attention is summed."""
         return summing_attention(optimizer)
+
+    def _spectrum(self) -> Float[Array, "height frequencies channels"]:
+        # Not before it is used: an array would start JAX's backend when this package is imported.
+        return jnp.asarray(photograph_spectrum() if self.spectrum is None else self.spectrum)
 
 
 def summing_attention(optimizer: optax.GradientTransformation) -> optax.GradientTransformation:
@@ -169,8 +174,8 @@ def maco(
     spectrum: a `magnitude_spectrum`; by default that of photographs, for images of three channels. It is interpolated
     for images of any size. decorrelate, colors: as of `fourier`; the same that the spectrum was made with.
     """
-    found = photograph_spectrum() if spectrum is None else spectrum
-    return Maco(jnp.asarray(found), None if colors is None else jnp.asarray(colors), decorrelate)
+    found = None if spectrum is None else jnp.asarray(spectrum)
+    return Maco(found, None if colors is None else jnp.asarray(colors), decorrelate)
 
 
 def _floored(size: tuple[int, int]) -> Float[np.ndarray, "height frequencies 1"]:
