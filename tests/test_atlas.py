@@ -285,4 +285,4 @@ def test_grey_and_many_channels_are_shown_as_rgb():
 
 
 def test_names_of_layers_make_different_files(tmp_path):
-    assert store.slug("layer4.0/conv@2") == "layer4.0%2fconv%402" != store.slug("layer4.0_conv_2")
+    assert store.slug("layer4.0/conv@2") == "layer4.0~2fconv~402" != store.slug("layer4.0_conv_2")

@@ -6,6 +6,7 @@ import re
 from html.parser import HTMLParser
 from pathlib import Path
 
+import browser
 import jax
 import numpy as np
 import pytest
@@ -255,6 +256,17 @@ def test_nothing_is_loaded_from_elsewhere(page):
     path, parsed = page
     assert all(address.startswith("data:") for address in parsed.loads)
     assert not re.search(r"<(script|iframe|link)\b", path.read_text(encoding="utf-8"))
+
+
+def test_a_browser_shows_it_from_disk(page, tmp_path):
+    path, parsed = page
+    browser.find()
+    with browser.Browser(tmp_path) as running:
+        for dark in (False, True):
+            tab = browser.Tab(running, path, dark=dark)
+            assert tab.load_images() == len(parsed.images)
+            tab.check(path.parent)
+            assert {address for address in tab.requests() if not address.startswith("data:")} == {path.as_uri()}
 
 
 def test_contents_point_to_what_is_there(page):

@@ -72,8 +72,8 @@ class Store:
 
 
 def slug(layer: str) -> str:
-    """A layer's name as part of a file's name; no two layers' are alike."""
-    return re.sub(r"[^\w.-]", lambda found: f"%{ord(found[0]):02x}", layer)
+    """A layer's name as part of a file's name and of an address; no two layers' are alike."""
+    return re.sub(r"[^\w.-]", lambda found: f"~{ord(found[0]):02x}", layer)
 
 
 def _short(value: Json) -> str:
