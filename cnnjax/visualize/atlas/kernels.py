@@ -8,7 +8,7 @@ from cnnjax.network import Network
 
 
 def kernel_pictures(network: Network, layer: str) -> UInt8[np.ndarray, "filters height width channels"] | None:
-    """A layer's kernels as images: grey is 0, and each filter's largest weight by size is black or white.
+    """A layer's kernels as images: grey is 0, and each filter's largest weight by size is 0 or 255.
 
     Channels are those of the image: the kernels of weights from Caffe, which take blue first, are turned.
     None for a layer whose kernel does not see the image itself.
