@@ -181,6 +181,27 @@ def test_one_program_for_each_layer(built):
     assert built[2] == len(LAYERS)  # although conv_2's five filters are drawn two at a time
 
 
+def test_devices_and_batches_change_nothing(network, images, built, tmp_path):
+    """Eight filters at a time are shared out among eight devices, one at a time is drawn by one device."""
+    wide = tiny.network(SIZE)
+    wide = wide.replace(
+        params=wide.params
+        | {"kernel_1": np.tile(wide.params["kernel_1"], 2), "bias_1": np.tile(wide.params["bias_1"], 2)}
+        | {"kernel_2": np.concatenate([wide.params["kernel_2"]] * 2, axis=2)}
+    )
+    for size in (1, 8):
+        build(wide, images, tmp_path / str(size), layers=("conv_1",), batch_size=size)
+    one, eight = (
+        [json.loads(line) for line in (tmp_path / str(size) / "filters.jsonl").read_text().splitlines()]
+        for size in (1, 8)
+    )
+    assert len(one) == len(eight) == 8
+    for a, b in zip(one, eight, strict=True):
+        assert a["state"] == b["state"] and a["patches"] == b["patches"]
+        for name in ("activation_before", "activation_after", "data_p999", "z"):
+            assert a[name] == pytest.approx(b[name], rel=1e-3)
+
+
 def test_the_table_has_every_filter(built):
     folder, result, _ = built
     rows = [json.loads(line) for line in (folder / "filters.jsonl").read_text().splitlines()]
