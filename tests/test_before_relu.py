@@ -11,7 +11,8 @@ from oracles import keras_vis
 from cnnjax import Network, models, visualize
 from cnnjax.data import normalize
 from cnnjax.errors import UserError
-from cnnjax.visualize import Recipe, Stage, before_relu
+from cnnjax.train import strategy as strategies
+from cnnjax.visualize import Recipe, Stage, before_relu, parameterizations, stages
 
 pytestmark = pytest.mark.usefixtures("quickly_compiled")
 
@@ -166,3 +167,39 @@ def test_functions_and_penalties_see_the_activations_after_relu():
     objective = visualize.channel("conv_2", 0) - 0 * visualize.objectives.as_objective(lowest)
     visualize.render(tiny.network(), objective, recipe=SHORT, steps=1, penalty=lowest)
     assert all("conv_2" in names for names in seen)
+
+
+def test_a_quiet_filter_is_smoothed_by_what_it_has_gained():
+    """keras_vis in NumPy: the total variation counts as the gain before relu, where the value after relu is nothing."""
+    p, network = keras_vis.parameters(SIDE), shy()
+    bias = np.asarray(network.params["bias_2"])
+    images = np.random.default_rng(3).integers(0, 256, (2, SIDE, SIDE, 3)).astype(np.uint8)
+    noise = np.stack([noise_of(seed) for seed in (1, 2)]).astype(np.uint8)
+
+    def driven(image, channel):
+        pooled = keras_vis.forward(p, image.astype(float))[1]["pool_1"]
+        return (keras_vis._conv(pooled, p["kernel_2"])[..., channel] + bias[channel]).mean()
+
+    def roughness(image):
+        x = image.astype(float)
+        return ((x[1:, :-1] - x[:-1, :-1]) ** 2 + (x[:-1, 1:] - x[:-1, :-1]) ** 2).sum() / x.size
+
+    objective = jax.tree.map(jnp.asarray, visualize.channel("conv_2", [1, 2]))
+    found = stages._relative_weights(
+        network,
+        objective,
+        parameterizations.as_argument(parameterizations.Pixels()),
+        jnp.asarray(images, jnp.float32),
+        3.0,
+        strategies.rows_strategy(1),
+        ("conv_2",),
+        jnp.asarray(noise),
+    )
+    expected = []
+    for image, start, channel in zip(images, noise, (1, 2), strict=True):
+        pooled = keras_vis.forward(p, image.astype(float))[1]["pool_1"]
+        fires = np.maximum(keras_vis._conv(pooled, p["kernel_2"])[..., channel] + bias[channel], 0).mean()
+        gain = driven(image, channel) - driven(start, channel)
+        expected.append(3.0 * max(fires, gain) / roughness(image))
+        assert (fires > gain) == (channel == 1), "one weighs by its value, the other by its gain"
+    np.testing.assert_allclose(found, expected, rtol=1e-3)

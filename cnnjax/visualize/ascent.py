@@ -197,18 +197,25 @@ def _advance_once(problem: Problem, keys: Key[Array, " batch"], state: State) ->
     return step(make_score(problem, keys), problem.optimizer, state)
 
 
-@functools.partial(jax.jit, static_argnames=("strategy",))
+@functools.partial(jax.jit, static_argnames=("strategy", "layers"))
 def measure(
-    network: Network, objective: Objective, shown: UInt8[Array, "batch height width channels"], strategy: Strategy
+    network: Network,
+    objective: Objective,
+    shown: UInt8[Array, "batch height width channels"],
+    strategy: Strategy,
+    layers: tuple[str, ...] = (),
 ) -> tuple[Float[Array, " batch"], Float[Array, "batch classes"] | None]:
-    """The objective's values, and the probabilities of the classes (if there are any), for images as they are saved."""
+    """The objective's values, and the probabilities of the classes (if there are any), for images as they are saved.
+
+    layers: those that the objective reads before their relu.
+    """
 
     def part(
         network: Network, rows: tuple[Objective, UInt8[Array, "part height width channels"]]
     ) -> tuple[Float[Array, " part"], Float[Array, "part classes"] | None]:
         images = rows[1].astype(jnp.float32)
-        logits, activations = network(images / 255)
-        goals = rows[0].values(logits, activations, images)
+        logits, activations, before = before_relu.run(network, images / 255, layers)
+        goals = rows[0].values(logits, with_before_relu(activations, before), images)
         return goals, network.probabilities(images / 255) if network.class_names else None
 
     return strategies.map_rows(strategy, part)(network, (objective, shown))

@@ -191,6 +191,7 @@ def draw(
         shown = quantize_all(jnp.repeat(plan.start + 0.5, len(objective), axis=0))
         params = _restart(argument, shown.astype(jnp.float32))
     objective, keys, params = strategies.place_rows(plan.strategy, (_on_device(objective), keys, params))
+    noise = shown
     before = ascent.measure(plan.network, objective, shown, plan.strategy)
     peak, steps, alpha = np.full(len(objective), -np.inf), np.zeros(len(objective), np.int32), None
     watch, begun = Watch(count, on_progress, frames, plan.network.image_size), 0
@@ -203,7 +204,9 @@ def draw(
         relative = stage.relative and plan.penalty is None
         tv = None
         if relative:
-            tv = _relative_weights(now.network, objective, argument, params, stage.tv, plan.strategy)
+            # What a quiet filter has gained before its relu counts as well: else its noise would never be smoothed.
+            driven = now.before_relu if noise.shape[1:3] == size else ()
+            tv = _relative_weights(now.network, objective, argument, params, stage.tv, plan.strategy, driven, noise)
         problem = now.problem(objective, stage, tv)
         state = _run(now, problem, ascent.fold(keys, number), params, stage.steps, watch, begun)
         begun += stage.steps
@@ -276,7 +279,7 @@ def _restart(
     return jax.vmap(restart)(images)
 
 
-@partial(jax.jit, static_argnames=("strategy",))
+@partial(jax.jit, static_argnames=("strategy", "layers"))
 def _relative_weights(
     network: Network,
     objective: Objective,
@@ -284,10 +287,20 @@ def _relative_weights(
     params: ImageParams,
     ratio: float | Float[Array, ""],
     strategy: Strategy,
+    layers: tuple[str, ...],
+    noise: UInt8[Array, "batch height width channels"],
 ) -> Float[Array, " batch"]:
-    """Weights for which the total variation of these images counts as `ratio` times the objective's value for them."""
+    """Weights for which the total variation of these images counts as `ratio` times the objective's value for them.
+
+    layers: those that the objective reads before their relu. Then what it has gained since the noise counts, if that is
+    more: the value after relu of a filter that is still quiet is hardly anything.
+    """
     images = jax.vmap(parameterization.to_image)(params)
-    goals, _ = ascent.measure(network, objective, jax.vmap(quantize)(images), strategy)
+    shown = jax.vmap(quantize)(images)
+    goals, _ = ascent.measure(network, objective, shown, strategy)
+    if layers:
+        now, then = (ascent.measure(network, objective, some, strategy, layers)[0] for some in (shown, noise))
+        goals = jnp.maximum(goals, now - then)
     variation = objectives.total_variation()
     roughness = jax.vmap(lambda image: variation(jnp.zeros(0), {}, image))(images)
     return ratio * jnp.maximum(goals, 0) / (roughness + EPSILON)
