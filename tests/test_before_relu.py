@@ -152,7 +152,7 @@ def test_the_recipe_decides_unless_it_is_told():
 
     assert layers(objective + visualize.neuron("pool_1", 0)) == ["conv_2"]
     after = [recipe.name for recipe in visualize.RECIPES.values() if not recipe.before_relu]
-    assert after == ["article-filters", "article-classes"]
+    assert after == ["article-filters", "article-classes", "deepdream"]
     with pytest.raises(UserError, match="layer 'pool_1' is not the result of a relu"):
         layers(objective + visualize.neuron("pool_1", 0), before_relu=True)
 

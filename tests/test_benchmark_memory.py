@@ -68,7 +68,7 @@ def test_losses_and_their_deviations(tmp_path):
     dataset = data.from_arrays(images, labels, valid=(images, labels), test=(images, labels))
     config = Config(
         data=DataConfig(image_size=16),
-        model=ModelConfig(width_multiplier=0.1),
+        model=ModelConfig(width_multiplier=0.5),
         optimizer=OptimizerConfig(),
         train=TrainConfig(batch_size=4, steps_per_epoch=3),
     )

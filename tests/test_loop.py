@@ -424,7 +424,7 @@ def test_bad_input_is_one_sentence(tmp_path, monkeypatch):
         assert not (tmp_path / "run").exists()
     with pytest.raises(UserError, match="dispatches_per_epoch=4 does not divide the epoch's 6 steps: use 3"):
         fit(tmp_path / "calls", dispatches_per_epoch=4)
-    with pytest.raises(UserError, match="tensorboard and profile_steps need a run_dir"):
+    with pytest.raises(UserError, match="tensorboard, profile_steps and weights_every_epochs need a run_dir"):
         fit(None, tensorboard=True)
     monkeypatch.setitem(__import__("sys").modules, "tensorboardX.event_file_writer", None)
     with pytest.raises(UserError, match="pip install"):

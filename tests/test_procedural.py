@@ -72,8 +72,8 @@ def test_the_background_does_not_depend_on_the_class(cats):
     # In most images the upper corners show the background alone, and the middle the subject.
     equal = (cats[:100] == procedural.render("dog", keys(300)[:100], SIZE)).all(-1)
     assert equal.any(axis=(1, 2)).mean() > 0.99
-    assert equal[:, :2, :2].mean() > 0.6
-    assert equal[:, 12:20, 12:20].mean() < 0.4
+    corners, middle = equal[:, :2, :2].mean(), equal[:, 12:20, 12:20].mean()
+    assert corners > 0.6 and middle < 0.5 and middle < corners - 0.2
 
 
 def test_classes_differ_only_in_their_subject_and_all_animals_share_a_program():
