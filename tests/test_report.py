@@ -417,3 +417,10 @@ def test_map_statistics_count_zeros_and_blank_maps():
     (row,) = captions.map_statistics({"layer": maps}, shown=2)
     assert row["zero_fraction"] == pytest.approx(17 / 48)
     assert (row["blank"], row["shown_blank"], row["shape"]) == (1, [1], [4, 4, 3])
+
+
+@pytest.mark.parametrize(
+    ("value", "words"), [(1498.2, "1,500"), (0.33333, "0.333"), (2.5, "2.5"), (0, "0"), (123456.0, "123,000")]
+)
+def test_numbers_have_three_digits(value, words):
+    assert captions.significant(value) == words

@@ -35,6 +35,11 @@ def percent(fraction: float, digits: int = 1) -> str:
     return text
 
 
+def significant(value: float) -> str:
+    """Three digits, without powers of ten: `1498.2` → `1,500`, `0.33333` → `0.333`."""
+    return f"{float(f'{value:.3g}'):,.10g}"
+
+
 def enumerate_names(names: Sequence[str]) -> str:
     """`["a", "b", "c"]` → `a, b and c`."""
     names = list(names)
@@ -183,7 +188,8 @@ def filters(layer: str, images: Sequence[Mapping[str, Any]]) -> str:
     if alive:
         before = statistics.median(image["activation_before"] for image in alive)
         after = statistics.median(image["activation_after"] for image in alive)
-        text += f"the median activation is {before:.3g} for the initial noise and {after:.3g} for these images"
+        text += f"the median activation is {significant(before)} for the initial noise and "
+        text += f"{significant(after)} for these images"
         failed = [str(image["channel"]) for image in alive if not _raised(image)]
         if failed:
             text += f"; it was not raised for {enumerate_names(failed)}"
@@ -210,7 +216,7 @@ def _raised(image: Mapping[str, Any]) -> bool:
 
 def median_activation(images: Sequence[Mapping[str, Any]]) -> str:
     """The median of the activations of saved images, to three digits."""
-    return f"{statistics.median(image['activation_after'] for image in images):.3g}"
+    return significant(statistics.median(image["activation_after"] for image in images))
 
 
 def classes(images: Sequence[Mapping[str, Any]]) -> str:

@@ -27,8 +27,8 @@ from cnnjax.visualize import recipes
 from cnnjax.visualize.recipes import Recipe
 
 PLAN = {
-    "worked-examples": 15, "plain": 110, "augmented": 380, "small-network": 40, "feature-maps": 10, "filters": 240,
-    "article-recipe": 60, "classes": 120, "attribution": 20,
+    "worked-examples": 10, "plain": 190, "augmented": 515, "small-network": 25, "feature-maps": 20, "filters": 265,
+    "article-recipe": 105, "classes": 145, "attribution": 65,
 }  # fmt: skip
 """The stages in order, with the seconds that each takes on two CPU cores."""
 

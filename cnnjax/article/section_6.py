@@ -157,7 +157,7 @@ def attribution(folder: Path, vgg: Network, load_image: sections.LoadImage, seed
     for method in tqdm(ATTRIBUTION_METHODS, desc="  attribution", unit=" methods"):
         found = visualize.attribute(vgg, photo, method, best, key=jax.random.key(seed))
         maps[method] = visualize.to_display(found)
-    title = f"{vgg.class_names[best]} {probabilities[best]:.1%}"
+    title = f"{vgg.class_names[best]} {captions.percent(float(probabilities[best]))}"
     sheet = figures.attribution_sheet(list(photo), maps, [title], folder / "attribution.png")
     return {
         "figures": sections.relative(folder, {"attribution": sheet}),
