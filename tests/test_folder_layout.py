@@ -87,6 +87,26 @@ LAYOUTS = {
         ["training_set/cat/{}.jpg", "training_set/dog/{}.jpg", "single_prediction/cat_or_dog_{}.jpg"],
         {"train": BOTH},
     ),
+    "a copy within": (["cat/{}.jpg", "dog/{}.jpg", "images/cat/{}.jpg", "images/dog/{}.jpg"], {"train": BOTH}),
+    "a copy of the splits within": (
+        ["set/train/cat/{}.jpg", "set/train/dog/{}.jpg", "set/set/train/cat/{}.jpg", "set/set/train/dog/{}.jpg",
+         "set/__MACOSX/set/train/cat/._{}.jpg"],
+        {"train": BOTH},
+    ),
+    "classes that are called as splits, in folders of splits": (
+        ["train/bus/{}.jpg", "train/train/{}.jpg", "test/bus/{}.jpg", "test/train/{}.jpg"],
+        {split: {"bus": COUNT, "train": COUNT} for split in ("train", "test")},
+    ),
+    "folders without images beside": (
+        ["birds/images/cat/{}.jpg", "birds/images/dog/{}.jpg", "birds/attributes/{}.txt", "segmentations/cat/{}.png"],
+        {"train": BOTH},
+    ),
+    "labels beside images": (["images/cat/{}.jpg", "images/dog/{}.jpg", "labels/cat/{}.txt"], {"train": BOTH}),
+    "an empty split": (["train/cat/{}.jpg", "train/dog/{}.jpg", "valid/list.csv"], {"train": BOTH}),
+    "tiny ImageNet": (
+        ["train/cat/images/{}.JPEG", "train/dog/images/{}.JPEG", "val/images/val_{}.JPEG", "val/annotations.txt"],
+        {"train": BOTH},
+    ),
     "hidden and system folders": (
         ["cat/{}.jpg", "dog/{}.jpg", ".git/x/{}.jpg", "__MACOSX/cat/._{}.jpg", "@eaDir/{}.jpg",
          "cat/.ipynb_checkpoints/{}.jpg"],
@@ -107,6 +127,15 @@ def test_links_to_folders_are_followed_and_loops_end(tmp_path):
     (tmp_path / "set" / "cat").symlink_to(tmp_path / "elsewhere")
     (tmp_path / "set" / "dog" / "again").symlink_to(tmp_path / "set" / "dog")
     assert found(tmp_path / "set")[0] == {"train": BOTH}
+
+
+def test_links_back_and_links_to_one_folder(tmp_path):
+    make(tmp_path, "set/cat/{}.jpg", "set/dog/{}.jpg")
+    (tmp_path / "set" / "cat" / "up").symlink_to("..")
+    assert found(tmp_path / "set")[0] == {"train": BOTH}
+    (tmp_path / "set" / "pig").symlink_to(tmp_path / "set" / "cat")
+    with pytest.raises(UserError, match="cat and pig in .* are links to one folder"):
+        find_layout(tmp_path / "set")
 
 
 def test_what_was_found_is_said(tmp_path):
@@ -138,6 +167,12 @@ REFUSED = {
         "more than one folder for the split train: ",
     ),
     "no training": (["test/cat/{}.jpg", "test/dog/{}.jpg", "val/dog/{}.jpg"], "no folder for training"),
+    "other files in folders of the same names": (
+        ["cat/{}.jpg", "dog/{}.jpg", "more/cat/new{}.jpg", "more/dog/new{}.jpg"], "merge them or move one away"),
+    "names that differ in case only": (["Cat/{}.jpg", "cat/{}.jpg", "dog/{}.jpg"], "differ in case only"),
+    "one name without a label": (
+        ["cat.{}.jpg", "dog.{}.jpg", "pig.{}.jpg", "cow.{}.jpg", "readme.jpg"],
+        "13 images, 1 of them without a label in the name, such as 'readme.jpg'"),
     "a split within one class": (["cat/train/{}.jpg", "dog/{}.jpg"], "dog has none"),
     "no labels": (["train/{}.jpg"], "holds no folders and no labels in the names of its files"),
     "a camera's names": (["IMG_{}.jpg", "DSC_{}.jpg"], "holds no folders"),

@@ -17,6 +17,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from cnnjax.data.folder_doubles import check_distinct, without_copies
 from cnnjax.data.folder_names import ANNOTATIONS, SPLIT_WORDS, is_unlabelled, label_in, split_of
 from cnnjax.data.image_files import ENDINGS, ImageFile, images_below, images_in, subfolders
 from cnnjax.errors import UserError
@@ -37,6 +38,10 @@ class FolderLayout:
     """Where the labels come from: "folders" or "file names"."""
     unused: dict[str, int] = field(default_factory=dict)
     """Folders whose images are not used, because they have no labels -> number of images."""
+    copies: dict[str, int] = field(default_factory=dict)
+    """Folders that hold the same files again as those beside them -> number of images."""
+    empty: list[str] = field(default_factory=list)
+    """Folders of splits that hold no images."""
     others: Counter[str] = field(default_factory=Counter)
     """Files that are not read, counted by their ending."""
 
@@ -50,6 +55,8 @@ class FolderLayout:
         parts += [
             f"{number:,} images in {name} are not used: they have no labels" for name, number in self.unused.items()
         ]
+        parts += [f"{number:,} images in {name} are not used: it is a copy" for name, number in self.copies.items()]
+        parts += [f"{name} holds no images" for name in self.empty]
         if self.others:
             parts.append("not read: " + ", ".join(f"{n:,} {ending}" for ending, n in self.others.most_common(5)))
         return "; ".join(parts)
@@ -66,8 +73,9 @@ def find_layout(root: Path, classes: Sequence[str] = ()) -> FolderLayout:
     """
     place = _inner(root, classes)
     folders = _class_folders(place, classes)
-    splits, rest = _split_folders(folders, classes)
     layout = FolderLayout({}, {}, "folders")
+    folders, layout.copies = without_copies(folders, root)
+    splits, rest = _split_folders(folders, classes)
     if splits:
         _by_split(layout, root, place, splits, rest)
     elif folders and not _is_labelled(place, root):
@@ -75,6 +83,7 @@ def find_layout(root: Path, classes: Sequence[str] = ()) -> FolderLayout:
         if any(by_class.values()):
             _by_class_and_split(layout, root, place, by_class)
         else:
+            check_distinct(place, folders, classes)
             layout.splits["train"] = {name: images_below(path, root) for name, path in folders.items()}
             layout.places["train"] = place
             if loose := len(images_in(place, root)):
@@ -83,7 +92,7 @@ def find_layout(root: Path, classes: Sequence[str] = ()) -> FolderLayout:
         layout.labels, layout.places["train"] = "file names", place
         layout.splits["train"] = _labelled_files(place, root) or {}
         if not layout.splits["train"]:
-            raise UserError(_no_labels(place))
+            raise UserError(_no_labels(place, root))
         for name, path in folders.items():
             if number := len(images_below(path, root)):
                 layout.unused[name] = number
@@ -104,7 +113,7 @@ def _inner(root: Path, classes: Sequence[str]) -> Path:
         folders = _class_folders(place, classes)
         if len(folders) > 1:
             filled = {name: path for name, path in folders.items() if images_below(path, root)}
-            folders = filled if len(filled) == 1 and _is_labelled(*filled.values(), root) else folders
+            folders = filled if len(filled) == 1 and _divides(*filled.values(), root) else folders
         if len(folders) != 1 or images_in(place, root):
             break
         ((name, only),) = folders.items()
@@ -114,6 +123,13 @@ def _inner(root: Path, classes: Sequence[str]) -> Path:
             break  # a class of its own
         place = only
     return place
+
+
+def _divides(folder: Path, root: Path) -> bool:
+    """Whether a folder holds several classes or splits by itself."""
+    return len([1 for below in subfolders(folder).values() if images_below(below, root)]) > 1 or _is_labelled(
+        folder, root
+    )
 
 
 def _split_folders(
@@ -154,9 +170,11 @@ def _by_split(
             )
         for path in found.keys() - labelled.keys():
             if split == "train" and not labelled:
-                raise UserError(_no_labels(path))
+                raise UserError(_no_labels(path, root))
             if number := len(images_below(path, root)):
                 layout.unused[path.name] = number
+            else:
+                layout.empty.append(path.name)
         for path, (kind, files) in labelled.items():
             layout.splits[split], layout.places[split] = files, path
             kinds.add(kind)
@@ -197,11 +215,12 @@ def _classes_in(folder: Path, root: Path, layout: FolderLayout, known: Files) ->
         if not subfolders(only) and not _is_labelled(only, root):
             break
         folder = only
-    folders = subfolders(folder)
+    folders = _class_folders(folder, tuple(known))
     if labelled := _labelled_files(folder, root):
         return "file names", labelled
-    if not folders:
+    if not folders or not any(images_below(path, root) for path in folders.values()):
         return None
+    check_distinct(folder, folders, ())
     files = {name: images_below(path, root) for name, path in folders.items()}
     if known and len(files) == 1 and not files.keys() & known.keys():
         return None  # one folder for all, as Keras' generators want it for images without labels
@@ -249,8 +268,13 @@ def _is_labelled(folder: Path, root: Path) -> bool:
     return _labelled_files(folder, root) is not None
 
 
-def _no_labels(folder: Path) -> str:
-    return (
-        f"{folder} holds no folders and no labels in the names of its files: put the images of each class "
-        f"({', '.join(ENDINGS[:6])}, …) into a folder of its own, or call them CLASS.NUMBER.jpg"
-    )
+def _no_labels(folder: Path, root: Path) -> str:
+    remedy = f"put the images of each class ({', '.join(ENDINGS[:6])}, …) into a folder of its own"
+    images = images_in(folder, root)
+    without = [file.name for file in images if label_in(Path(file.name).stem) is None]
+    if 0 < len(without) < len(images) / 10:
+        return (
+            f"{folder} holds {len(images):,} images, {len(without)} of them without a label in the name, such as "
+            f"{without[0]!r}: move these away or rename them, or {remedy}"
+        )
+    return f"{folder} holds no folders and no labels in the names of its files: {remedy}, or call them CLASS.NUMBER.jpg"

@@ -38,13 +38,15 @@ def is_image(name: str) -> bool:
 def subfolders(folder: Path) -> dict[str, Path]:
     """The folders in a folder, and links to folders, without hidden ones and those of systems, sorted by name.
 
-    Raises UserError when the folder cannot be read.
+    Links that lead back to this folder or to one around it are left out. Raises UserError when the folder cannot be
+    read.
     """
     try:
         entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
     except OSError as error:
         raise _unreadable(folder, error) from error
-    return {entry.name: Path(entry.path) for entry in entries if _is_shown(entry.name) and entry.is_dir()}
+    found = (entry for entry in entries if _is_shown(entry.name) and entry.is_dir() and not _leads_back(entry))
+    return {entry.name: Path(entry.path) for entry in found}
 
 
 def images_in(folder: Path, root: Path, others: Counter[str] | None = None) -> list[ImageFile]:
@@ -88,6 +90,13 @@ def _images(folder: Path, root: Path, others: Counter[str]) -> Iterator[ImageFil
             yield ImageFile(Path(entry.path).relative_to(root).as_posix(), status.st_size, status.st_mtime_ns)
         else:
             others[Path(entry.name).suffix.lower() or "without an ending"] += 1
+
+
+def _leads_back(entry: os.DirEntry[str]) -> bool:
+    """Whether this is a link to the folder that it is in, or to one around it: it adds no image of its own."""
+    if not entry.is_symlink():
+        return False
+    return Path(entry.path).parent.resolve().is_relative_to(Path(entry.path).resolve())
 
 
 def _is_shown(name: str) -> bool:

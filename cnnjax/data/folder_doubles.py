@@ -1,0 +1,57 @@
+"""Folders that are the same as others: copies in an archive, links to one folder, names that differ in case only."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from cnnjax.data.image_files import images_below, images_in, subfolders
+from cnnjax.errors import UserError
+
+
+def without_copies(folders: Mapping[str, Path], root: Path) -> tuple[dict[str, Path], dict[str, int]]:
+    """The folders without one that holds all the others again, as in some archives (cell_images/cell_images).
+
+    Returns that one's name and number of images, too. Raises UserError where it holds folders of the same names with
+    other files in them.
+    """
+    for name, path in folders.items():
+        others = {other: below for other, below in folders.items() if other != name}
+        inner = subfolders(path)
+        if not others or not others.keys() <= inner.keys() or images_in(path, root):
+            continue
+        if not any(images_below(inner[other], root) for other in others):
+            continue
+        if any(_content(inner[other]) != _content(below) for other, below in others.items()):
+            if len(others) == 1:  # the class train in the folder test, beside the folder train
+                continue
+            raise UserError(
+                f"{path} holds folders of the same names as those beside it ({', '.join(list(others)[:3])}), with "
+                "other files in them: merge them or move one away"
+            )
+        return others, {name: len(images_below(path, root))}
+    return dict(folders), {}
+
+
+def _content(folder: Path) -> list[tuple[str, int]]:
+    return [(file.name, file.size) for file in images_below(folder, folder)]
+
+
+def check_distinct(place: Path, folders: Mapping[str, Path], classes: Sequence[str]) -> None:
+    """Raises UserError for folders in `place` that cannot be two classes.
+
+    These are links to one folder and, unless the caller has named the `classes`, names that differ in case only.
+    """
+    chosen = {name: path for name, path in folders.items() if not classes or name in classes}
+    _check_unlike(place, {name: str(path.resolve()) for name, path in chosen.items()}, "are links to one folder")
+    if not classes:
+        _check_unlike(place, {name: name.lower() for name in chosen}, "differ in case only")
+
+
+def _check_unlike(place: Path, folders: Mapping[str, str], what: str) -> None:
+    seen: dict[str, str] = {}
+    for name, value in folders.items():
+        other = seen.setdefault(value, name)
+        if other != name:
+            raise UserError(
+                f"the folders {other} and {name} in {place} {what}: merge them, or name the folders that are classes "
+                "(`classes`)"
+            )
