@@ -33,7 +33,7 @@ def atomic_write(path: str | Path, write: Callable[[Path], object]) -> None:
             temporary.unlink(missing_ok=True)
 
 
-def write_json(path: str | Path, value: Any) -> None:
-    """Write `value` as indented JSON; see `atomic_write`."""
-    text = json.dumps(value, indent=2) + "\n"
+def write_json(path: str | Path, value: Any, indent: int | None = 2) -> None:
+    """Write `value` as JSON, in ASCII; see `atomic_write`."""
+    text = json.dumps(value, indent=indent) + "\n"
     atomic_write(path, lambda temporary: temporary.write_text(text))

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 
 import jax
@@ -108,6 +109,31 @@ def test_a_folder_in_use_and_how_to_go_on(flags, tmp_path, capsys):
     (folder / "notes.txt").write_text("mine")
     assert call("train", *flags, "--run", folder, "--train.epochs", "1", "--train.seed", "1", "--fresh") == 0
     assert (folder / "weights.safetensors").read_bytes() != weights and (folder / "notes.txt").exists()
+
+
+def test_a_run_goes_on_with_what_it_was_given(run, flags, images, tmp_path, capsys):
+    root, start, folder = tmp_path / "images", tmp_path / "start.safetensors", tmp_path / "run"
+    shutil.copytree(images, root)
+    shutil.copy(run / "weights.safetensors", start)
+    flags = [*flags, "--train.init-from", start, "--run", folder]
+    flags[2] = f"folder:{root}/../images"
+    assert call("train", *flags, "--train.epochs", "1") == 0
+    given = json.loads((folder / "data.json").read_text())
+    start.unlink()
+    root.rename(tmp_path / "moved")
+    flags[2] = f"folder:{tmp_path / 'moved'}"
+    for name in NAMES:
+        shutil.copytree(images / name, tmp_path / "moved" / name / "more")
+    capsys.readouterr()
+    assert call("train", *flags, "--train.epochs", "2", "--resume") == 0
+    assert "28 images that the run was begun with; 28 others are not used" in capsys.readouterr().out
+    assert json.loads((folder / "data.json").read_text()) == given
+    assert len((folder / "metrics.jsonl").read_text().splitlines()) == 2
+    assert formats.load(folder).provenance["init_from"]["weights"] == str(start)
+    (tmp_path / "moved" / NAMES[0]).rename(tmp_path / "moved" / "zebra")
+    assert call("train", *flags, "--train.epochs", "3", "--resume") == 2
+    said = capsys.readouterr().err
+    assert f"14 are missing ({NAMES[0]}/0.png" in said and said.count("\n") == 1
 
 
 def test_an_unfinished_run_of_the_first_edition_cannot_be_continued(flags, tmp_path, capsys):

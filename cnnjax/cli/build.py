@@ -13,6 +13,7 @@ from cnnjax import data, formats, losses, models
 from cnnjax.cli.config import Config, DataConfig, ModelConfig, as_dict
 from cnnjax.data import sampling
 from cnnjax.data.augment import Augment
+from cnnjax.data.inventory import Inventory
 from cnnjax.errors import UserError
 from cnnjax.network import Network
 from cnnjax.train import loop, metrics, optimizers, schedules
@@ -22,15 +23,20 @@ ADAMW_WEIGHT_DECAY = 1e-4
 _MODEL_FLAGS = {"name": "--model.name", "width_multiplier": "--model.width-multiplier"}
 
 
-def dataset(config: DataConfig) -> data.Dataset:
-    """The data set that the config describes. Raises UserError as the sources of `cnnjax.data` do."""
+def dataset(config: DataConfig, inventory: Inventory | None = None) -> data.Dataset:
+    """The data set that the config describes; of a folder, the files of an inventory if one is given.
+
+    Raises UserError as the sources of `cnnjax.data` do.
+    """
     common = {"image_size": config.image_size, "seed": config.seed, "cache": config.cache}
     common |= {"valid": config.eval_per_class, "test": config.eval_per_class}
     if config.source == "procedural":
         common |= {"per_class": config.per_class, "version": config.rendering}
         return data.procedural.load(config.classes or ("cat", "dog"), **common)
     per_class = config.per_class or None
-    common |= {"per_class": per_class, "loading": config.loading, "adapt": True}
+    common |= {"per_class": per_class, "loading": config.loading, "adapt": True, "split_by": config.split_by}
+    if inventory is not None:
+        common["inventory"] = inventory
     return data.load(config.source, classes=config.classes, **common)
 
 
@@ -65,8 +71,10 @@ def model(config: ModelConfig, num_classes: int, image_size: tuple[int, int], ch
     return models.create(config.name, seed, **{name: value for name, value in arguments.items() if name in known})
 
 
-def network(config: Config, dataset: data.Dataset) -> Network:
+def network(config: Config, dataset: data.Dataset, begun: Path | None = None) -> Network:
     """A new network for the data set or, with `train.init_from`, that of a file.
+
+    begun: the folder of a run that is resumed, whose own network serves if that file is gone.
 
     Raises UserError for a file whose network does not fit the config or the data set's classes.
     """
@@ -74,11 +82,14 @@ def network(config: Config, dataset: data.Dataset) -> Network:
     create = partial(model, config.model, len(dataset.class_names), (size[0], size[1]), channels, config.train.seed)
     if not config.train.init_from:
         return Network.create(create(), dataset, normalizer=config.data.normalization)
-    found = formats.load(Path(config.train.init_from))
+    # A run that goes on has all of it in its own folder.
+    gone = begun is not None and not Path(config.train.init_from).exists()
+    found = formats.load(begun if gone else Path(config.train.init_from))
     _check_fits(found, config, dataset)
     # The rate of dropout is the config's.
     graphdef, _, _ = models.split(nnx.eval_shape(create))
     origin = {"init_from": {"weights": config.train.init_from, "digest": found.digest}}
+    origin = {"init_from": found.provenance.get("init_from", {})} if gone else origin
     return found.replace(graphdef=graphdef, provenance=origin)
 
 
@@ -141,8 +152,9 @@ def fit_options(config: Config) -> dict[str, Any]:
 def fit(config: Config, dataset: data.Dataset, run_dir: Path, *, resume: bool = False) -> loop.Result:
     """Train the network of a config, into a run's folder. Raises UserError and Preempted as `train.fit` does."""
     steps = total_steps(config, dataset)
+    begun = run_dir if resume and any((run_dir / "checkpoints").glob("[0-9]*")) else None
     return loop.fit(
-        network(config, dataset),
+        network(config, dataset, begun),
         dataset,
         optimizer(config, steps),
         run_dir=run_dir,

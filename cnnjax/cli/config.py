@@ -44,6 +44,9 @@ class DataConfig:
     """Validation images per class, and as many test images per class; of a class with too few images, a fifth each."""
     seed: int = 0
     """Chooses which images are drawn or rendered."""
+    split_by: Literal["seed", "name"] = "seed"
+    """seed draws exact numbers of images, anew when there are others. name decides by a hash of each file's name, so
+    that images which are added later move no other one to another split."""
     rendering: Literal[3, 4] = 4
     """Version of the procedural source's renderer. 3 renders the images of older releases, whose animals are larger and
     less turned."""
@@ -67,6 +70,10 @@ class DataConfig:
             kind != "procedural" or self.loading != "stream",
             "--data.loading stream needs images in files, and the procedural source has none: use --data.loading "
             "resident",
+        )
+        _require(
+            kind != "procedural" or self.split_by == "seed",
+            "--data.split-by name needs images with names, and the procedural source has none: leave it out",
         )
         smallest = min(self.image_size) if isinstance(self.image_size, tuple) else self.image_size
         _require(

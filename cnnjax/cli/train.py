@@ -2,7 +2,7 @@
 
 import json
 import statistics
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,10 +10,11 @@ from typing import Any
 from cnnjax import distributed
 from cnnjax.cli import build, renamed
 from cnnjax.cli.config import Config, DistributedConfig, as_dict
+from cnnjax.data.inventory import Inventory
 from cnnjax.distributed import print_once, run_all_or_raise, run_on_primary
 from cnnjax.errors import UserError
 from cnnjax.files import write_json
-from cnnjax.train import metrics, run_dir
+from cnnjax.train import metrics, run_data, run_dir
 from cnnjax.train.loop import Result
 
 _ALONE = DistributedConfig()
@@ -48,7 +49,7 @@ def train(
         place = folder / f"seed-{seed}" if seeds else folder
         runs[place] = replace(config, run=str(place), train=replace(config.train, seed=seed))
         prepare(place, runs[place], resume=resume, fresh=fresh)
-    dataset = run_all_or_raise(build.dataset, config.data)
+    dataset = run_all_or_raise(build.dataset, config.data, given_to(runs, resume))
     if found := build.describe(config.data, dataset):
         print_once(found)
     if dataset.skipped:
@@ -62,6 +63,12 @@ def train(
         summary = summarize(results)
         run_on_primary(write_json, folder / "summary.json", summary)
         print_once(f"{_table(summary)}\nwrote {folder / 'summary.json'}")
+
+
+def given_to(folders: Iterable[Path], resume: bool) -> Inventory | None:
+    """The files that the first of these runs which has begun was given; None for new runs."""
+    found = (run_data.read_inventory(folder) for folder in folders if resume and run_dir.has_results(folder))
+    return next((inventory for inventory in found if inventory is not None), None)
 
 
 def prepare(folder: Path, config: Config, *, resume: bool, fresh: bool) -> None:

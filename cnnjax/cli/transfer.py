@@ -11,7 +11,7 @@ from cnnjax import figures, formats
 from cnnjax.cli import build
 from cnnjax.cli.config import Config, DataConfig
 from cnnjax.cli.presets import PRESETS
-from cnnjax.cli.train import prepare
+from cnnjax.cli.train import given_to, prepare
 from cnnjax.errors import UserError
 from cnnjax.files import write_json
 from cnnjax.network import Network
@@ -71,7 +71,8 @@ def transfer(
     plan = {seed: _configs(base, data, seed, run / f"seed-{seed}", epochs) for seed in seeds}
     for config in (config for configs in plan.values() for config in configs.values()):
         prepare(Path(config.run), config, resume=resume, fresh=fresh)
-    results = _train_all(base, plan, build.dataset(data), resume)
+    folders = [Path(config.run) for configs in plan.values() for config in configs.values()]
+    results = _train_all(base, plan, build.dataset(data, given_to(folders, resume)), resume)
     summary = {name: _summary(found) for name, found in results.items()}
     write_json(run / "summary.json", summary)
     for name, row in summary.items():

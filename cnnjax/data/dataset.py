@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Array, Float32, Int32, UInt8
 
 from cnnjax import runtime
+from cnnjax.data.inventory import Inventory
 from cnnjax.data.lazy_images import LazyImages
 from cnnjax.data.split_images import SplitImages, read_split
 from cnnjax.errors import UserError
@@ -115,6 +116,7 @@ class Dataset:
         skipped: names of files that cannot be read and were left out of training and validation.
         provenance: where the images come from, JSON-able; "source" is "arrays", "folder:PATH", "tfds:NAME", "hub:NAME",
             "procedural" or, by default, "custom".
+        inventory: which files a folder's images were drawn from; None for other sources.
     """
 
     def __init__(
@@ -125,6 +127,7 @@ class Dataset:
         class_names: tuple[str, ...],
         skipped: tuple[str, ...] = (),
         provenance: Mapping[str, Any] | None = None,
+        inventory: Inventory | None = None,
     ) -> None:
         self.train = train
         self.valid = valid
@@ -132,6 +135,7 @@ class Dataset:
         self.class_names = tuple(class_names)
         self.skipped = tuple(skipped)
         self.provenance = dict(provenance or {"source": "custom"})
+        self.inventory = inventory
 
     @property
     def test(self) -> Split:
@@ -142,7 +146,10 @@ class Dataset:
 
     def replace(self, **changes: Any) -> "Dataset":
         """A copy with the named attributes changed. A test split that is not yet loaded stays so."""
-        own = {name: getattr(self, name) for name in ("train", "valid", "class_names", "skipped", "provenance")}
+        own = {
+            name: getattr(self, name)
+            for name in ("train", "valid", "class_names", "skipped", "provenance", "inventory")
+        }
         return Dataset(**{**own, "test": self._test, **changes})
 
     def __repr__(self) -> str:
@@ -226,7 +233,8 @@ def as_dataset(dataset: Any) -> Dataset:
     _checked_labels(train, names, "training")
     _checked_labels(valid, names, "validation")
     _check_alike(train, valid)
-    return Dataset(train, valid, test, names, getattr(dataset, "skipped", ()), getattr(dataset, "provenance", None))
+    others = {name: getattr(dataset, name) for name in ("skipped", "provenance", "inventory") if hasattr(dataset, name)}
+    return Dataset(train, valid, test, names, **others)
 
 
 def _check_alike(train: ArraySplit | LazySplit, valid: ArraySplit | LazySplit) -> None:

@@ -10,13 +10,15 @@ the class. Files without the ending of an image file, and hidden ones, are ignor
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Literal
 
 from cnnjax.data.dataset import Dataset
 from cnnjax.data.decode import decode
 from cnnjax.data.folder_layout import FolderLayout, find_layout
 from cnnjax.data.image_files import ENDINGS, ImageFile
+from cnnjax.data.inventory import Inventory
 from cnnjax.data.load_images import Loading, Source, assemble
 from cnnjax.data.splits import Selection, choose, split_dataset
 from cnnjax.errors import UserError
@@ -32,9 +34,11 @@ def from_folder(
     valid: float | int = 0.2,
     test: float | int = 0.2,
     seed: int = 0,
+    split_by: Literal["seed", "name"] = "seed",
     adapt: bool = False,
     loading: Loading = "auto",
     cache: bool = True,
+    inventory: Inventory | None = None,
 ) -> Dataset:
     """The images under a folder, as RGB of one size.
 
@@ -52,23 +56,33 @@ def from_folder(
             fraction means all.
         test: test images, likewise.
         seed: chooses which images are drawn.
+        split_by: "seed" draws exact numbers, anew where images are added. "name" decides by a hash of each file's path
+            below the folder, so that no image ever moves to another split.
         adapt: lower `per_class`, `valid` and `test` to what the smallest class has, instead of raising.
         loading: "resident" holds decoded images in memory; "stream" decodes them again for every batch, by workers that
             work ahead; "auto" streams what would take more than a quarter of the free memory. Results do not depend
             on it.
         cache: keep decoded, resized images in the user's cache folder.
+        inventory: use exactly these files, which an earlier data set was made of (`Dataset.inventory`).
 
     Raises UserError when the folder or one of its classes is missing or empty, or holds too few images.
     """
-    selection, size, place = Selection(per_class, valid, test, seed, adapt), to_size(image_size), str(path)
+    selection, size, place = Selection(per_class, valid, test, seed, adapt, split_by), to_size(image_size), str(path)
     root = Path(path).expanduser().resolve()
     if not root.is_dir():
         what = "is a file" if root.exists() else "does not exist"
         raise UserError(f"the folder {place} {what}: give a folder with a folder per class")
-    layout = find_layout(root, classes)
-    names, files = _choose_classes(layout, tuple(classes), place)
+    if inventory is None:
+        layout = find_layout(root, classes)
+        names, files = _choose_classes(layout, tuple(classes), place)
+        found = layout.describe()
+    else:
+        names, files = inventory.class_names, inventory.files(root)
+        found = f"the {len(names)} classes and {sum(map(len, _everything(files))):,} images that the run was begun with"
+        if added := inventory.added(root):
+            found = f"{found}; {added:,} others are not used"
     pools = {split: {name: [file.name for file in files[split][name]] for name in names} for split in files}
-    everything = [file for pool in files.values() for some in pool.values() for file in some]
+    everything = [file for some in _everything(files) for file in some]
     for pool in files.values():
         for name, some in pool.items():
             if len(some) == 1:
@@ -82,7 +96,8 @@ def from_folder(
         count=len(everything),
         samples=lambda: samples,
         read=lambda relative: f"{root}/{relative}",
-        provenance={"source": f"folder:{place}", "found": layout.describe()},
+        provenance={"source": f"folder:{place}", "found": found},
+        inventory=Inventory.of(files),
     )
     return assemble(source, selection, image_size=size, loading=loading, cache=cache)
 
@@ -108,6 +123,10 @@ def _choose_classes(
                 )
         files[split] = {name: found[name] for name in names}
     return names, files
+
+
+def _everything(files: dict[str, dict[str, list[ImageFile]]]) -> Iterator[list[ImageFile]]:
+    return (some for pool in files.values() for some in pool.values())
 
 
 def _digest(files: list[ImageFile]) -> str:

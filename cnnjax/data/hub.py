@@ -6,7 +6,7 @@ They are downloaded to, and read from, the cache of `datasets`: $HF_HOME, or ~/.
 import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from cnnjax.data.dataset import Dataset
 from cnnjax.data.load_images import Loading, Source, assemble, brief
@@ -26,6 +26,7 @@ def from_hub(
     valid: float | int = 0.2,
     test: float | int = 0.2,
     seed: int = 0,
+    split_by: Literal["seed", "name"] = "seed",
     adapt: bool = False,
     loading: Loading = "auto",
     cache: bool = True,
@@ -40,12 +41,17 @@ def from_hub(
         name: the set's name on the Hub, or a local folder that `datasets.load_dataset` can read.
         config: the name of the set's configuration, if it has several.
         revision: the set's version, as a branch, a tag or a commit.
-        image_size, classes, per_class, valid, test, seed, adapt, loading, cache: as in `from_folder`.
+        image_size, classes, per_class, valid, test, seed, split_by, adapt, loading, cache: as
+            in `from_folder`.
 
     Raises UserError where `datasets` is not installed, and for a set that is unknown, cannot be loaded, or is not for
     image classification.
     """
-    selection, size, place = Selection(per_class, valid, test, seed, adapt), to_size(image_size), f"hub:{name}"
+    selection, size, place = (
+        Selection(per_class, valid, test, seed, adapt, split_by),
+        to_size(image_size),
+        f"hub:{name}",
+    )
     splits = _splits(_loaded(name, config, revision), place)
     image, label = _columns(splits["train"][1].features, place)
     labels = {split: functools.cache(lambda table=table: _labels(table, label)) for split, (_, table) in splits.items()}

@@ -18,6 +18,7 @@ from cnnjax import distributed
 from cnnjax.data.cache import cached
 from cnnjax.data.dataset import ArraySplit, Dataset, Examples, LazySplit, fits_in_memory
 from cnnjax.data.decode import decode
+from cnnjax.data.inventory import Inventory
 from cnnjax.data.lazy_images import LazyImages, channel_histogram
 from cnnjax.data.splits import ClassSample, Selection
 from cnnjax.errors import UserError, unknown
@@ -50,6 +51,8 @@ class Source(NamedTuple):
     """The encoded image of a candidate: its file, or the file's content. It can be sent to another process."""
     provenance: dict[str, Any]
     """For `Dataset.provenance`."""
+    inventory: Inventory | None = None
+    """For `Dataset.inventory`."""
 
 
 class Index(NamedTuple):
@@ -104,7 +107,8 @@ def assemble(
     valid, skipped_valid = split("valid")
     skipped = skipped_train + skipped_valid
     _warn(source.place, skipped)
-    return Dataset(train, valid, load_test, source.class_names, skipped, source.provenance | asdict(selection))
+    provenance = source.provenance | asdict(selection)
+    return Dataset(train, valid, load_test, source.class_names, skipped, provenance, source.inventory)
 
 
 def _is_streamed(source: Source, selection: Selection, size: tuple[int, int], loading: str) -> bool:

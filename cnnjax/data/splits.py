@@ -1,9 +1,10 @@
 """Which images go to which split: disjoint, per class, and the same for a seed on every machine."""
 
 import hashlib
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -28,6 +29,10 @@ class Selection:
     """Chooses which images are drawn."""
     adapt: bool = False
     """Lower the numbers to what the smallest class has, instead of raising; see `adapted`."""
+    split_by: Literal["seed", "name"] = "seed"
+    """"seed" draws exact numbers from each class. "name" assigns every image by a hash of its name, so that images that
+    are added later move no other one: `valid` and `test` are shares of the hashes (a fifth, where they are numbers),
+    and a number is the most images of its share that are used."""
 
     def __post_init__(self) -> None:
         if self.per_class is not None and self.per_class < 1:
@@ -38,6 +43,8 @@ class Selection:
                 raise UserError(
                     f"{name}={share} must be a fraction between 0 and 1, or a number of images per class (at least 1)"
                 )
+        if self.split_by not in ("seed", "name"):
+            raise unknown("way to split", self.split_by, ("seed", "name"))
 
     def count(self, split: str, size: int, own: bool) -> int:
         """How many of the `size` images of a class "valid" or "test" takes; `own`: they are that split's alone."""
@@ -103,6 +110,8 @@ def split_dataset(
     validation first, then test, so that these do not change with `per_class`.
     Raises UserError when a class has too few images for the selection.
     """
+    if selection.split_by == "name":
+        return split_by_name(pools, selection, place)
     if selection.adapt:
         selection = adapted(pools, selection)
     samples: dict[str, dict[str, ClassSample]] = {"train": {}, "valid": {}, "test": {}}
@@ -130,6 +139,53 @@ def split_dataset(
                 samples[split][name] = ClassSample((*order[start : start + count], *spare[first:last]), count)
                 start += count
     return samples
+
+
+def split_by_name(
+    pools: Mapping[str, Mapping[str, Sequence[Any]]], selection: Selection, place: str
+) -> dict[str, dict[str, ClassSample]]:
+    """`split_dataset` for `Selection.split_by` "name": the split of an image depends on its name and the seed alone.
+
+    Raises UserError where a split would have fewer images of a class than asked for (with `adapt`: none).
+    """
+    shares = {split: getattr(selection, split) for split in ("valid", "test")}
+    edges = {split: share if isinstance(share, float) else 0.2 for split, share in shares.items() if split not in pools}
+    if sum(edges.values()) >= 1:
+        raise UserError(f"valid={selection.valid} and test={selection.test} leave no images for training: lower them")
+    samples: dict[str, dict[str, ClassSample]] = {"train": {}, "valid": {}, "test": {}}
+    for pool, classes in pools.items():
+        for name, images in classes.items():
+            found: dict[str, list[tuple[float, Any]]] = {split: [] for split in (edges if pool == "train" else ())}
+            found[pool] = []
+            for image in images:
+                number = _hash(f"{selection.seed}/{pool}/{image}")
+                found[_share(number, edges) if pool == "train" else pool].append((number, image))
+            for split, some in found.items():
+                asked = shares.get(split, selection.per_class)
+                wanted = asked if isinstance(asked, int) else len(some)
+                if not some or (wanted > len(some) and not selection.adapt):
+                    raise UserError(
+                        f"{place}: the hashes of their names give {len(some)} of the {len(images)} images of class "
+                        f"{name!r} to the split {split}, where {wanted or 1} are needed: lower the number, add images "
+                        "or use split_by='seed'"
+                    )
+                samples[split][name] = ClassSample(tuple(image for _, image in sorted(some)), min(wanted, len(some)))
+    return samples
+
+
+def _share(number: float, edges: Mapping[str, float]) -> str:
+    """The split in whose part of [0, 1) a number is: first those in `edges`, which are widths, then training."""
+    edge = 0.0
+    for split, width in edges.items():
+        edge += width
+        if number < edge:
+            return split
+    return "train"
+
+
+def _hash(text: str) -> float:
+    """A number in [0, 1) that depends on the text alone."""
+    return int.from_bytes(hashlib.sha256(os.fsencode(text)).digest()[:7]) / 2**56
 
 
 def group_by_class(labels: Iterable[str | None], own: str, classes: Sequence[str]) -> dict[str, list[str]]:

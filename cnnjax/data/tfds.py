@@ -12,7 +12,7 @@ import sys
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from tqdm import tqdm
@@ -33,6 +33,7 @@ def from_tfds(
     valid: float | int = 0.2,
     test: float | int = 0.2,
     seed: int = 0,
+    split_by: Literal["seed", "name"] = "seed",
     adapt: bool = False,
     loading: Loading = "auto",
     cache: bool = True,
@@ -44,11 +45,12 @@ def from_tfds(
 
     Args:
         name: the set's name in tensorflow-datasets, with its configuration and version if wanted: "NAME/CONFIG:1.0.0".
-        image_size, classes, per_class, valid, test, seed, adapt, loading, cache: as in `from_folder`.
+        image_size, classes, per_class, valid, test, seed, split_by, adapt, loading, cache: as
+            in `from_folder`.
 
     Raises UserError for an unknown set, one that is not for image classification, and one that cannot be prepared.
     """
-    selection, size = Selection(per_class, valid, test, seed, adapt), to_size(image_size)
+    selection, size = Selection(per_class, valid, test, seed, adapt, split_by), to_size(image_size)
     place = f"tfds:{name}"
     builder = _prepared(name)
     image, label = _features(builder.info, place)

@@ -14,7 +14,7 @@ from cnnjax.data.dataset import Split, as_dataset
 from cnnjax.data.mixup import Mix
 from cnnjax.errors import UserError
 from cnnjax.network import Network
-from cnnjax.train import optimizers, run_dir
+from cnnjax.train import optimizers, run_data, run_dir
 from cnnjax.train.agreement import check_hosts_agree
 from cnnjax.train.checkpoint import Checkpoints, MemoryCheckpoints
 from cnnjax.train.metrics import EpochMetrics, Metric
@@ -106,8 +106,12 @@ def _run(plan: Plan) -> Result:
 def _prepare(plan: Plan, folder: Path) -> Result | None:
     """Make the folder; the result if the run in it is already finished."""
     options = plan.options
+    begun = distributed.run_on_primary(lambda: str(run_dir.has_results(folder))) == "True"
     distributed.run_on_primary(run_dir.prepare, folder, options.settings(), options.resume)
     distributed.run_all_or_raise(run_dir.check_shared, folder)
+    distributed.run_on_primary(
+        run_data.check if begun else run_data.keep, folder, plan.network.class_names, plan.dataset
+    )
     done = partial(run_dir.finished, folder, options.epochs, options.early_stopping_patience)
     history = json.loads(distributed.run_on_primary(lambda: json.dumps(done())))
     if history is None:

@@ -14,7 +14,7 @@ Settings = Mapping[str, Any]
 """JSON-able settings, nested by part or not: what `config.json` holds."""
 
 CONTENTS = (
-    "config.json", "metrics.jsonl", "checkpoints", "input.safetensors", "weights.safetensors", "test.json",
+    "config.json", "data.json", "metrics.jsonl", "checkpoints", "input.safetensors", "weights.safetensors", "test.json",
     "curves.png", "tensorboard", "profile", "weights",
 )  # fmt: skip
 RESUME_MUTABLE = frozenset((
@@ -33,7 +33,7 @@ def prepare(folder: Path, settings: Settings, resume: bool) -> None:
     than those with which the run to resume was started.
     """
     path = folder / "config.json"
-    if path.exists() and _has_results(folder):
+    if path.exists() and has_results(folder):
         saved = _read(path)
         if not resume:
             state = "a finished run" if (folder / "test.json").exists() else "an unfinished run"
@@ -75,7 +75,7 @@ def finished(folder: Path, epochs: int, patience: int) -> list[metrics.EpochMetr
     return history if is_complete(history, epochs, patience) else None
 
 
-def _has_results(folder: Path) -> bool:
+def has_results(folder: Path) -> bool:
     """Whether there is anything to lose or to continue. Before its first checkpoint a run may be started again."""
     return (folder / "weights.safetensors").exists() or any((folder / "checkpoints").glob("[0-9]*"))
 
@@ -99,6 +99,9 @@ def _compare(saved: Settings, wanted: Settings, folder: Path) -> None:
         before, after, last = old[name], new[name], name.rpartition(".")[2]
         if before == after or last in RESUME_MUTABLE:
             continue
+        # A folder may be moved, or its path be written in another way: data.json says which images are meant.
+        if name == "data.source" and _are_folders(before, after) and (folder / "data.json").exists():
+            continue
         # A schedule stretches over all epochs, so more of them would change the steps already made.
         constant = new.get("optimizer.schedule", "constant") in CONSTANT_SCHEDULES
         if last == "epochs" and constant and isinstance(before, int) and after > before:
@@ -107,6 +110,10 @@ def _compare(saved: Settings, wanted: Settings, folder: Path) -> None:
             f"{folder} was started with {name}={before} and cannot be resumed with {after}: "
             "pass the old value, or choose another run_dir"
         )
+
+
+def _are_folders(*sources: Any) -> bool:
+    return all(str(source).startswith("folder:") for source in sources)
 
 
 def _flatten(values: Settings, prefix: str = "") -> dict[str, Any]:

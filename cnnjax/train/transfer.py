@@ -123,6 +123,8 @@ def extract_features(network: Network, dataset: loop.DatasetLike, *, mirrored: b
         of(as_split(dataset.valid), "validation"),
         cache(lambda: of(as_split(dataset.test), "test")),
         network.class_names,
+        provenance=getattr(dataset, "provenance", {"source": "custom"}) | {"features": True},
+        inventory=getattr(dataset, "inventory", None),
     )
 
 
