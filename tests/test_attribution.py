@@ -1,16 +1,15 @@
-"""Attribution methods against plain loops, jax.grad and PyTorch; what batches, devices and models may change."""
+"""Attribution methods against plain loops, jax.grad and NumPy; what batches, devices and models may change."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny
-import torch
-import torch.nn.functional as F
 from flax import nnx
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from oracles import keras_vis, torch_nets, torch_resnet
+from oracles import keras_vis, numpy_autodiff, numpy_nets
+from oracles.numpy_autodiff import Value
 
 from cnnjax import Network, models, visualize
 from cnnjax.data import normalize
@@ -158,33 +157,21 @@ def test_one_logit_has_two_ends(pair, method):
         assert not np.allclose(ends[0], ends[1], rtol=0.01)
 
 
-class GuidedRelu(torch.autograd.Function):
-    """As the paper has it, and as Captum's hooks do."""
-
-    @staticmethod
-    def forward(context, x):
-        context.save_for_backward(x)
-        return x.clamp(min=0)
-
-    @staticmethod
-    def backward(context, gradient):
-        (x,) = context.saved_tensors
-        return gradient.clamp(min=0) * (x > 0)
+def guided(net, shown, index):
+    """NumPy's gradient of a logit by the images."""
+    x = Value(shown)
+    logits = net(x)
+    logits.backward(np.eye(logits.shape[1])[[index] * len(shown)])
+    return x.grad
 
 
-def by_torch(net, shown, index, monkeypatch):
-    monkeypatch.setattr(F, "relu", GuidedRelu.apply)
-    x = torch.tensor(shown, requires_grad=True)
-    net(x)[:, index].sum().backward()
-    return x.grad.numpy()
-
-
-def test_guided_backpropagation_of_a_vgg(monkeypatch):
+def test_guided_backpropagation_of_a_vgg():
     """Whose last convolutions are pooled before relu; with and without jax.checkpoint."""
     model = models.create("vgg11", num_classes=3, image_size=32, width_multiplier=0.05)
     network = Network.create(model, normalizer=normalize.identity())
     shown = images(2, 32, 32)
-    expected = by_torch(torch_nets.vgg(network.params, (1, 1, 2, 2, 2)), shown, 1, monkeypatch)
+    net = numpy_nets.vgg(network.params, (1, 1, 2, 2, 2), relu=numpy_autodiff.guided_relu)
+    expected = guided(net, shown, 1)
     graphdef = models.with_remat(network.graphdef, network.params, network.model_state, True)
     for one in (network, network.replace(graphdef=graphdef)):
         found = visualize.guided_backpropagation(one, shown, 1, reduction="none")
@@ -192,17 +179,16 @@ def test_guided_backpropagation_of_a_vgg(monkeypatch):
     assert np.abs(visualize.gradient(network, shown, 1, reduction="none") - expected).max() > np.abs(expected).max() / 9
 
 
-def test_a_resnets_gradients_and_maps(monkeypatch):
-    net = torch_resnet.randomised(torch_resnet.ResNet((1, 1, 1, 1), width=4, classes=3))
+def test_a_resnets_gradients_and_maps():
+    state = numpy_nets.filled(numpy_nets.resnet_shapes((1, 1, 1, 1), width=4, classes=3))
     make = nnx.jit(lambda rngs: models.ResNet((1, 1, 1, 1), False, 3, width_multiplier=1 / 16, rngs=rngs))
     model = make(nnx.Rngs(0))  # one program for all parameters
     network = Network.create(model, normalizer=normalize.identity(), image_size=32)
     names = {"kernel": "weight", "scale": "weight", "bias": "bias", "mean": "running_mean", "var": "running_var"}
-    state = net.state_dict()
 
     def theirs(entry, leaf):
         *layer, kind = (str(key.key) for key in entry[1:])
-        value = state[".".join([*layer, names[kind]])].numpy()
+        value = state[".".join([*layer, names[kind]])]
         value = value.transpose(2, 3, 1, 0) if value.ndim == 4 else value.T
         assert value.shape == leaf.shape
         return jnp.asarray(value)
@@ -210,7 +196,7 @@ def test_a_resnets_gradients_and_maps(monkeypatch):
     params, model_state = jax.tree_util.tree_map_with_path(theirs, (network.params, network.model_state))
     network = network.replace(params=params, model_state=model_state)
     shown = images(2, 32, 32)
-    expected = by_torch(lambda x: net(x.permute(0, 3, 1, 2)), shown, 2, monkeypatch)
+    expected = guided(numpy_nets.Published(state, numpy_autodiff.guided_relu), shown, 2)
     found = visualize.guided_backpropagation(network, shown, 2, reduction="none")
     np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-4 * np.abs(expected).max())
     for method in ("grad-cam++", "layer-cam"):
@@ -229,11 +215,11 @@ def test_a_plain_flax_model_of_another_size_and_grey():
         return model.head(relu(model.deep(x)).mean(axis=(1, 2)))[0, 1]
 
     @jax.custom_vjp
-    def guided(x):
+    def cut(x):
         return nnx.relu(x)
 
-    guided.defvjp(lambda x: (nnx.relu(x), x), lambda x, g: (jnp.where(x > 0, nnx.relu(g), 0.0),))
-    for method, relu in ((visualize.gradient, nnx.relu), (visualize.guided_backpropagation, guided)):
+    cut.defvjp(lambda x: (nnx.relu(x), x), lambda x, g: (jnp.where(x > 0, nnx.relu(g), 0.0),))
+    for method, relu in ((visualize.gradient, nnx.relu), (visualize.guided_backpropagation, cut)):
         expected = jnp.stack([jax.grad(lambda x, relu=relu: logit(x, relu))(image) for image in jnp.asarray(shown)])
         found = method(network, shown, 1, reduction="none")
         np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6)

@@ -1,6 +1,7 @@
 """The race to the same activation by the recipe lucid: when a target is reached, whether the networks are the same."""
 
 import json
+import os
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -10,8 +11,6 @@ import jax.numpy as jnp
 import lucid_filters
 import numpy as np
 import pytest
-import torch
-from contenders import torch_lucid
 from lucid_filters import Drawn
 
 from cnnjax import formats, visualize
@@ -40,26 +39,57 @@ def test_targets_are_reached_between_looks_and_by_the_highest_so_far():
     assert "2.00× (2.00 to 2.00)" in lucid_filters.table([ours, theirs])
 
 
+def in_torch(code, *arguments):
+    """Run this in a process of its own, since PyTorch and JAX in one can crash."""
+    start = "import sys, numpy as np, torch\nfrom contenders import torch_lucid\n"
+    environment = os.environ | {"PYTHONPATH": f"{ROOT / 'benchmarks'}:{ROOT}"}
+    command = [sys.executable, "-c", start + code, *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+needs_torch = pytest.mark.skipif(not find_spec("torch"), reason="needs the extra `peers`")
+
+
+@pytest.mark.slow
+@needs_torch
 @pytest.mark.parametrize("name", ["vgg16-mini", "vgg16"])
 def test_pytorchs_network_is_the_one_that_judges(name, tmp_path, quickly_compiled):
     network, layer = formats.load_bundled(name, include_top=False), "block2_conv1"
     lucid_filters.write_arrays(tmp_path / "arrays.npz", network, layer)
     image = np.random.default_rng(0).random((1, 32, 32, 3), np.float32)
-    with torch.no_grad():
-        theirs = torch_lucid.build(str(tmp_path / "arrays.npz"))(torch.tensor(image).permute(0, 3, 1, 2))
+    np.save(tmp_path / "image.npy", image)
+    code = """
+arrays, image, out = sys.argv[1:]
+with torch.no_grad():
+    found = torch_lucid.build(arrays)(torch.tensor(np.load(image)).permute(0, 3, 1, 2))
+np.save(out, found.permute(0, 2, 3, 1).numpy())
+"""
+    in_torch(code, tmp_path / "arrays.npz", tmp_path / "image.npy", tmp_path / "out.npy")
     network = at_image_size(network, 32)
     ours = np.asarray(before_relu.run(network, jnp.asarray(image), (layer,))[2][layer])
-    np.testing.assert_allclose(theirs.permute(0, 2, 3, 1).numpy(), ours, atol=2e-4 * np.abs(ours).max())
+    np.testing.assert_allclose(np.load(tmp_path / "out.npy"), ours, atol=2e-4 * np.abs(ours).max())
+
+
+def test_a_layer_that_is_not_there(tmp_path):
+    network = formats.load_bundled("vgg16-mini", include_top=False)
     with pytest.raises(UserError, match="'block9' is none"):
         lucid_filters.write_arrays(tmp_path / "arrays.npz", network, "block9")
 
 
-def test_pytorchs_image_is_lucids():
+@pytest.mark.slow
+@needs_torch
+def test_pytorchs_image_is_lucids(tmp_path):
     params = np.random.default_rng(0).normal(0, 0.1, (1, 3, 12, 7, 2)).astype(np.float32)
-    theirs = torch_lucid.to_images(torch.tensor(params), 12)[0].permute(1, 2, 0).numpy()
+    np.save(tmp_path / "params.npy", params)
+    code = """
+found = torch_lucid.to_images(torch.tensor(np.load(sys.argv[1])), 12)[0].permute(1, 2, 0).numpy()
+np.save(sys.argv[2], found)
+"""
+    in_torch(code, tmp_path / "params.npy", tmp_path / "out.npy")
     real, imag = (jnp.asarray(np.moveaxis(params[0, ..., i], 0, -1)) for i in (0, 1))
     ours = visualize.fourier().to_image(visualize.parameterizations.Spectrum(real, imag, 12))
-    np.testing.assert_allclose(255 * theirs, ours, rtol=1e-4)
+    np.testing.assert_allclose(255 * np.load(tmp_path / "out.npy"), ours, rtol=1e-4)
 
 
 @pytest.mark.slow

@@ -5,24 +5,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import torch
-import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax import lax
+from oracles import numpy_autodiff
+from oracles.numpy_autodiff import Value
 
 from cnnjax.errors import UserError
 from cnnjax.ops import broadcast_bias, conv, conv_max_pool, dense, max_pool, pool, winograd
 
 few = settings(max_examples=8, deadline=None)
-
-
-def to_torch(x):
-    return torch.tensor(np.asarray(x)).permute(0, 3, 1, 2)
-
-
-def from_torch(x):
-    return x.permute(0, 2, 3, 1).numpy()
 
 
 def distinct(shape, seed=0):
@@ -51,22 +43,17 @@ def test_article_feature_map():
     [((7, 6), (3, 3), 1, "SAME"), ((6, 5), (2, 4), 1, "SAME"), ((8, 7), (3, 2), 1, "VALID"), ((5, 5), (3, 3), 1, 3),
      ((9, 8), (3, 3), 2, 1), ((7, 7), (1, 1), 1, 0)],
 )  # fmt: skip
-def test_conv_and_its_gradients_against_torch(side, window, stride, padding):
+def test_conv_and_its_gradients_against_numpy(side, window, stride, padding):
     random = np.random.default_rng(0)
     x, kernel = normal(random, 2, *side, 3), normal(random, *window, 3, 4)
     out, vjp = jax.vjp(lambda x, kernel: conv(x, kernel, stride, padding), x, kernel)
     g = normal(random, *out.shape)
     gx, gk = vjp(g)
-    tx, tk = to_torch(x).requires_grad_(), torch.tensor(np.asarray(kernel)).permute(3, 2, 0, 1).requires_grad_()
-    if padding == "SAME":  # the odd zero goes to the end, as in TensorFlow and JAX
-        edges = [e for n in window[::-1] for e in ((n - 1) // 2, n // 2)]
-    else:
-        edges = [0 if padding == "VALID" else padding] * 4
-    expected = F.conv2d(F.pad(tx, edges), tk, stride=stride)
-    expected.backward(to_torch(g))
-    np.testing.assert_allclose(out, from_torch(expected.detach()), rtol=1e-4, atol=1e-4)
-    np.testing.assert_allclose(gx, from_torch(tx.grad), rtol=1e-4, atol=1e-4)
-    np.testing.assert_allclose(gk, tk.grad.permute(2, 3, 1, 0).numpy(), rtol=1e-4, atol=1e-4)
+    nx, nk = Value(x), Value(kernel)
+    expected = numpy_autodiff.conv(nx, nk, None, stride, padding)
+    expected.backward(g)
+    for ours, theirs in ((out, expected.data), (gx, nx.grad), (gk, nk.grad)):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-4)
 
 
 NETWORK_SHAPES = [
@@ -110,10 +97,10 @@ def against_float64(sides, window, inputs, outputs, padding, batch):
     random = np.random.default_rng(0)
     x = random.normal(size=(batch, *sides, inputs)).astype(np.float32)
     kernel = (random.normal(size=(*window, inputs, outputs)) / (9 * inputs) ** 0.5).astype(np.float32)
-    tx, tk = to_torch(x).double().requires_grad_(), torch.tensor(kernel).permute(3, 2, 0, 1).double().requires_grad_()
-    expected = F.conv2d(tx, tk, padding=1 if padding == "SAME" else padding)
-    g = random.normal(size=(batch, *expected.shape[2:], outputs)).astype(np.float32)
-    expected.backward(to_torch(g).double())
+    nx, nk = Value(x), Value(kernel)
+    expected = numpy_autodiff.conv(nx, nk, None, 1, padding)
+    g = random.normal(size=expected.shape).astype(np.float32)
+    expected.backward(g)
 
     @jax.jit
     def found(x, kernel, g):
@@ -121,29 +108,29 @@ def against_float64(sides, window, inputs, outputs, padding, batch):
         return y, *vjp(g)
 
     y, gx, gk = found(x, kernel, g)
-    assert error(y, from_torch(expected.detach())) < 1e-5
-    assert error(gx, from_torch(tx.grad)) < 1e-4
-    assert error(gk, tk.grad.permute(2, 3, 1, 0).numpy()) < 1e-4
+    assert error(y, expected.data) < 1e-5
+    assert error(gx, nx.grad) < 1e-4
+    assert error(gk, nk.grad) < 1e-4
 
 
 @few
 @given(
     st.integers(5, 13), st.integers(5, 13), st.integers(1, 2), st.sampled_from([(32, 64), (64, 65), (3, 32), (5, 6)])
 )
-def test_conv_max_pool_against_torch(height, width, batch, channels):
+def test_conv_max_pool_against_numpy(height, width, batch, channels):
     random = np.random.default_rng(height * width)
     x = normal(random, batch, height, width, channels[0])
     kernel = normal(random, 3, 3, *channels) / (9 * channels[0]) ** 0.5
-    tx, tk = to_torch(x).double().requires_grad_(), torch.tensor(np.asarray(kernel)).permute(3, 2, 0, 1).double()
-    expected = F.max_pool2d(F.conv2d(tx, tk.requires_grad_(), padding=1), 2)
-    g = normal(random, batch, *expected.shape[2:], channels[1])
-    expected.backward(to_torch(g).double())
-    assert error(jax.jit(conv_max_pool)(x, kernel), from_torch(expected.detach())) < 1e-5
+    nx, nk = Value(x), Value(kernel)
+    expected = numpy_autodiff.max_pool(numpy_autodiff.conv(nx, nk))
+    g = normal(random, *expected.shape)
+    expected.backward(g)
+    assert error(jax.jit(conv_max_pool)(x, kernel), expected.data) < 1e-5
     y, vjp = jax.vjp(conv_max_pool, x, kernel)
     gx, gk = vjp(g)
-    assert error(y, from_torch(expected.detach())) < 1e-5
-    assert error(gx, from_torch(tx.grad)) < 1e-4
-    assert error(gk, tk.grad.permute(2, 3, 1, 0).numpy()) < 1e-4
+    assert error(y, expected.data) < 1e-5
+    assert error(gx, nx.grad) < 1e-4
+    assert error(gk, nk.grad) < 1e-4
 
 
 def test_conv_max_pool_spares_memory():
@@ -223,16 +210,16 @@ def test_conv_shapes(height, width, window, stride, padding):
 
 @few
 @given(st.sampled_from([(4, 6, 2), (7, 5, 2), (7, 8, 3)]), st.integers(0, 99))
-def test_max_pool_and_its_gradient_against_torch(sizes, seed):
+def test_max_pool_and_its_gradient_against_numpy(sizes, seed):
     height, width, window = sizes
     x = distinct((2, height, width, 3), seed)
     out, vjp = jax.vjp(lambda x: max_pool(x, window), x)
     g = jnp.cos(jnp.arange(out.size, dtype=jnp.float32)).reshape(out.shape)
-    tx = to_torch(x).requires_grad_()
-    expected = F.max_pool2d(tx, window)
-    expected.backward(to_torch(g))
-    np.testing.assert_array_equal(out, from_torch(expected.detach()))
-    np.testing.assert_array_equal(vjp(g)[0], from_torch(tx.grad))
+    nx = Value(x)
+    expected = numpy_autodiff.max_pool(nx, window)
+    expected.backward(g)
+    np.testing.assert_array_equal(out, expected.data)
+    np.testing.assert_array_equal(vjp(g)[0], nx.grad)
 
 
 @few
@@ -240,9 +227,9 @@ def test_max_pool_and_its_gradient_against_torch(sizes, seed):
 def test_ties_go_to_the_first_maximum(values):
     x = jnp.array(values).reshape(1, 4, 4, 1)
     gradient = jax.grad(lambda x: max_pool(x).sum())(x)
-    tx = to_torch(x).requires_grad_()
-    F.max_pool2d(tx, 2).sum().backward()
-    np.testing.assert_array_equal(gradient, from_torch(tx.grad))
+    nx = Value(x)
+    numpy_autodiff.max_pool(nx).backward()
+    np.testing.assert_array_equal(gradient, nx.grad)
     assert gradient.sum() == 4
 
 
@@ -299,23 +286,23 @@ def test_max_pool_window_too_large():
 
 
 @pytest.mark.parametrize(("batch", "inputs", "outputs"), [(5, 12, 7), (4, 13, 3), (1, 12, 7), (6, 4100, 3)])
-def test_dense_and_its_gradients_against_torch(batch, inputs, outputs):
+def test_dense_and_its_gradients_against_numpy(batch, inputs, outputs):
     random = np.random.default_rng(0)
     x, kernel, g, v = (
         jnp.asarray(random.normal(size=shape), jnp.float32)
         for shape in ((batch, inputs), (inputs, outputs), (batch, outputs), (batch, inputs))
     )
-    tx, tk = (torch.tensor(np.asarray(a, np.float64), requires_grad=True) for a in (x, kernel))
-    expected = tx @ tk
-    expected.backward(torch.tensor(np.asarray(g, np.float64)))
+    nx, nk = Value(x), Value(kernel)
+    expected = numpy_autodiff.dense(nx, nk)
+    expected.backward(g)
 
     @jax.jit
     def found(x, kernel, g):
         y, vjp = jax.vjp(dense, x, kernel)
         return y, *vjp(g)
 
-    for ours, theirs in zip(found(x, kernel, g), (expected.detach(), tx.grad, tk.grad), strict=True):
-        assert error(ours, theirs.numpy()) < 1e-6
+    for ours, theirs in zip(found(x, kernel, g), (expected.data, nx.grad, nk.grad), strict=True):
+        assert error(ours, theirs) < 1e-6
 
     # The input's gradient, (g · kernelᵀ), against v: its own gradients are v · kernel and vᵀ · g.
     second = jax.grad(lambda kernel, g: (jax.vjp(dense, x, kernel)[1](g)[0] * v).sum(), (0, 1))(kernel, g)

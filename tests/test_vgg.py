@@ -1,12 +1,14 @@
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import networks
 import numpy as np
 import pytest
-import torch
 from flax import nnx
 from jax.nn.initializers import he_normal
-from oracles import torch_nets
+from oracles import numpy_autodiff, numpy_nets
+from oracles.numpy_autodiff import Value
 
 from cnnjax import models
 from cnnjax.errors import UserError
@@ -44,22 +46,20 @@ def test_layers_of_vgg16():
     assert shapes["block5_pool"] == (7, 7, 512) and shapes["fc1"] == (4096,) and shapes["predictions"] == (1000,)
 
 
-def test_logits_loss_and_gradients_against_torch():
+def test_logits_loss_and_gradients_against_numpy():
     graphdef, params, _ = models.split(
         models.VGG16(5, image_size=32, width_multiplier=0.125, dense_units=24, rngs=nnx.Rngs(0))
     )
     images = networks.images(32)
-    net = torch_nets.vgg(params)
-    networks.close(networks.results(graphdef, LABELS, params, images), networks.torch_results(net, LABELS, images))
+    net = numpy_nets.vgg(params)
+    networks.close(networks.results(graphdef, LABELS, params, images), networks.numpy_results(net, LABELS, images))
 
 
-def test_full_width_logits_against_torch():
+def test_full_width_logits_against_numpy():
     """All 512 channels, at a small side with small dense layers."""
     graphdef, params, _ = models.split(models.VGG16(10, image_size=32, dense_units=64, rngs=nnx.Rngs(0)))
     images = networks.images(32, batch=1)
-    net = torch_nets.vgg(params)
-    with torch.no_grad():
-        expected = net(torch.tensor(np.asarray(images))).numpy()
+    expected = numpy_nets.vgg(params)(images).data
     networks.close(jax.jit(lambda p, x: models.apply(graphdef, p, {}, x).logits)(params, images), expected)
 
 
@@ -82,51 +82,54 @@ def test_without_top_any_side():
         model(jnp.zeros((1, 32, 32, 1)))
 
 
-def test_a_block_with_batch_norm_against_torch():
+def test_a_block_with_batch_norm_against_numpy():
     """Two training steps' outputs and running statistics, gradients of the second, then evaluation."""
-    torch.manual_seed(0)
-    theirs = torch.nn.Sequential(
-        torch.nn.Conv2d(3, 5, 3, padding=1), torch.nn.BatchNorm2d(5), torch.nn.ReLU(),
-        torch.nn.Conv2d(5, 4, 3, padding=1), torch.nn.BatchNorm2d(4), torch.nn.ReLU(), torch.nn.MaxPool2d(2),
-    )  # fmt: skip
-    rngs = nnx.Rngs(0)
+    random, rngs = np.random.default_rng(0), nnx.Rngs(0)
     layers = {f"conv{i}": Conv(a, b, init=he_normal(), rngs=rngs) for i, (a, b) in enumerate([(3, 5), (5, 4)], 1)}
     norms = {f"conv{i}": BatchNorm(units, rngs=rngs) for i, units in enumerate([5, 4], 1)}
-    for i, (layer, norm) in enumerate(zip(layers.values(), norms.values(), strict=True)):
-        for module, bias in ((theirs[3 * i], layer.bias), (theirs[3 * i + 1], norm.bias)):
-            torch.nn.init.normal_(module.bias)
-            bias[...] = jnp.asarray(module.bias.detach().numpy())
-        torch.nn.init.normal_(theirs[3 * i + 1].weight)  # a negative scale does not commute with the maximum
-        norm.scale[...] = jnp.asarray(theirs[3 * i + 1].weight.detach().numpy())
-        layer.kernel[...] = jnp.asarray(theirs[3 * i].weight.detach().numpy().transpose(2, 3, 1, 0))
+    for layer, norm in zip(layers.values(), norms.values(), strict=True):
+        # A negative scale does not commute with the maximum.
+        for variable in (layer.bias, norm.bias, norm.scale):
+            variable[...] = jnp.asarray(random.normal(size=variable[...].shape), jnp.float32)
 
-    def run(x, train):
-        return conv_block(x, layers, "pool", norms=norms, train=train)[0]
+    def theirs(images, statistics=(None, None)):
+        x, made, seen = Value(images), [], []
+        inputs = x
+        for layer, norm, known in zip(layers.values(), norms.values(), statistics, strict=True):
+            own = [Value(v[...]) for v in (layer.kernel, layer.bias, norm.scale, norm.bias)]
+            x = numpy_autodiff.conv(x, *own[:2])
+            seen.append((x.data.mean((0, 1, 2)), x.data.reshape(-1, x.shape[-1]).var(0, ddof=1)))
+            x = numpy_autodiff.relu(numpy_autodiff.batch_norm(x, *own[2:], known))
+            made.append(own)
+        return numpy_autodiff.max_pool(x), inputs, made, seen
 
+    @partial(jax.jit, static_argnums=2)
+    def run(x, state, train):
+        layers, norms = nnx.merge(graphdef, state)
+        out = conv_block(x, layers, "pool", norms=norms, train=train)[0]
+        return out, nnx.state((layers, norms))
+
+    graphdef, state = nnx.split((layers, norms))
+    running = [(np.zeros(5), np.ones(5)), (np.zeros(4), np.ones(4))]
     for step in range(2):
         images = networks.images(9) * (1 + step) + 3
-        inputs = torch.tensor(np.asarray(images).transpose(0, 3, 1, 2), requires_grad=True)
-        expected = theirs(inputs)
-        networks.close(run(images, True), expected.detach().numpy().transpose(0, 2, 3, 1))
-        for i, norm in enumerate(norms.values()):
-            module = theirs[3 * i + 1]
-            found = norm.mean[...], norm.var[...]
-            networks.close(found, (module.running_mean.numpy(), module.running_var.numpy()))
-    (expected**3).sum().backward()
+        expected, inputs, made, seen = theirs(images)
+        out, state = run(images, state, True)
+        networks.close(out, expected.data)
+        running = [
+            tuple(0.9 * old + 0.1 * new for old, new in zip(*pair, strict=True))
+            for pair in zip(running, seen, strict=True)
+        ]
+        found = nnx.merge(graphdef, state)[1]
+        networks.close([(n.mean[...], n.var[...]) for n in found.values()], running)
+    expected.backward(3 * expected.data**2)
+
     # Differentiated apart from the update of the running statistics, which belongs to the outer trace.
-    graphdef, state = nnx.split((layers, norms))
-
-    def loss(x, state):
-        layers, norms = nnx.merge(graphdef, state)
-        return (conv_block(x, layers, "pool", norms=norms, train=True)[0] ** 3).sum()
-
-    gradient, by_state = jax.grad(loss, (0, 1))(images, state)
-    networks.close(gradient, inputs.grad.numpy().transpose(0, 2, 3, 1))
-    by_kernel = by_state[0]["conv1"]["kernel"][...]
-    networks.close(by_kernel, theirs[0].weight.grad.numpy().transpose(2, 3, 1, 0))
-    networks.close(by_state[1]["conv2"]["scale"][...], theirs[4].weight.grad.numpy())
-    theirs.eval()
-    networks.close(run(images, False), theirs(inputs).detach().numpy().transpose(0, 2, 3, 1))
+    gradient, by_state = jax.jit(jax.grad(lambda x, s: (run(x, s, True)[0] ** 3).sum(), (0, 1)))(images, state)
+    networks.close(gradient, inputs.grad)
+    networks.close(by_state[0]["conv1"]["kernel"][...], made[0][0].grad)
+    networks.close(by_state[1]["conv2"]["scale"][...], made[1][2].grad)
+    networks.close(run(images, state, False)[0], theirs(images, running)[0].data)
 
 
 def test_batch_norm_variants_have_torchvisions_parameters():

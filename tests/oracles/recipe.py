@@ -43,3 +43,23 @@ def sample(array: np.ndarray, count: int = 8) -> np.ndarray:
     flat = np.asarray(array, np.float64).reshape(-1)
     spread = flat[np.linspace(0, flat.size - 1, count).astype(int)]
     return np.array([flat.sum(), np.abs(flat).sum(), *spread]).astype(np.float32)
+
+
+def small_cnn(
+    channels: tuple[int, ...], dense: tuple[int, ...], logits: int, side: int
+) -> dict[str, dict[str, np.ndarray]]:
+    """Parameters of the article's network by this package's names, in this package's layout."""
+    shapes, before = {}, 3
+    for i, units in enumerate(channels, 1):
+        shapes[f"conv_{i}"], before = (3, 3, before, units), units
+    before *= (side >> len(channels)) ** 2
+    for name, units in zip(("dense_1", "dense_2", "output"), (*dense, logits), strict=True):
+        shapes[name], before = (before, units), units
+    gains = {name: np.float32((6 / np.prod(shape[:-1])) ** 0.5) for name, shape in shapes.items()}
+    return {
+        name: {
+            "kernel": uniform(f"{name} kernel", shape) * gains[name],
+            "bias": uniform(f"{name} bias", shape[-1:]) / 10,
+        }
+        for name, shape in shapes.items()
+    }

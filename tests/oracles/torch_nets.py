@@ -46,11 +46,6 @@ def small_cnn(params):
     return Net(params, [[f"conv_{i}"] for i in range(1, 5)], ["dense_1", "dense_2", "output"])
 
 
-def vgg(params, stages=(2, 2, 3, 3, 3)):
-    blocks = [[f"block{b}_conv{i + 1}" for i in range(count)] for b, count in enumerate(stages, 1)]
-    return Net(params, blocks, ["fc1", "fc2", "predictions"])
-
-
 def features(channels, batch_norm=False):
     """torchvision's `features`: for each block a list of its convolutions' channels, then a pooling."""
     layers, inputs = [], 3
@@ -76,14 +71,6 @@ class Published(nn.Module):
 
     def forward(self, images):
         return self.maps(images)[1]
-
-    def randomised(self, seed=0):
-        """He-normal weights and some biases, so that every layer matters."""
-        generator = torch.Generator().manual_seed(seed)
-        for parameter in self.parameters():
-            fan = parameter[0].numel() if parameter.ndim > 1 else 200
-            parameter.data = torch.randn(parameter.shape, generator=generator) * (2 / fan) ** 0.5
-        return self.eval()
 
 
 class TorchvisionVGG(Published):

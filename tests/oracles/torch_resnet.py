@@ -1,6 +1,5 @@
 """torchvision.models.ResNet: its modules and names, with other widths. timm's names are the same."""
 
-import torch
 import torch.nn.functional as F
 from torch import nn
 
@@ -11,15 +10,13 @@ class Block(nn.Module):
     def __init__(self, inputs, units, stride, bottleneck):
         super().__init__()
         outputs = units * 4 if bottleneck else units
-        if bottleneck:
-            self.conv1 = nn.Conv2d(inputs, units, 1, bias=False)
-            self.conv2 = nn.Conv2d(units, units, 3, stride, 1, bias=False)
-            self.conv3 = nn.Conv2d(units, outputs, 1, bias=False)
-            self.bn3 = nn.BatchNorm2d(outputs)
-        else:
-            self.conv1 = nn.Conv2d(inputs, units, 3, stride, 1, bias=False)
-            self.conv2 = nn.Conv2d(units, units, 3, 1, 1, bias=False)
-        self.bn1, self.bn2 = nn.BatchNorm2d(units), nn.BatchNorm2d(units)
+        sides = ((units, 1), (units, 3), (outputs, 1)) if bottleneck else ((units, 3), (units, 3))
+        strided, before = 2 if bottleneck else 1, inputs
+        for i, (after, side) in enumerate(sides, 1):
+            conv = nn.Conv2d(before, after, side, stride if i == strided else 1, side // 2, bias=False)
+            setattr(self, f"conv{i}", conv)
+            setattr(self, f"bn{i}", nn.BatchNorm2d(after))
+            before = after
         self.downsample = None
         if stride != 1 or inputs != outputs:
             self.downsample = nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs))
@@ -49,15 +46,3 @@ class ResNet(nn.Module):
         for stage in range(1, 5):
             x = getattr(self, f"layer{stage}")(x)
         return self.fc(x.mean((2, 3)))
-
-
-def randomised(net, seed=0):
-    """Random weights and running statistics, for evaluation."""
-    generator = torch.Generator().manual_seed(seed)
-    for name, value in net.state_dict().items():
-        if name.endswith(("running_var", "weight")) and value.ndim == 1:
-            value.copy_(0.5 + torch.rand(value.shape, generator=generator))
-        elif value.is_floating_point():
-            fan = value[0].numel() if value.ndim > 1 else 200
-            value.copy_(torch.randn(value.shape, generator=generator) * (2 / fan) ** 0.5)
-    return net.eval()
