@@ -114,13 +114,19 @@ def free_memory() -> int:
     """Bytes free for images: on the host or, if that is less, on an accelerator. Starts JAX's backend."""
     import jax
 
+    bounds = [available_memory()]
+    device = (jax.local_devices()[0].memory_stats() or {}) if jax.default_backend() != "cpu" else {}
+    if "bytes_limit" in device:
+        bounds.append(device["bytes_limit"] - device.get("bytes_in_use", 0))
+    return min(bounds)
+
+
+def available_memory() -> int:
+    """Bytes free on the host. Starts nothing."""
     bounds = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")] if hasattr(os, "sysconf") else []
     for path, pattern in (("/proc/meminfo", r"MemAvailable: +(\d+) kB"), ("/sys/fs/cgroup/memory.max", r"(\d+)")):
         if Path(path).is_file() and (found := re.search(pattern, Path(path).read_text())):
             bounds.append(int(found[1]) * (1024 if "kB" in pattern else 1))
-    device = (jax.local_devices()[0].memory_stats() or {}) if jax.default_backend() != "cpu" else {}
-    if "bytes_limit" in device:
-        bounds.append(device["bytes_limit"] - device.get("bytes_in_use", 0))
     return min(bounds, default=2**32)
 
 

@@ -97,6 +97,8 @@ def test_images_of_other_types(network):
         (lambda images: images[0], r"shape \(12, 16, 3\) where .* add the batch axis with images\[None\]"),
         (lambda images: images[None], r"shape \(1, 2, 12, 16, 3\) where .* give \(batch, height, width, channels\)"),
         (lambda images: images.transpose(0, 3, 1, 2), r"channels come first, so transpose them with"),
+        (lambda images: images[0].transpose(2, 0, 1), r"use images\.transpose\(1, 2, 0\)\[None\]"),
+        (lambda images: images[:0], r"there are no images"),
         (lambda images: images[..., :1], "give images of 3 channels"),
         (lambda images: (images * 255).astype(np.int32), "type int32: give uint8 from 0 to 255, or floats from 0 to 1"),
         (lambda images: images > 0.5, "type bool"),

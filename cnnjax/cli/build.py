@@ -2,19 +2,22 @@
 
 import dataclasses
 import inspect
+import math
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import jax
 import optax
 from flax import nnx
 
-from cnnjax import data, formats, losses, models
+from cnnjax import data, formats, limits, losses, models
 from cnnjax.cli.config import Config, DataConfig, ModelConfig, as_dict
 from cnnjax.data import sampling
 from cnnjax.data.augment import Augment
 from cnnjax.data.inventory import Inventory
 from cnnjax.errors import UserError
+from cnnjax.image_size import to_size
 from cnnjax.network import Network
 from cnnjax.train import loop, metrics, optimizers, schedules
 
@@ -166,8 +169,28 @@ def fit(config: Config, dataset: data.Dataset, run_dir: Path, *, resume: bool = 
 def check(config: Config) -> None:
     """Raises UserError for what is wrong with a config without its data, before any image is loaded."""
     fit_options(config)
+    _check_size(config)
     steps = config.train.epochs * config.train.steps_per_epoch
     optimizer(config, steps or 10**9)
+
+
+def _check_size(config: Config) -> None:
+    """Raises UserError for images, or a model of them, that cannot fit into this machine's memory."""
+    size = to_size(config.data.image_size)
+    limits.check_image(size)
+    if config.data.source == "procedural":
+        limits.check_image(
+            size, (len(config.data.classes) or 2) * max(config.data.per_class, config.data.eval_per_class)
+        )
+    create = partial(model, config.model, len(config.data.classes) or 2, size, 3, config.train.seed)
+    wide = config.model.width_multiplier > 4 or config.model.dense_units > 2**14 or max(size) > 512
+    if not wide:  # what is usual needs no look
+        return
+    _, params, _ = models.split(nnx.eval_shape(create))
+    count = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))
+    # Adam keeps two numbers for each parameter, beside its gradient.
+    what = f"training a model of {limits.short(count)} parameters"
+    limits.check_memory(16 * count, what, "use a narrower model, or smaller images")
 
 
 def _check_fits(found: Network, config: Config, dataset: data.Dataset) -> None:

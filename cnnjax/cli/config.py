@@ -5,13 +5,14 @@ files too, and `cnnjax.cli.build` makes the objects that `train.fit` takes. Pres
 """
 
 import dataclasses
+import math
 import types
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
 
-from cnnjax import models
+from cnnjax import limits, models
 from cnnjax.cli import renamed
 from cnnjax.data.augment import Augment
 from cnnjax.errors import UserError, unknown
@@ -82,6 +83,7 @@ class DataConfig:
         )
         _require(self.per_class >= 0, f"--data.per-class {self.per_class} is negative: use 0 for all images")
         _require(self.eval_per_class >= 1, f"--data.eval-per-class {self.eval_per_class} must be at least 1")
+        limits.check_seed(self.seed, "--data.seed ")
         _require(self.workers >= 0, f"--data.workers {self.workers} is negative: use 0 for threads")
 
 
@@ -105,7 +107,8 @@ class MixConfig:
 
     def __post_init__(self) -> None:
         for name in ("mixup", "cutmix"):
-            _require(getattr(self, name) >= 0, f"--mix.{name} {getattr(self, name)} must not be negative")
+            value = getattr(self, name)
+            _require(0 <= value <= 1e4, f"--mix.{name} {value} must not be negative, and at most 10000")
         _require(not (self.mixup and self.cutmix), "--mix.mixup and --mix.cutmix exclude each other: set one of them")
 
 
@@ -123,8 +126,14 @@ class ModelConfig:
     """Share of the dense layers' inputs that dropout sets to zero, in models that have dropout."""
 
     def __post_init__(self) -> None:
-        _require(self.width_multiplier > 0, f"--model.width-multiplier {self.width_multiplier} must be greater than 0")
-        _require(self.dense_units >= 0, f"--model.dense-units {self.dense_units} must not be negative")
+        _require(
+            0 < self.width_multiplier <= 1000,
+            f"--model.width-multiplier {self.width_multiplier} must be greater than 0 and at most 1000",
+        )
+        _require(
+            0 <= self.dense_units <= 10**7,
+            f"--model.dense-units {self.dense_units} must not be negative, and at most 10,000,000",
+        )
         _require(0 <= self.dropout < 1, f"--model.dropout {self.dropout} must be at least 0 and less than 1")
 
 
@@ -155,7 +164,10 @@ class OptimizerConfig:
     """How many cosines cosine-restarts has."""
 
     def __post_init__(self) -> None:
-        _require(self.learning_rate > 0, f"--optimizer.learning-rate {self.learning_rate} must be greater than 0")
+        _require(
+            0 < self.learning_rate < math.inf,
+            f"--optimizer.learning-rate {self.learning_rate} must be greater than 0 and finite",
+        )
         for name in ("weight_decay", "clip_norm", "warmup_steps"):
             value = getattr(self, name)
             _require(value is None or value >= 0, f"--optimizer.{_kebab(name)} {value} must not be negative")
@@ -235,6 +247,7 @@ class TrainConfig:
             "weights_every_epochs",
         ):  # fmt: skip
             _require(getattr(self, name) >= 0, f"--train.{_kebab(name)} {getattr(self, name)} must not be negative")
+        limits.check_seed(self.seed, "--train.seed ")
         _require(0 <= self.ema < 1, f"--train.ema {self.ema} must be at least 0 and less than 1")
         _require(all(k >= 1 for k in self.top_k), f"--train.top-k {min(self.top_k, default=1)} must be at least 1")
 

@@ -48,7 +48,8 @@ def train(
     for seed in seeds or (config.train.seed,):
         place = folder / f"seed-{seed}" if seeds else folder
         runs[place] = replace(config, run=str(place), train=replace(config.train, seed=seed))
-        prepare(place, runs[place], resume=resume, fresh=fresh)
+    for place, one in runs.items():
+        prepare(place, one, resume=resume, fresh=fresh)
     dataset = run_all_or_raise(build.dataset, config.data, given_to(runs, resume))
     if found := build.describe(config.data, dataset):
         print_once(found)

@@ -1,5 +1,7 @@
 """Images of any usual type as floats in [0, 1], and what is wrong with those that are none."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,7 +13,7 @@ TOLERANCE = 0.01
 """How far outside of [0, 1] values may be: interpolation overshoots a little."""
 
 
-def as_unit(images: Shaped[Array | np.ndarray, "..."], channels: int) -> Float[Array, "batch height width {channels}"]:
+def as_unit(images: Any, channels: int) -> Float[Array, "batch height width {channels}"]:
     """uint8 images divided by 255; floats in [0, 1] as they are. Both (batch, height, width, channels).
 
     Within a traced function the values cannot be looked at, but types and shapes are.
@@ -19,9 +21,16 @@ def as_unit(images: Shaped[Array | np.ndarray, "..."], channels: int) -> Float[A
     Raises UserError, with the remedy, for other types, floats outside of [0, 1], a missing batch axis, another number
     of channels, and channels that come first.
     """
+    if not hasattr(images, "dtype") and hasattr(images, "__array__"):  # an image of Pillow
+        images = np.asarray(images)
+    if not isinstance(images, np.ndarray | jax.Array | jax.core.Tracer | jax.ShapeDtypeStruct):
+        raise UserError(f"images are of the type {type(images).__name__}: give an array of NumPy or JAX")
     shape = tuple(images.shape)
     if len(shape) != 4:
-        remedy = "add the batch axis with images[None]" if len(shape) == 3 else "give (batch, height, width, channels)"
+        alone = "add the batch axis with images[None]"
+        if len(shape) == 3 and shape[2] != channels == shape[0]:
+            alone = "their channels come first, so use images.transpose(1, 2, 0)[None]"
+        remedy = alone if len(shape) == 3 else "give (batch, height, width, channels)"
         raise UserError(f"images have the shape {shape} where (batch, height, width, channels) is required: {remedy}")
     if shape[3] != channels:
         first = shape[1] == channels
@@ -33,6 +42,8 @@ def as_unit(images: Shaped[Array | np.ndarray, "..."], channels: int) -> Float[A
         raise UserError(
             f"images have the shape {shape}, but the network's have {channels} channels, the last axis: {remedy}"
         )
+    if not shape[0]:
+        raise UserError(f"there are no images: the shape is {shape}")
     if images.dtype == np.uint8:
         return jnp.asarray(images).astype(jnp.float32) / 255
     if not jnp.issubdtype(images.dtype, jnp.floating):

@@ -42,8 +42,8 @@ class Augment:
 
     def __post_init__(self) -> None:
         for name in ("rotation", "shift", "shear", "exposure"):
-            if not getattr(self, name) >= 0:
-                raise UserError(f"{name}={getattr(self, name)} must not be negative")
+            if not 0 <= getattr(self, name) <= 360:
+                raise UserError(f"{name}={getattr(self, name)} must not be negative, and at most 360")
         for name in ("zoom", "contrast"):
             if not 0 <= getattr(self, name) < 1:
                 raise UserError(f"{name}={getattr(self, name)} must be at least 0 and less than 1")

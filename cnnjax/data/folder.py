@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Literal
 
+from cnnjax import limits
 from cnnjax.data.dataset import Dataset
 from cnnjax.data.decode import decode
 from cnnjax.data.folder_layout import FolderLayout, find_layout
@@ -68,6 +69,7 @@ def from_folder(
     Raises UserError when the folder or one of its classes is missing or empty, or holds too few images.
     """
     selection, size, place = Selection(per_class, valid, test, seed, adapt, split_by), to_size(image_size), str(path)
+    limits.check_image(size)
     root = Path(path).expanduser().resolve()
     if not root.is_dir():
         what = "is a file" if root.exists() else "does not exist"

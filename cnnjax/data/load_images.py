@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Int32, Int64
 from tqdm import tqdm
 
-from cnnjax import distributed
+from cnnjax import distributed, limits
 from cnnjax.data.cache import cached
 from cnnjax.data.dataset import ArraySplit, Dataset, Examples, LazySplit, fits_in_memory
 from cnnjax.data.decode import decode
@@ -76,6 +76,7 @@ def assemble(
     Logs one warning that counts and names the broken images. Raises UserError when a class has none that can be read.
     """
     size = to_size(image_size)
+    limits.check_image(size)
     streamed = _is_streamed(source, selection, size, loading)
 
     def split(name: str) -> tuple[ArraySplit | LazySplit, tuple[str, ...]]:
@@ -114,12 +115,19 @@ def assemble(
 def _is_streamed(source: Source, selection: Selection, size: tuple[int, int], loading: str) -> bool:
     if loading not in ("auto", "resident", "stream"):
         raise unknown("way of loading", loading, ("auto", "resident", "stream"))
+    if loading == "resident":
+        limits.check_image(size, _asked(source, selection))
     if loading != "auto":
         return loading == "stream"
+    return not fits_in_memory(_asked(source, selection) * size[0] * size[1] * 3)
+
+
+def _asked(source: Source, selection: Selection) -> int:
+    """At most how many images training and validation have."""
     asked = source.count
     if selection.per_class is not None and isinstance(selection.valid, int):
         asked = (selection.per_class + selection.valid) * len(source.class_names)
-    return not fits_in_memory(min(asked, source.count) * size[0] * size[1] * 3)
+    return min(asked, source.count)
 
 
 def decode_samples(

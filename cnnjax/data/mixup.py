@@ -24,8 +24,10 @@ class Mix:
     alpha: float
 
     def __post_init__(self) -> None:
-        if not 0 < self.alpha < float("inf"):
-            raise UserError(f"alpha={self.alpha} must be positive: use about 0.2 for mixup and 1.0 for cutmix")
+        if not 0 < self.alpha <= 1e4:
+            raise UserError(
+                f"alpha={self.alpha} must be positive, and at most 10000: use about 0.2 for mixup and 1.0 for cutmix"
+            )
 
     def __call__(
         self,

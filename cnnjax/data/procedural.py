@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from tqdm import tqdm
 
+from cnnjax import limits
 from cnnjax.data.cache import cached
 from cnnjax.data.dataset import ArraySplit, Dataset, Examples
 from cnnjax.errors import UserError, unknown
@@ -59,6 +60,8 @@ def load(
 
     names, size = tuple(classes), to_size(image_size)
     _check(names, procedural.KNOWN, size, {"per_class": per_class, "valid": valid, "test": test})
+    limits.check_seed(seed)
+    limits.check_image(size, len(names) * max(per_class, valid, test))
     if version not in procedural.VERSIONS:
         raise UserError(f"version={version}: the renderer's versions are {' and '.join(map(str, procedural.VERSIONS))}")
 

@@ -10,6 +10,7 @@ from functools import partial
 
 from flax import nnx
 
+from cnnjax import limits
 from cnnjax.errors import UserError, unknown
 from cnnjax.models.batch_norm import BatchNorm
 from cnnjax.models.functional import ModelState, Output, Params, apply, flatten, layer_shapes, split, with_remat
@@ -73,6 +74,7 @@ def create(
     known = _arguments(MODELS[name])
     for argument in arguments.keys() - known:
         raise UserError(f"{name} has no argument {argument!r}: it takes {', '.join(known)}")
+    limits.check_seed(seed)
     return MODELS[name](**arguments, rngs=nnx.Rngs(seed))
 
 

@@ -15,6 +15,8 @@ import numpy as np
 from jax.nn.initializers import Initializer
 from jaxtyping import Array, Float, Int, Key
 
+from cnnjax import limits
+
 CHUNK = 1 << 16
 """How many numbers a call of the program draws."""
 
@@ -37,6 +39,8 @@ def draw(key: Key[Array, ""], shape: Sequence[int], distribution: Distribution =
     transformation, such as `jax.jit`, the numbers are the same.
     """
     size = math.prod(shape)
+    if size > 2**24 and not isinstance(key, jax.core.Tracer):
+        limits.check_memory(8 * size, f"a layer of {limits.short(size)} numbers", "make the model narrower")
     count = -(-size // CHUNK)
     if isinstance(key, jax.core.Tracer):
         chunks = jax.vmap(functools.partial(_chunk, distribution), (None, 0))(key, jnp.arange(count))

@@ -95,6 +95,7 @@ def fit(
 def _run(plan: Plan) -> Result:
     """Train, or return what a finished run left."""
     _ = plan.steps, plan.strategy, plan.step_config  # refuse what does not fit before anything is written
+    plan.check_memory()
     check_hosts_agree(plan.options.settings(), plan.network.class_names, plan.train_split, plan.valid_split)
     if plan.folder is not None and (done := _prepare(plan, plan.folder)) is not None:
         return done

@@ -1,14 +1,17 @@
 """What is fixed before a run's first step: the arguments of `fit`, and what follows from them."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
+import jax
+import numpy as np
 import optax
 
-from cnnjax import losses, models
+from cnnjax import limits, losses, models, runtime
 from cnnjax.data import sampling
 from cnnjax.data.dataset import ArraySplit, Dataset, LazySplit, as_split
 from cnnjax.data.mixup import Mix
@@ -64,6 +67,9 @@ class Options:
         for name, minimum in least.items():
             if getattr(self, name) < minimum:
                 raise UserError(f"{name}={getattr(self, name)} must be at least {minimum}")
+        limits.check_seed(self.seed)
+        if self.workers > max(64, 4 * runtime.cores()):
+            raise UserError(f"workers={self.workers}: this machine has {runtime.cores()} CPU cores, so use a few dozen")
         if self.steps_per_epoch is not None and self.steps_per_epoch < 1:
             raise UserError(f"steps_per_epoch={self.steps_per_epoch} must be at least 1, or None")
         if self.precision not in ("float32", "bfloat16"):
@@ -106,7 +112,37 @@ class Plan:
     @cached_property
     def steps(self) -> int:
         """Steps in an epoch."""
-        return sampling.steps_per_epoch(self.options.steps_per_epoch, self.options.batch_size, len(self.train_split))
+        chosen = self.options
+        steps = sampling.steps_per_epoch(chosen.steps_per_epoch, chosen.batch_size, len(self.train_split))
+        if steps * chosen.epochs > limits.MAX_STEPS:
+            raise UserError(
+                f"epochs={limits.short(chosen.epochs)} of {limits.short(steps)} steps each are more than "
+                f"{limits.MAX_STEPS:,} steps: lower one of them"
+            )
+        return steps
+
+    def check_memory(self) -> None:
+        """Raises UserError where a step cannot fit into the memory of this host or of a device.
+
+        What is counted is the least that a step needs: parameters, gradients, the optimizer's state and, unless they
+        are computed again, the activations of a device's part of a batch.
+        """
+        network, options = self.network, self.options
+        kept = network.params, network.params, jax.eval_shape(self.tx.init, network.params)
+        needed = sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(kept))
+        if not options.remat:
+            images = jax.ShapeDtypeStruct((1, *network.image_shape), np.float32)
+            activations = jax.tree.leaves(jax.eval_shape(lambda network, images: network(images), network, images))
+            each = sum(math.prod(leaf.shape) * (2 if options.precision == "bfloat16" else 4) for leaf in activations)
+            part = max(1, options.batch_size // (options.microbatches * self.strategy.devices))
+            needed += each * part
+        free = runtime.free_memory()
+        if needed > free:
+            raise UserError(
+                f"a step of batch_size={options.batch_size} with images of {network.image_size[0]} × "
+                f"{network.image_size[1]} pixels takes {limits.gibibytes(needed)} of memory or more, and "
+                f"{limits.gibibytes(free)} are free: lower one of them, or use a smaller model"
+            )
 
     @cached_property
     def strategy(self) -> Strategy:
