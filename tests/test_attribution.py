@@ -17,6 +17,9 @@ from cnnjax.errors import UserError
 from cnnjax.visualize.attribution.integrated_gradients import path
 from cnnjax.visualize.attribution.relu_rule import with_guided_relu
 
+# Programs that run a few times.
+pytestmark = pytest.mark.usefixtures("quickly_compiled")
+
 SIDE = 12
 QUICK = {"smooth-grad": {"samples": 5}, "integrated-gradients": {"steps": 5}, "rise": {"samples": 7, "grid": 3}}
 """Few samples for each method, in numbers that batches do not divide."""

@@ -23,6 +23,9 @@ from cnnjax.train import fit as train_fit
 from cnnjax.train import metrics, optimizers, run_dir
 from cnnjax.train.progress import OnProgress
 
+# Programs that run a few times.
+pytestmark = pytest.mark.usefixtures("quickly_compiled")
+
 SIDE, SIZE, EPOCHS = 16, 36, 3
 COLUMNS = {
     "epoch", "step", "train_loss", "train_accuracy", "valid_loss", "valid_accuracy", "images_per_second", "seconds"
