@@ -123,14 +123,7 @@ def render(
         "start": start,
     }
     shared = _shared_facts(plan, digest, replaced)
-    images = []
-    for first in range(0, len(objective), rows):
-        count = min(rows, len(objective) - first)
-        # The last batch is filled up, so that there is one program.
-        several = objective[np.minimum(np.arange(first, first + rows), first + count - 1)]
-        drawn = jax.device_get(draw(plan, several, count, on_progress, frames))
-        images += [_image(network, several, drawn, index, shared) for index in range(count)]
-    return images
+    return _draw_all(plan, network, objective, rows, shared, on_progress, frames)
 
 
 def render_filters(
@@ -191,6 +184,26 @@ def render_classes(
         batch_size=batch_size,
         on_progress=on_progress,
     )
+
+
+def _draw_all(
+    plan: Plan,
+    network: Network,
+    objective: Objective,
+    rows: int,
+    shared: dict[str, Json],
+    on_progress: Progress | None,
+    frames: Frames | None,
+) -> list[Image]:
+    """The images of all objectives, so many `rows` at a time."""
+    images = []
+    for first in range(0, len(objective), rows):
+        count = min(rows, len(objective) - first)
+        # The last batch is filled up, so that there is one program.
+        several = objective[np.minimum(np.arange(first, first + rows), first + count - 1)]
+        drawn = jax.device_get(draw(plan, several, count, on_progress, frames))
+        images += [_image(network, several, drawn, index, shared) for index in range(count)]
+    return images
 
 
 def _check(batch_size: int, patience: int | None, dtype: DTypeLike | None) -> None:

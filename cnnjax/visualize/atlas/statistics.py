@@ -10,23 +10,22 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, NamedSharding
-from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Bool, Float, Int32
 
 from cnnjax import runtime
 from cnnjax.data.dataset import ArraySplit, Split
 from cnnjax.network import Images, Network
+from cnnjax.train import strategy as strategies
+from cnnjax.train.strategy import Strategy
 from cnnjax.visualize.stages import Progress
 
 QUANTILE = 0.999
 PATCHES = 9
-AXIS = "images"
 
 
 class Measured(NamedTuple):
@@ -140,7 +139,7 @@ def update(
     )
 
 
-@partial(jax.jit, static_argnames=("layers", "mesh"))
+@partial(jax.jit, static_argnames=("layers", "strategy"))
 def add_batch(
     network: Network,
     found: dict[str, Statistics],
@@ -148,13 +147,10 @@ def add_batch(
     numbers: Int32[Array, " batch"],
     valid: Bool[Array, " batch"],
     layers: tuple[str, ...],
-    mesh: Mesh,
+    strategy: Strategy,
 ) -> dict[str, Statistics]:
     """The statistics of all layers with a batch added, whose images are shared out among the devices."""
-    shared = jax.shard_map(
-        partial(measure, layers=layers), mesh=mesh, in_specs=(P(), P(AXIS)), out_specs=P(AXIS), check_vma=False
-    )
-    batch = shared(network, images)
+    batch = strategies.map_rows(strategy, partial(measure, layers=layers))(network, images)
     return {layer: update(found[layer], batch[layer], numbers, valid) for layer in layers}
 
 
@@ -170,7 +166,7 @@ def collect(
     layers: Mapping[str, int],
     *,
     batch_size: int = 32,
-    devices: Sequence[object] | None = None,
+    devices: Sequence[Any] | None = None,
     on_progress: Progress | None = None,
 ) -> dict[str, Statistics]:
     """The statistics of some layers, given with their numbers of channels, over all images of a split, in one pass.
@@ -178,15 +174,14 @@ def collect(
     One program is compiled. devices: those among which each batch is divided; by default all of this process.
     on_progress: called with the number of images done since its last call.
     """
-    mesh = Mesh(np.array(devices or jax.local_devices()), (AXIS,))
-    batch_size = -(-min(batch_size, len(images)) // mesh.size) * mesh.size
-    everywhere, shared = NamedSharding(mesh, P()), NamedSharding(mesh, P(AXIS))
+    there = list(devices or jax.local_devices())
+    strategy = strategies.make_strategy("mesh", len(there), there)
+    batch_size = -(-min(batch_size, len(images)) // len(there)) * len(there)
     found = {layer: init(channels, len(images)) for layer, channels in layers.items()}
-    network, found = jax.device_put((network, found), everywhere)
+    network, found = strategies.place_fixed(strategy, (network, found))
     for pixels, numbers, valid in _batches(images, batch_size):
-        some = jax.device_put(pixels, shared)
-        numbers_there, valid_there = jax.device_put((numbers, valid), everywhere)
-        found = add_batch(network, found, some, numbers_there, valid_there, tuple(layers), mesh)
+        some = strategies.place_rows(strategy, pixels)
+        found = add_batch(network, found, some, numbers, valid, tuple(layers), strategy)
         if on_progress is not None:
             jax.block_until_ready(found)
             on_progress(int(valid.sum()))
