@@ -177,10 +177,8 @@ def test_settings_that_do_not_fit_name_their_flags(flags, extra, sentence, tmp_p
 @pytest.mark.parametrize(
     ("extra", "sentence"),
     [
-        (["--data.image-size", "40"], "has --data.image-size 32 32, and this run 40 40"),
         (["--model.width-multiplier", "0.5"], "has --model.width-multiplier 0.25, and this run 0.5"),
         (["--model.name", "vgg11"], "has --model.name small-cnn, and this run vgg11"),
-        (["--data.classes", "shovel", "axe"], "has --data.classes axe shovel, and this run shovel axe"),
     ],
 )
 def test_weights_that_do_not_fit_the_run(run, flags, extra, sentence, tmp_path, capsys):

@@ -245,6 +245,23 @@ def tensor_pickle(offset=0, shape=(2, 2), strides=(2, 1), count=4):
     return b"\x80\x02}" + text("features.0.weight") + tensor + b"\x89}tRs."
 
 
+def nested_key(times):
+    """A tuple of a tuple twice of a tuple twice …, whose hash takes 2 ** times steps, as a key."""
+    return b"\x80\x02})" + b"q\x00h\x00\x86" * times + b"Ns."
+
+
+def repeated_pairs(times=20_000):
+    """One long list of pairs, of which OrderedDict after OrderedDict is made."""
+    pairs = b"](" + b"K\x01K\x02\x86" * times + b"eq\x01"
+    return b"\x80\x02" + pairs + b"0" + b"ccollections\nOrderedDict\nh\x01\x85R0" * times + b"}."
+
+
+def called(module, name, *arguments):
+    """A checkpoint with a call beside its parameters."""
+    call = torch_files.Call(torch_files.Name(module, name), arguments)
+    return lambda path: pth(path, {"model": state(), "extra": call})
+
+
 def header(entries, data=b""):
     text = json.dumps(entries).encode()
     return len(text).to_bytes(8, "little") + text + data
@@ -337,12 +354,33 @@ CASES = {
         f"has layer2.2.conv1.weight, {LEFT}",
     ),
     "zip: a list": (lambda path: pth(path, [np.zeros(2, np.float32)]), "it holds no state dict"),
-    "zip: a number": (lambda path: pth(path, {"epoch": 3}), "it holds 'epoch', which is no tensor"),
+    "zip: a number": (lambda path: pth(path, {"epoch": 3}), "it holds no state dict, but epoch: save"),
     "zip: a whole module": (
         lambda path: pth(path, torch_files.Call(torch_files.Name("torch.nn.modules.linear", "Linear"), (2, 2))),
         "asks for torch.nn.modules.linear.Linear, " + CODE,
     ),
     "zip: executes": (lambda path: pth(path, {"a": Evil()}), f"asks for {os.system.__module__}.system, {CODE}"),
+    "zip: eval": (called("builtins", "eval", "1"), f"builtins.eval, {CODE}"),
+    "zip: Popen": (called("subprocess", "Popen", "touch executed"), f"subprocess.Popen, {CODE}"),
+    "zip: a function of PyTorch": (called("torch.hub", "load", "x"), f"torch.hub.load, {CODE}"),
+    "zip: a function of NumPy": (called("numpy", "load", "x"), f"numpy.load, {CODE}"),
+    "zip: a function of another package": (called("pip", "main", []), f"pip.main, {CODE}"),
+    "zip: nested tuples as a key": (lambda path: archive(path, nested_key(60)), "keys are neither texts nor numbers"),
+    "legacy: nested tuples as a key": (write(nested_key(60)), "keys are neither texts nor numbers"),
+    "zip: pairs again and again": (lambda path: archive(path, repeated_pairs()), "repeats itself too often"),
+    "zip: a pickle without an end": (lambda path: archive(path, b"}" * (1 << 23)), "longer than it may be"),
+    "zip: two networks": (
+        lambda path: pth(path, {f"{part}.{n}": v for part in "ab" for n, v in state().items()}),
+        "it holds 2 networks, below a., b.: save one alone",
+    ),
+    "zip: two state dicts": (
+        lambda path: pth(path, {"first": state(), "second": state()}),
+        "it holds 2 state dicts, first, second: save the one",
+    ),
+    "zip: a network under another head": (
+        lambda path: pth(path, {"backbone": state(), "head": {"weight": np.ones((2, 5), np.float32)}}),
+        "has head.weight, which its network does not have: a vgg11 under another head is read without it",
+    ),
     "zip: executes later": (lambda path: pth(path, state() | {"z": Evil()}), CODE),
     "zip: getattr": (lambda path: pth(path, {"a": Getattr()}), "builtin__.getattr, " + CODE),
     "zip: protocol 4": (lambda path: archive(path, pickle.dumps(Evil(), 4)), f"system, {CODE}"),
@@ -353,9 +391,9 @@ CASES = {
         lambda path: archive(path, b"\x80\x02ctorch._utils\n_rebuild_parameter\n}b."),
         "changes what is neither a tensor nor a dict",
     ),
-    "zip: NEWOBJ": (
+    "zip: NEWOBJ of an empty state dict": (
         lambda path: archive(path, b"\x80\x02ccollections\nOrderedDict\n)\x81."),
-        "makes what is no tensor",
+        "it holds no state dict, but nothing",
     ),
     "zip: a vast memo": (lambda path: archive(path, b"\x80\x02Nr\xff\xff\xff\xff."), "it holds no state dict"),
     "zip: pickle cut": (lambda path: archive(path, b"\x80\x02("), "its pickle cannot be read"),

@@ -3,15 +3,17 @@
 import dataclasses
 import inspect
 import math
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 import optax
 from flax import nnx
 
-from cnnjax import data, formats, limits, losses, models
+from cnnjax import data, distributed, formats, limits, losses, models
 from cnnjax.cli.config import Config, DataConfig, ModelConfig, as_dict
 from cnnjax.data import sampling
 from cnnjax.data.augment import Augment
@@ -86,14 +88,31 @@ def network(config: Config, dataset: data.Dataset, begun: Path | None = None) ->
     if not config.train.init_from:
         return Network.create(create(), dataset, normalizer=config.data.normalization)
     # A run that goes on has all of it in its own folder.
-    gone = begun is not None and not Path(config.train.init_from).exists()
-    found = formats.load(begun if gone else Path(config.train.init_from))
-    _check_fits(found, config, dataset)
+    source = config.train.init_from
+    gone = begun is not None and not Path(source).exists()
+    found = formats.resolve(
+        str(begun if gone else source),
+        include_top=None,
+        new_head=tuple(dataset.class_names),
+        keep_head=True,
+        image_size=(size[0], size[1]),
+        dense_units=config.model.dense_units or None,
+        seed=config.train.seed,
+    )
+    _check_fits(found, config, channels)
     # The rate of dropout is the config's.
     graphdef, _, _ = models.split(nnx.eval_shape(create))
-    origin = {"init_from": {"weights": config.train.init_from, "digest": found.digest}}
-    origin = {"init_from": found.provenance.get("init_from", {})} if gone else origin
-    return found.replace(graphdef=graphdef, provenance=origin)
+    origin: dict[str, Any] = {"weights": source, "digest": found.digest}
+    if new := found.provenance.get("new head"):
+        origin["new layers"] = new["layers"]
+        distributed.print_once(f"{source}: {', '.join(new['layers'])} made new for {brief(dataset.class_names)}")
+    origin = found.provenance.get("init_from", {}) if gone else origin
+    return found.replace(graphdef=graphdef, provenance={"init_from": origin})
+
+
+def brief(names: Sequence[str], most: int = 4) -> str:
+    """The classes in a sentence: all names, or how many there are."""
+    return ", ".join(names) if len(names) <= most else f"{len(names)} classes"
 
 
 def optimizer(config: Config, total_steps: int) -> optax.GradientTransformation:
@@ -193,23 +212,29 @@ def _check_size(config: Config) -> None:
     limits.check_memory(16 * count, what, "use a narrower model, or smaller images")
 
 
-def _check_fits(found: Network, config: Config, dataset: data.Dataset) -> None:
+def _check_fits(found: Network, config: Config, channels: int) -> None:
     own = found.config or {}
     wanted = {"name": config.model.name, "width_multiplier": config.model.width_multiplier}
-    pairs = [
-        ("--data.image-size", found.image_size, data.image_shape(dataset.train)[:2]),
-        ("--data.classes", found.class_names, tuple(dataset.class_names)),
-        *((_MODEL_FLAGS[name], own.get(name), value) for name, value in wanted.items()),
-    ]
+    pairs = [(_MODEL_FLAGS[name], own.get(name), value) for name, value in wanted.items()]
     if "dense_units" in own and (own["dense_units"] or 0) != config.model.dense_units:
         pairs.append(("--model.dense-units", own["dense_units"] or 0, config.model.dense_units))
     for flag, before, after in pairs:
         if before != after:
-            before, after = (" ".join(map(str, v)) if isinstance(v, tuple) else v for v in (before, after))
             raise UserError(
                 f"the network of {config.train.init_from} has {flag} {before}, and this run {after}: give the "
-                "network's, or make new dense layers for other classes with the transfer command"
+                "network's, or leave out --train.init-from"
             )
+    if found.channels != channels:
+        raise UserError(
+            f"the network of {config.train.init_from} takes images of {found.channels} channels, and these have "
+            f"{channels}: give other weights, or leave out --train.init-from"
+        )
+    if found.normalizer.kind == "zca" and np.shape(found.normalizer.mean)[:2] != found.image_size:
+        height, width = np.shape(found.normalizer.mean)[:2]
+        raise UserError(
+            f"the network of {config.train.init_from} whitens images of {height}×{width} pixels: use --data.image-size "
+            f"{height} {width}"
+        )
 
 
 def _arguments(name: str) -> set[str]:

@@ -213,8 +213,8 @@ class TrainConfig:
     top_k: tuple[int, ...] = ()
     """Also report the share of images whose class is among the k most probable ones, for each of these k."""
     init_from: str = ""
-    """A weights file, or the folder of a run, whose network is trained further: its parameters and its normalizer
-    instead of new ones."""
+    """A weights file, the folder of a run, or vgg16, whose network is trained further: its parameters and its
+    normalizer instead of new ones. For other classes, or images of another size, its last layers are made new."""
     freeze: tuple[str, ...] = ()
     """Layers that are not trained, or blocks of layers: block1 block2 block3_conv1."""
     microbatches: int = 1

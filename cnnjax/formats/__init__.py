@@ -1,6 +1,7 @@
 """Trained networks in files, of this package and of others, both ways. Nothing is ever unpickled or executed."""
 
 from pathlib import Path
+from typing import Any
 
 from cnnjax.errors import unknown
 from cnnjax.formats import bundled, published
@@ -26,18 +27,20 @@ __all__ = [
 ]
 
 
-def resolve(weights: str, include_top: bool | None = True) -> Network:
+def resolve(weights: str, include_top: bool | None = True, **options: Any) -> Network:
     """The network that a string names: one in `bundled.NAMES` comes with the package, one in `published.FILES` is
     downloaded and cached, anything else is a path; "" is "vgg16-mini".
 
     Without `include_top` it has no dense layers; None takes them if they are there. "imagenet-notop" never has any.
+    options: those of `load`.
     Raises UserError if there is none, or its file cannot be downloaded or read.
     """
     weights = weights or "vgg16-mini"
     if weights in bundled.NAMES:
-        return load_bundled(weights, include_top=include_top)
+        return load_bundled(weights, include_top=include_top, **options)
     if weights in published.FILES:
-        return load(published.fetch(weights), include_top=False if weights.endswith("-notop") else include_top)
+        has_top = not weights.endswith("-notop") or "new_head" in options
+        return load(published.fetch(weights), include_top=include_top if has_top else False, **options)
     if not Path(weights).exists() and Path(weights).name == Path(weights).stem == weights:
         raise unknown("weights", weights, [*bundled.NAMES, *published.FILES])
-    return load(weights, include_top=include_top)
+    return load(weights, include_top=include_top, **options)

@@ -1,5 +1,6 @@
 """From a file's arrays to a network: which model it is, what of it is wanted, and whether every array fits."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,8 @@ class Options:
     normalizer: Normalizer | None = None
     model: nnx.Module | None = None
     seed: int = 0
+    dense_units: int | None = None
+    keep_head: bool = False
 
 
 @dataclass
@@ -47,6 +50,7 @@ class _Plan:
     image_size: tuple[int, int]
     tensors: dict[str, Tensor]
     provenance: dict[str, Any]
+    unknown: list[str]
     new_arrays: dict[str, jax.Array] = field(default_factory=dict)
 
     @property
@@ -67,23 +71,31 @@ class _Plan:
             reason = str(error).partition("\n")[0]
             raise UserError(f"{self.path} describes a model that cannot be made ({reason}): fetch it again") from error
 
-    def leave_out(self, layers: list[str]) -> None:
-        """Do not read these layers."""
+    def leave_out(self, layers: list[str], others: Sequence[str] = ()) -> None:
+        """Do not read these layers, nor others of the file by its own names."""
         there = [layer for layer in layers if any(_layer(name) == layer for name in self.tensors)]
         self.tensors = {name: tensor for name, tensor in self.tensors.items() if _layer(name) not in there}
-        if there:
-            self.provenance["left out"] = there
+        self.unknown = [name for name in self.unknown if name not in others]
+        if there or others:
+            self.provenance["left out"] = [*there, *others]
 
 
 def build(path: Path, contents: Contents, options: Options) -> Network:
     """The network in a file. Raises UserError if anything does not fit."""
     found = _description(path, contents, options)
     plan = _Plan(
-        path, found.config or {}, found.class_names, found.image_size, dict(contents.tensors), dict(found.provenance)
+        path,
+        found.config or {},
+        found.class_names,
+        found.image_size,
+        dict(contents.tensors),
+        dict(found.provenance) | dict(contents.notes),
+        list(contents.unknown),
     )
     if options.model is None:
         # A Keras file may have the size of its images; this package's description is more precise.
-        _change(plan, options, options.image_size or (None if contents.description else contents.image_size))
+        size = options.image_size or (None if contents.description else contents.image_size)
+        _change(plan, contents, options, size)
         model = nnx.eval_shape(plan.create)
     else:
         _check_options_for_model(options)
@@ -97,7 +109,7 @@ def build(path: Path, contents: Contents, options: Options) -> Network:
     }
     if narrow:
         plan.provenance["stored as"] = sorted(narrow)
-    arrays = plan.new_arrays | read_arrays(path, plan.tensors, wanted, contents.unknown, _cells(plan))
+    arrays = plan.new_arrays | read_arrays(path, plan.tensors, wanted, plan.unknown, _cells(plan))
     return Network(
         graphdef,
         nested(params, arrays),
@@ -151,12 +163,15 @@ def _check_options_for_model(options: Options) -> None:
         raise UserError("model= must be the file's own model: leave out new_head and include_top")
 
 
-def _change(plan: _Plan, options: Options, image_size: tuple[int, int] | None) -> None:
+def _change(plan: _Plan, contents: Contents, options: Options, image_size: tuple[int, int] | None) -> None:
     """Make the plan's model and class names those that are asked for."""
     name, there = plan.config["name"], plan.config.get("include_top", True)
     include_top = there if options.include_top is None else options.include_top
-    if options.new_head and not include_top:
-        raise UserError("a new head needs the layers before it: leave out include_top=False, or new_head")
+    if options.new_head:
+        if options.include_top is False:
+            raise UserError("a new head needs dense layers: leave out include_top=False, or new_head")
+        _renew_head(plan, contents, options, image_size)
+        return
     if include_top and not there:
         raise UserError(
             f"{plan.path} holds a {name} without its dense layers, so it has no logits: pass include_top=False to use "
@@ -164,6 +179,8 @@ def _change(plan: _Plan, options: Options, image_size: tuple[int, int] | None) -
         )
     if not include_top and not (plan.architecture and plan.architecture.optional_top):
         raise UserError(f"{plan.path} holds a {name}, which needs its dense layers: only a VGG does without them")
+    if include_top and contents.head and plan.architecture and contents.description is None:
+        raise UserError(_own_head(plan, contents))
     if options.class_names and len(options.class_names) != len(plan.class_names):
         raise UserError(
             f"{plan.path} has {len(plan.class_names)} classes, not the {len(options.class_names)} of class_names: pass "
@@ -171,12 +188,19 @@ def _change(plan: _Plan, options: Options, image_size: tuple[int, int] | None) -
         )
     plan.class_names = options.class_names or plan.class_names
     if not include_top:
-        plan.leave_out(plan.top)
+        plan.leave_out(plan.top, contents.head)
         plan.config["include_top"], plan.class_names = False, ()
     if image_size:
         _resize(plan, image_size)
-    if options.new_head:
-        _renew_head(plan, options)
+
+
+def _own_head(plan: _Plan, contents: Contents) -> str:
+    """What to say about a known network with other layers at its end."""
+    start = f"{plan.path} has {listed(list(contents.head))}, which its network does not have"
+    name = plan.config["name"]
+    if plan.architecture and plan.architecture.optional_top:
+        return f"{start}: a {name} under another head is read without it, with include_top=False, or with a new_head"
+    return f"{start}: a {name} under another head is read with a new_head, or as init_from of a training"
 
 
 def _resize(plan: _Plan, image_size: tuple[int, int]) -> None:
@@ -185,7 +209,7 @@ def _resize(plan: _Plan, image_size: tuple[int, int]) -> None:
         halvings = plan.architecture.halvings
         for size, own, axis in zip(image_size, plan.image_size, ("height", "width"), strict=True):
             least = own >> halvings << halvings
-            if size >> halvings != own >> halvings:
+            if not _same_cells(size, own, halvings):
                 raise UserError(
                     f"{plan.path} holds dense layers for images of {axis} {least} to {least + 2**halvings - 1}, not "
                     f"{size}: its convolutions alone (include_top=False) take any"
@@ -195,20 +219,44 @@ def _resize(plan: _Plan, image_size: tuple[int, int]) -> None:
         plan.config["image_size"] = image_size
 
 
-def _renew_head(plan: _Plan, options: Options) -> None:
-    """Replace the last layer by a new one for other classes."""
-    if not plan.top:
+def _same_cells(size: int, own: int, halvings: int) -> bool:
+    """Whether images of two sizes give the dense layers as many inputs."""
+    return size >> halvings == own >> halvings
+
+
+def _renew_head(plan: _Plan, contents: Contents, options: Options, image_size: tuple[int, int] | None) -> None:
+    """Replace the last layer by a new one for other classes; all dense layers where the file's do not fit."""
+    known = plan.architecture
+    if known is None or not plan.top:
         raise UserError(f"{plan.path} holds a {plan.config['name']}, whose last layer is not known: leave out new_head")
-    names, last = options.new_head, plan.top[-1]
-    plan.leave_out([last])
-    plan.class_names, plan.config["num_classes"] = names, 1 if len(names) == 2 else len(names)
+    names, size = options.new_head, image_size or plan.image_size
+    lacks = any(f"{layer}/{kind}" not in plan.tensors for layer in plan.top[:-1] for kind in ("kernel", "bias"))
+    moved = known.fixed_size and not all(map(_same_cells, size, plan.image_size, (known.halvings,) * 2))
+    whole = bool(lacks or moved or contents.head)
+    renewed = plan.top if whole else plan.top[-1:]
+    if options.keep_head and names == plan.class_names and not whole:
+        renewed = []
+    plan.leave_out(renewed, contents.head)
+    plan.class_names = names
+    if renewed:
+        plan.config["num_classes"] = 1 if len(names) == 2 else len(names)
+    if known.optional_top:
+        plan.config["include_top"] = True
+    if whole and "dense_units" in known.arguments:
+        plan.config["dense_units"] = options.dense_units
+    plan.image_size = size
+    if "image_size" in plan.config:
+        plan.config["image_size"] = size
+
+    if not renewed:
+        return
 
     def create_head() -> dict[str, jax.Array]:
         params = models.split(plan.create(options.seed))[1]
-        return {name: array for name, array in models.flatten(params).items() if _layer(name) == last}
+        return {name: array for name, array in models.flatten(params).items() if _layer(name) in renewed}
 
     plan.new_arrays = jax.jit(create_head)()  # of all that `create` draws, only this is compiled
-    plan.provenance["new head"] = {"classes": list(names), "seed": options.seed}
+    plan.provenance["new head"] = {"classes": list(names), "layers": list(renewed), "seed": options.seed}
 
 
 def _cells(plan: _Plan) -> tuple[int, int] | None:

@@ -2,6 +2,7 @@
 
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 from cnnjax.errors import UserError, unknown
 from cnnjax.formats import native
@@ -14,7 +15,7 @@ VGG16_HEAD = "vgg16-head.int8.safetensors"
 NAMES = ("vgg16", "vgg16-mini")
 
 
-def load_bundled(name: str = "vgg16-mini", *, include_top: bool | None = True) -> Network:
+def load_bundled(name: str = "vgg16-mini", *, include_top: bool | None = True, **options: Any) -> Network:
     """A network that comes with the package.
 
     "vgg16": the real one. Its thirteen convolutions are those that Simonyan and Zisserman trained on ImageNet, rounded
@@ -26,31 +27,35 @@ def load_bundled(name: str = "vgg16-mini", *, include_top: bool | None = True) -
     vgg16-mini` with seed 0, in 13 minutes on two shared CPU cores: 12 epochs of 14,000 images; 81.6% of 1,400
     validation images and 79.6% of 1,400 test images were classified correctly. Its `provenance` has the rest.
 
+    options: those of `load`. With a new_head the real one's dense layers are not looked at.
+
     Raises UserError, with the nearest names, for another one, and if the package's file is missing or damaged.
     """
     if name not in NAMES:
         raise unknown("bundled network", name, NAMES)
     if name == "vgg16-mini":
-        return load(path("vgg16-mini.safetensors"), include_top=include_top)
+        return load(path("vgg16-mini.safetensors"), include_top=include_top, **options)
     there = _place(VGG16_HEAD).is_file()
+    if options.get("new_head"):
+        return load(path(VGG16), include_top=None, **options)
     if include_top is False or (include_top is None and not there):
-        return load(path(VGG16), include_top=False)
+        return load(path(VGG16), include_top=False, **options)
     if not there:
         raise UserError(
             f"this copy of cnnjax has the convolutions of vgg16 alone, no classes (no weights/{VGG16_HEAD}): name "
             "vgg16-mini, or leave out the dense layers"
         )
-    return load_with_head(path(VGG16), path(VGG16_HEAD))
+    return load_with_head(path(VGG16), path(VGG16_HEAD), **options)
 
 
-def load_with_head(convolutions: str | Path, head: str | Path) -> Network:
+def load_with_head(convolutions: str | Path, head: str | Path, **options: Any) -> Network:
     """The convolutions of one file with the dense layers of another, as `save_int8` writes `layers` of a network.
 
     The description is that of the second, which is of the whole network. Raises UserError as `load` does.
     """
     convolutions, head = Path(convolutions), Path(head)
     with reported(convolutions), native.read(convolutions) as body, reported(head), native.read(head) as top:
-        return build(head, top._replace(tensors=body.tensors | top.tensors), Options())
+        return build(head, top._replace(tensors=body.tensors | top.tensors), Options(**options))
 
 
 def path(name: str) -> Path:

@@ -3,9 +3,10 @@
 import math
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, BinaryIO, Literal, NamedTuple
 
 import numpy as np
@@ -60,7 +61,8 @@ class Contents(NamedTuple):
 
     format: in words. tensors: by this package's names. unknown: names of arrays that belong to no layer. normalizer:
     that of the weights which are published in this format. description: this package's own, where it wrote the file.
-    image_size: (height, width), where the file has it.
+    image_size: (height, width), where the file has it. notes: what of the file is not used, for the provenance. head:
+    those of `unknown` that come after the convolutions.
     """
 
     format: str
@@ -69,6 +71,8 @@ class Contents(NamedTuple):
     normalizer: Normalizer
     description: dict[str, Any] | None = None
     image_size: tuple[int, int] | None = None
+    notes: Mapping[str, Any] = MappingProxyType({})
+    head: Sequence[str] = ()
 
 
 def spans(tensor: Tensor) -> Iterator[tuple[int, int]]:

@@ -30,15 +30,19 @@ def load(
     normalizer: Normalizer | None = None,
     model: nnx.Module | None = None,
     seed: int = 0,
+    dense_units: int | None = None,
+    keep_head: bool = False,
 ) -> Network:
     """Read a network from a file or folder. The format is detected from the contents; nothing in them is executed.
 
     include_top: False leaves out a VGG's dense layers, and must be passed for a file that has none: the network then
     ends at block5_pool and has no class names. None takes the file as it is. image_size: an int, or (height, width), of
     the images; by default that of the file, or the smallest that its dense layers allow, or 224. class_names: of the
-    file's logits. new_head: names of other classes, for which the last layer is created anew (from `seed`). normalizer:
-    replaces the file's own. model: for a file that was saved with a model of another package, an instance of its class
-    with the same layers. Its arrays are not used, so `nnx.eval_shape(lambda: MyModel(...))` suffices.
+    file's logits. new_head: names of other classes, for which the last layer is created anew (from `seed`), and all
+    dense layers where the file has others or none, or they do not take images of this size; these then have
+    `dense_units` outputs. keep_head: not if these are the file's own classes already. normalizer: replaces the file's
+    own. model: for a file that was saved with a model of another package, an instance of its class with the same
+    layers. Its arrays are not used, so `nnx.eval_shape(lambda: MyModel(...))` suffices.
 
     Every array is checked: its name, shape and type, and that it is finite. float16 and bfloat16 become float32.
     Raises UserError, which names what is missing or left over, for a file that does not exist, is damaged or of another
@@ -46,7 +50,8 @@ def load(
     """
     path = Path(path)
     size = None if image_size is None else to_size(image_size)
-    options = Options(include_top, size, tuple(class_names), tuple(new_head), normalizer, model, seed)
+    names, head = tuple(class_names), tuple(new_head)
+    options = Options(include_top, size, names, head, normalizer, model, seed, dense_units, keep_head)
     with reported(path), _reader(path)(path) as contents:
         check_inflation(path, contents)
         return build(path, contents, options)

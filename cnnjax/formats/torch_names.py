@@ -4,11 +4,12 @@ PyTorch's kernels are (output, input, row, column), and the inputs of the first 
 and column. The scale of a norm is called weight there; `num_batches_tracked` is of no use without PyTorch's momentum.
 """
 
-from typing import Any
+import re
+from typing import Any, NamedTuple
 
 from cnnjax.data.normalize import identity, imagenet
 from cnnjax.formats.architectures import ARCHITECTURES, Architecture, Layer
-from cnnjax.formats.lazy_tensors import Contents, Layout, Tensor
+from cnnjax.formats.lazy_tensors import Contents, Layout, Refused, Tensor, listed
 
 KINDS = {
     "norm": {"weight": "scale", "bias": "bias", "running_mean": "mean", "running_var": "var"},
@@ -17,25 +18,107 @@ KINDS = {
 """By the kind of a layer: PyTorch's names of its arrays → this package's."""
 LAYOUTS: dict[str, Layout] = {"conv": "oihw", "dense": "oi", "flat": "ochw"}
 IGNORED = "num_batches_tracked"
+FEATURES = "features."
+"""Before the names where only this part of a network was saved."""
+DEPTH = 3
+"""Parts of a name that may be a prefix."""
+
+
+WRAPPERS = ("module", "_orig_mod")
+"""What DataParallel and torch.compile put into names, anywhere."""
+BESIDE = re.compile(
+    r"(criterion|criteria|loss(es)?|loss_?f(n|unc|unction)|n_averaged|.*(metric|acc|auroc|f1|iou).*)(_\w+)?"
+)
+"""Modules that are kept with a network but are none of its layers: losses with weights, metrics."""
+AVERAGES = re.compile(r".*(ema|swa|averag|teacher|momentum).*")
+
+
+class Found(NamedTuple):
+    """A network among a state dict's names.
+
+    tensors: by their names without `prefix`. beside: names that do not begin with it. matched: how many modules are
+    layers of the architecture. averages: prefixes of the same network's averages.
+    """
+
+    prefix: str
+    tensors: dict[str, Tensor]
+    beside: list[str]
+    architecture: Architecture
+    layers: dict[str, Layer]
+    matched: int
+    averages: tuple[str, ...] = ()
 
 
 def contents(format: str, tensors: dict[str, Tensor], description: dict[str, Any] | None) -> Contents:
-    """A state dict of torchvision or timm, or one that this package wrote."""
-    architecture, layers = nearest({name.rpartition(".")[0] for name in tensors})
+    """A state dict of torchvision or timm, perhaps one that wrappers have renamed, or one that this package wrote.
+
+    Raises Refused where two networks are in it.
+    """
+    network = _network(_unwrapped(tensors))
     found, unknown = {}, []
-    for name, tensor in tensors.items():
+    for name, tensor in network.tensors.items():
         module, _, kind = name.rpartition(".")
-        layer = layers.get(module)
-        if kind == IGNORED:
-            continue
+        layer = network.layers.get(module)
         if layer is None or kind not in KINDS[layer.kind]:
-            unknown.append(name)
+            unknown += [] if kind == IGNORED else [(name, tensor.name)]
             continue
         ours = KINDS[layer.kind][kind]
         layout = LAYOUTS[layer.kind] if ours == "kernel" else "ours"
         found[f"{layer.path}/{ours}"] = tensor._replace(layout=layout)
-    normalizer = imagenet() if architecture.torch_normalizer == "imagenet" else identity()
-    return Contents(format, found, unknown, normalizer, description)
+    unknown += [(name, name) for name in network.beside if not name.startswith(network.averages or ("\n",))]
+    ignored = sorted(theirs for name, theirs in unknown if BESIDE.fullmatch(name.partition(".")[0]))
+    unknown = [(name, theirs) for name, theirs in unknown if theirs not in ignored]
+    # What is not named as the convolutions are comes after them.
+    body = {layer.torch[0].partition(".")[0] for layer in network.architecture.layers if layer.kind in ("conv", "norm")}
+    head = [theirs for name, theirs in unknown if name.partition(".")[0] not in body]
+    notes: dict[str, Any] = {"not read": ignored} if ignored else {}
+    if network.averages:
+        notes["other state dicts"] = list(network.averages)
+    if network.prefix:
+        notes["prefix"] = network.prefix
+    normalizer = imagenet() if network.architecture.torch_normalizer == "imagenet" else identity()
+    names = [theirs for _, theirs in unknown]
+    return Contents(format, found, names, normalizer, description, notes=notes, head=head)
+
+
+def _unwrapped(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The names without what wrappers put into them."""
+    new = {".".join(part for part in name.split(".") if part not in WRAPPERS): name for name in tensors}
+    return {name: tensors[old] for name, old in new.items()} if len(new) == len(tensors) else tensors
+
+
+def _network(tensors: dict[str, Tensor]) -> Found:
+    """The known network that most of the names belong to, after a prefix that they may share."""
+    convolutions = [name for name, tensor in tensors.items() if len(tensor.shape) == 4]
+    prefixes = {""}
+    for name in convolutions:
+        parts = name.split(".")[:-2]
+        prefixes |= {".".join(parts[:count]) + "." for count in range(1, min(len(parts), DEPTH) + 1)}
+    shares = {prefix: sum(name.startswith(prefix) for name in convolutions) for prefix in prefixes}
+    likely = [prefix for prefix, share in shares.items() if 3 * share >= len(convolutions)]
+    found = [_below(tensors, prefix, more) for prefix in likely for more in ("", FEATURES)]
+    found.sort(key=lambda one: (-one.matched, len(one.beside), len(one.prefix), one.prefix))
+    equal = [found[0]]
+    for one in found[1:]:
+        apart = all(not one.prefix.startswith(e.prefix) and not e.prefix.startswith(one.prefix) for e in equal)
+        if one.matched == found[0].matched > 1 and apart:
+            equal.append(one)
+    plain = [one for one in equal if not AVERAGES.fullmatch(one.prefix)]
+    if len(equal) == 1:
+        return equal[0]
+    if len(plain) != 1:
+        raise Refused(f"it holds {len(equal)} networks, below {listed([one.prefix for one in equal])}: save one alone")
+    averages = tuple(one.prefix for one in equal if one is not plain[0])
+    return plain[0]._replace(averages=averages)
+
+
+def _below(tensors: dict[str, Tensor], prefix: str, more: str) -> Found:
+    """What the names with a prefix are, without it and with `more` before them."""
+    own = {more + name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
+    beside = [tensor.name for name, tensor in tensors.items() if not name.startswith(prefix)]
+    modules = {name.rpartition(".")[0] for name in own}
+    architecture, layers = nearest(modules)
+    return Found(prefix, own, beside, architecture, layers, len(modules & layers.keys()))
 
 
 def nearest(modules: set[str]) -> tuple[Architecture, dict[str, Layer]]:

@@ -1,0 +1,103 @@
+"""Where in a file of PyTorch the parameters are: on their own, or below what a training script saves with them."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from cnnjax.formats.lazy_tensors import Refused, listed
+from cnnjax.formats.torch_pickle import Holder, Strided
+
+KEYS = (
+    "state_dict", "model_state_dict", "model_state", "model", "net", "network", "net_state_dict", "module", "weights",
+    "params", "model_weights", "backbone",
+)  # fmt: skip
+"""Where scripts put the parameters, the usual places first."""
+AVERAGES = ("model_ema", "state_dict_ema", "ema_state_dict", "ema", "ema_model", "model_ema_state_dict", "swa_model")
+"""Where they put averaged parameters, which are taken only where there are no others."""
+DEPTH = 3
+"""Levels of dicts below which parameters are looked for."""
+
+
+def state_dict(saved: Any) -> tuple[dict[str, Strided], list[str], dict[str, Any]]:
+    """The tensors of a network by their names, the names of others that may be layers of it, and notes on all else.
+
+    Raises Refused where there are none, or several that might be meant.
+    """
+    if not isinstance(saved, dict):
+        what = "one tensor" if isinstance(saved, Strided | Holder) else "no dict"
+        raise Refused(f"it holds no state dict, but {what}: save model.state_dict()")
+    found = {".".join(path): tensors for path, tensors in _states(saved)}
+    if not found and (tensors := _tensors(saved)):
+        found = {"": tensors}
+    if not found:
+        there = listed([str(key)[:40] for key in saved]) or "nothing"
+        raise Refused(f"it holds no state dict, but {there}: save model.state_dict()")
+    place = _chosen(found)
+    others = [name for name in found if name != place]
+    own = {place.partition(".")[0]} if place else found[place].keys()
+    beside = {str(key): value for key, value in saved.items() if key not in own}
+    heads = [f"{key}.{name}" for key, value in beside.items() if key not in found for name in _layers_in(key, value)]
+    notes: dict[str, Any] = {"in": place} if place else {}
+    if others:
+        notes["other state dicts"] = others
+    if unread := sorted(beside.keys() - set(others)):
+        notes["not read"] = unread
+    return found[place], heads, notes
+
+
+def _layers_in(key: str, value: Any) -> list[str]:
+    """The names in a dict of nothing but tensors that is no optimizer's: a head that was saved apart."""
+    if not isinstance(value, dict) or key.startswith(("opt", "sched")) or key in AVERAGES:
+        return []
+    tensors = {str(name): _as_tensor(one) for name, one in value.items()}
+    if any(tensor is None for tensor in tensors.values()):
+        return []
+    return list(tensors) if any(len(tensor.shape) == 2 for tensor in tensors.values() if tensor) else []
+
+
+def _states(saved: dict[Any, Any], path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], dict[str, Strided]]]:
+    """Every dict that has a convolution, with the keys that lead to it."""
+    tensors = _tensors(saved)
+    if any(len(tensor.shape) == 4 for tensor in tensors.values()):
+        yield path, tensors
+    elif len(path) < DEPTH:
+        for key, value in saved.items():
+            if isinstance(key, str) and isinstance(value, dict) and not key.startswith("opt"):
+                yield from _states(value, (*path, key))
+
+
+def _tensors(saved: dict[Any, Any]) -> dict[str, Strided]:
+    found = {name: _as_tensor(value) for name, value in saved.items() if isinstance(name, str)}
+    return {name: tensor for name, tensor in found.items() if tensor is not None}
+
+
+def _chosen(found: dict[str, dict[str, Strided]]) -> str:
+    if len(found) == 1:
+        return next(iter(found))
+    for key in KEYS:
+        if key in found:
+            return key
+    others = [name for name in found if not set(name.split(".")) & set(AVERAGES)]
+    if len(others) == 1:
+        return others[0]
+    names = others or list(found)
+    raise Refused(f"it holds {len(names)} state dicts, {listed(names)}: save the one that is meant alone")
+
+
+def _as_tensor(value: Any) -> Strided | None:
+    value = value.data if isinstance(value, Holder) else value
+    return value if isinstance(value, Strided) else None
+
+
+def all_tensors(saved: Any) -> Iterator[Strided]:
+    """Every tensor anywhere in what was saved, each once."""
+    waiting, seen = [saved], set()
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, Strided):
+            yield value
+        elif isinstance(value, Holder | dict | list | tuple) and id(value) not in seen:
+            seen.add(id(value))
+            if isinstance(value, Holder):
+                waiting.append(value.data)
+            else:
+                waiting += value.values() if isinstance(value, dict) else value

@@ -1,0 +1,163 @@
+"""PyTorch's files as scripts leave them: what PyTorch wrote, and what `torch_files` writes like it."""
+
+import argparse
+from pathlib import Path
+
+import compiling
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch_files
+from oracles import numpy_nets
+
+from cnnjax import formats
+from cnnjax.errors import UserError
+
+TORCH = Path(__file__).parent / "fixtures" / "torch"
+"""What PyTorch wrote: see oracles/torch_values.py."""
+
+
+@pytest.fixture(scope="module")
+def tiny():
+    return numpy_nets.filled(numpy_nets.vgg_shapes(numpy_nets.channels(11, (1, 1, 3, 5, 5)), 2, 2, 1))
+
+
+FILES = (
+    "zip.pth", "legacy.pth", "parameters.pth", "as-published.pth", "strided.pth",
+    "checkpoint.pth.tar", "model_9.pth", "lightning.ckpt",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_files_that_pytorch_wrote(tmp_path, tiny, name):
+    torch_files.save(tmp_path / "w.pth", tiny)
+    network = formats.load(TORCH / name)
+    assert network.digest == formats.load(tmp_path / "w.pth").digest
+    assert network.config["name"] == "vgg11" and network.config["dense_units"] == 2
+    np.testing.assert_array_equal(
+        network.params["block2_conv1"]["kernel"], tiny["features.3.weight"].transpose(2, 3, 1, 0)
+    )
+
+
+def test_what_a_script_saved_beside_the_parameters_is_named():
+    beside = {name: formats.load(TORCH / name).provenance for name in FILES[-3:]}
+    assert beside["checkpoint.pth.tar"]["in"] == beside["lightning.ckpt"]["in"] == "state_dict"
+    assert beside["checkpoint.pth.tar"]["not read"] == ["arch", "best_acc1", "epoch", "optimizer", "scheduler"]
+    assert beside["model_9.pth"]["in"] == "model" and beside["model_9.pth"]["other state dicts"] == ["model_ema"]
+    assert beside["lightning.ckpt"]["prefix"] == "model."
+
+
+def named(module, name, *arguments, state=None):
+    return torch_files.Call(torch_files.Name(module, name), arguments, state)
+
+
+DTYPE = named("numpy", "dtype", "f8", False, True, state=(3, "<", None, None, None, -1, -1, 0))
+BESIDE = {
+    "a Namespace with a function": argparse.Namespace(lr=0.1, collate=torch_files.Name("__main__", "collate")),
+    "a path": named("pathlib", "PosixPath", "/", "x"),
+    "a path of Python 3.13": named("pathlib._local", "PosixPath", "/", "x"),
+    "a number of NumPy": named("numpy.core.multiarray", "scalar", DTYPE, named("_codecs", "encode", "x", "latin1")),
+    "a number of NumPy 2": named("numpy._core.multiarray", "scalar", DTYPE, b"12345678"),
+    "a schedule's method": named("builtins", "getattr", torch_files.Name("torch.optim.lr_scheduler", "X"), "anneal"),
+    "another package's class": named("omegaconf.dictconfig", "DictConfig", state={"_content": {}}),
+    "the script's own class": named("__main__", "Config", state={"lr": 0.1}),
+    "an optimizer": {"state": {0: {"exp_avg": np.ones((3, 3, 3, 3), np.float32)}}, "param_groups": [{"params": [0]}]},
+    "a set": {1, 2},
+    "a date": named("datetime", "datetime", b"\x07\xe8\x01\x01\x00\x00\x00\x00\x00\x00"),
+    "losses": [np.ones(3, np.float32), None, True, 2.5],
+}
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+def test_nothing_beside_the_parameters_matters(tmp_path, tiny, legacy):
+    torch_files.save(tmp_path / "plain.pth", tiny)
+    digest = formats.load(tmp_path / "plain.pth").digest
+    for saved in ({"net": tiny, **BESIDE}, tiny | BESIDE):
+        torch_files.save(tmp_path / "w.pth", saved, legacy)
+        network = formats.load(tmp_path / "w.pth")
+        assert network.digest == digest and network.provenance["not read"] == sorted(BESIDE)
+
+
+def renamed(before, state, after=""):
+    return {before + name.replace("features.", f"features.{after}"): value for name, value in state.items()}
+
+
+@pytest.mark.parametrize(
+    "before, after",
+    [("module.", ""), ("", "module."), ("_orig_mod.", ""), ("module._orig_mod.", ""), ("vgg16.", ""), ("model.", ""),
+     ("net.backbone.", ""), ("model.module.", "_orig_mod."), ("classifier.", "")],
+)  # fmt: skip
+def test_wrappers_prefixes_are_taken_off(tmp_path, tiny, before, after):
+    torch_files.save(tmp_path / "plain.pth", tiny)
+    digest = formats.load(tmp_path / "plain.pth").digest
+    extra = {"criterion.weight": np.ones(2, np.float32), "train_acc.tp": np.ones(2, np.int64)}
+    torch_files.save(tmp_path / "w.pth", {"state_dict": renamed(before, tiny, after) | extra})
+    network = formats.load(tmp_path / "w.pth")
+    assert network.digest == digest
+    assert network.provenance["not read"] == sorted(extra)
+    if before.partition(".")[0] in ("vgg16", "model", "net", "classifier"):
+        # Averages beside it are another network; those of a teacher, too.
+        torch_files.save(tmp_path / "w.pth", renamed(before, tiny) | renamed("ema.", tiny))
+        both = formats.load(tmp_path / "w.pth")
+        assert both.digest == digest and both.provenance["other state dicts"] == ["ema."]
+
+
+HEADS = {
+    "the last layer a Sequential": {
+        "classifier.6.0.weight": (3, 2), "classifier.6.0.bias": (3,), "classifier.6.3.weight": (2, 3),
+        "classifier.6.3.bias": (2,),
+    },
+    "another classifier": {
+        "classifier.0.weight": (7, 5), "classifier.0.bias": (7,), "classifier.2.weight": (1, 7),
+        "classifier.2.bias": (1,),
+    },
+    "a head of another name": {"fc.weight": (2, 5), "fc.bias": (2,)},
+    "an attention that is a convolution": {"pool.weight": (1, 5, 1, 1), "fc.weight": (2, 5), "fc.bias": (2,)},
+    "nothing": {},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_convolutions_under_ones_own_head(tmp_path, tiny, head):
+    """Read without the dense layers, of which all are named; or with new ones."""
+    torch_files.save(tmp_path / "plain.pth", tiny)
+    digest = formats.load(tmp_path / "plain.pth", include_top=False).digest
+    kept = ("classifier.0", "classifier.3") if "Sequential" in head else ()
+    body = {name: value for name, value in tiny.items() if name.startswith(("features", *kept))}
+    own = numpy_nets.filled(HEADS[head])
+    for before in ("", "model."):
+        torch_files.save(tmp_path / "w.pth", {"state_dict": renamed(before, body) | renamed("", own)})
+        if before and "a " not in head:
+            torch_files.save(tmp_path / "w.pth", {"state_dict": renamed(before, body | own)})
+        with pytest.raises(UserError, match="include_top=False"):
+            formats.load(tmp_path / "w.pth")
+        network = formats.load(tmp_path / "w.pth", include_top=False)
+        assert network.digest == digest
+        left = " ".join(network.provenance.get("left out", []))
+        assert all(name in left or name.startswith("classifier.0") for name in own)
+    with compiling.quickly():
+        new = formats.load(tmp_path / "w.pth", new_head=("x", "y", "z"), image_size=40, dense_units=6)
+    assert new.params["fc1"]["kernel"].shape == (5, 6) and new.params["predictions"]["bias"].shape == (3,)
+    assert new.provenance["new head"]["layers"] == ["fc1", "fc2", "predictions"] and new.image_size == (40, 40)
+
+
+def test_features_alone(tmp_path, tiny):
+    """What `model.features.state_dict()` holds, and the same in a Sequential with one's own layers after it."""
+    body = {name.removeprefix("features."): value for name, value in tiny.items() if name.startswith("features")}
+    torch_files.save(tmp_path / "plain.pth", tiny)
+    digest = formats.load(tmp_path / "plain.pth", include_top=False).digest
+    torch_files.save(tmp_path / "w.pth", body)
+    assert formats.load(tmp_path / "w.pth", include_top=False).digest == digest
+    own = {"2.weight": np.ones((2, 5), np.float32), "2.bias": np.ones(2, np.float32)}
+    torch_files.save(tmp_path / "w.pth", {f"0.{name}": value for name, value in body.items()} | own)
+    network = formats.load(tmp_path / "w.pth", include_top=False)
+    assert network.digest == digest and network.provenance["left out"] == ["2.weight", "2.bias"]
+
+
+@pytest.mark.parametrize("kind", ["float16", "bfloat16"])
+def test_half_precision_is_widened_without_loss_and_noted(tiny, kind):
+    network = formats.load(TORCH / f"{kind}.pth")
+    assert network.provenance["stored as"] == [kind]
+    kernel = tiny["features.3.weight"].astype(kind).astype(np.float32).transpose(2, 3, 1, 0)
+    np.testing.assert_array_equal(network.params["block2_conv1"]["kernel"], kernel)
+    assert network.params["fc1"]["kernel"].dtype == jnp.float32
