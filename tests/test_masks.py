@@ -11,6 +11,9 @@ from cnnjax.errors import UserError
 from cnnjax.procedural import animals, programs
 from cnnjax.procedural.canvas import Stream, canvas, fractal
 
+# Programs that run a few times.
+pytestmark = pytest.mark.usefixtures("quickly_compiled")
+
 SIZE = 32
 PARTS = procedural.parts("cat")
 # The camera's blur has a standard deviation of at most 0.02 half-widths, which is 0.32 pixels here. Beyond two pixels,

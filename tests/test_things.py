@@ -13,6 +13,9 @@ from cnnjax.procedural.programs import CHUNK
 from cnnjax.procedural.things import THINGS
 from cnnjax.procedural.traits import ANIMALS
 
+# Programs that run a few times.
+pytestmark = pytest.mark.usefixtures("quickly_compiled")
+
 SIZE = 24
 SCENES = ("bridge", "gondola")
 TWICE = ("starfish", "gondola", "tennis ball", "hammer")
