@@ -1,3 +1,4 @@
+import dataclasses
 import functools
 import subprocess
 import sys
@@ -119,6 +120,29 @@ def test_it_draws_with_an_alpha_channel_alone_as_in_company(drawn, tmp_path):
     read = Image.read(drawn[1].save(tmp_path / "a.png"))
     np.testing.assert_array_equal(read.pixels, drawn[1].pixels)
     np.testing.assert_array_equal(read.alpha, drawn[1].alpha)
+
+
+class Last:
+    """Frames of every step."""
+
+    every = 1
+
+    def begin(self):
+        self.frames = []
+
+    def add(self, step, images):
+        self.frames.append(np.asarray(images))
+
+
+def test_the_last_image_is_kept_since_the_best_score_is_that_of_a_lucky_crop(quickly_compiled):
+    kept, lucky = Last(), Last()
+    options = {"steps": 4, "image_size": 12}
+    (image,) = visualize.render(tiny.network(), visualize.channel("conv_2", 1), recipe="maco", frames=kept, **options)
+    np.testing.assert_array_equal(image.pixels, kept.frames[-1][0])
+    best = dataclasses.replace(visualize.recipes.recipe("maco"), keep_last=False)
+    (image,) = visualize.render(tiny.network(), visualize.channel("conv_2", 1), recipe=best, frames=lucky, **options)
+    assert any((image.pixels == frame[0]).all() for frame in lucky.frames)
+    np.testing.assert_array_equal(kept.frames, lucky.frames)
 
 
 def test_the_mean_over_views_is_that_of_the_views_one_by_one():

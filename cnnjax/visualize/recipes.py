@@ -54,6 +54,9 @@ class Recipe:
     """How many differently transformed copies of an image the network is shown in a step."""
     before_relu: bool = True
     """Objectives read what a layer computes before its relu. There a filter that noise leaves silent has a gradient."""
+    keep_last: bool = False
+    """The image after the last step is kept instead of the one that scored highest. Where a step sees a small part of
+    an image, chosen at random, the highest score is that of a lucky choice."""
 
     @property
     def is_penalized(self) -> bool:
@@ -97,6 +100,7 @@ RECIPES: dict[str, Recipe] = {
             parameterization=maco(),
             optimizer=optax.nadam(1.0),
             views=8,
+            keep_last=True,
         ),
         # DeepDream (Mordvintsev et al. 2015): for `layer` objectives, and an image to start from.
         Recipe(

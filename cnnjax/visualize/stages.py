@@ -210,7 +210,7 @@ def draw(
         problem = now.problem(objective, stage, tv)
         state = _run(now, problem, ascent.fold(keys, number), params, stage.steps, watch, begun)
         begun += stage.steps
-        params = state.best_params
+        params = state.params if plan.recipe.keep_last else state.best_params
         shown, alpha = show(argument, params), _alpha(argument, params)
         peak, steps = np.maximum(peak, state.peak), steps + np.asarray(state.steps)
     after = ascent.measure(plan.network, objective, shown, plan.strategy)
