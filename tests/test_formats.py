@@ -315,6 +315,80 @@ def test_a_small_network_that_keras_made_and_saved(tmp_path, network):
     assert loaded.normalizer.kind == ("caffe" if network.config["name"] == "vgg11" else "none")
 
 
+@pytest.fixture(scope="module")
+def keras_cnn():
+    """Makes an article's network in Keras, with other layers before it or in another data format."""
+    import keras
+    from keras import layers as k
+
+    def make(before=(), flatten="channels_last", data_format="channels_last", outputs=1, last="sigmoid"):
+        x = inputs = keras.Input((36, 52, 3) if data_format == "channels_last" else (3, 36, 52))
+        for one in before:
+            x = one(x)
+        for units in (2, 4, 8, 8):
+            x = k.Conv2D(units, 3, padding="same", activation="relu", data_format=data_format)(x)
+            x = k.MaxPooling2D(data_format=data_format)(x)
+        x = k.Dropout(0.5)(k.Flatten(data_format=flatten)(x))
+        for units in (32, 16):
+            x = k.Dense(units, activation="relu")(x)
+        return keras.Model(inputs, k.Dense(outputs, activation=last)(x))
+
+    return make
+
+
+@pytest.mark.parametrize(
+    "flatten, data_format, last",
+    [
+        ("channels_last", "channels_first", "sigmoid"),
+        ("channels_first", "channels_first", "softmax"),
+        ("rescaled",) * 3,
+    ],
+)
+def test_what_a_config_says_gives_keras_numbers(tmp_path, keras_cnn, flatten, data_format, last):
+    from keras import layers as k
+
+    images = np.random.default_rng(3).random((2, 36, 52, 3), np.float32)
+    if flatten == "rescaled":
+        net, given = keras_cnn([k.RandomFlip(), k.Rescaling(1 / 127.5, offset=-1)]), images * 255
+    else:
+        outputs = 3 if last == "softmax" else 1
+        net = keras_cnn((), flatten, data_format, outputs, last)
+        given = images.transpose(0, 3, 1, 2)
+    expected = np.asarray(net(given, training=False))
+    for ending in ("keras", "h5"):
+        net.save(tmp_path / f"w.{ending}")
+        network = formats.load(tmp_path / f"w.{ending}")
+        assert network.image_size == (36, 52)
+        found = np.asarray(network.probabilities(images))
+        close(found[:, 1:] if expected.shape[1] == 1 else found, expected)
+
+
+@pytest.mark.parametrize("kind", ["nested", "flat", "functional"])
+def test_a_keras_backbone_under_ones_own_head(tmp_path, kind):
+    import keras
+    from keras import layers as k
+
+    body = keras.applications.VGG16(include_top=False, weights=None, input_shape=(32, 32, 3))
+    if kind == "nested":
+        net = keras.Sequential([body, k.Flatten(), k.Dense(8, activation="relu"), k.Dense(1, activation="sigmoid")])
+    else:
+        x = inputs = keras.Input((32, 32, 3)) if kind == "functional" else body.input
+        x = body(x) if kind == "functional" else body.output
+        net = keras.Model(inputs, k.Dense(2)(k.Dense(8, activation="relu")(k.GlobalAveragePooling2D()(x))))
+    kernels = [w for w in body.get_weights() if w.ndim == 4]
+    for ending in ("keras", "h5", "weights.h5"):
+        path = tmp_path / f"w.{ending}"
+        (net.save_weights if ending == "weights.h5" else net.save)(path)
+        with pytest.raises(UserError, match="include_top=False"):
+            formats.load(path)
+        network = formats.load(path, include_top=False)
+        has(network, name="vgg16", include_top=False)
+        found = [network.params[name]["kernel"] for name in CONVOLUTIONS]
+        assert all(np.array_equal(a, b) for a, b in zip(found, kernels, strict=True))
+        assert len(network.provenance["left out"]) == 4 and all("dense" in n for n in network.provenance["left out"])
+        path.unlink()
+
+
 def test_pytorch_gets_what_we_write(tmp_path, network):
     """Its names and shapes, and with these arrays the same logits."""
     path = tmp_path / "ours.safetensors"

@@ -10,6 +10,7 @@ from pathlib import Path
 import h5py
 import jax
 import jax.numpy as jnp
+import keras_files
 import numpy as np
 import pytest
 import random_networks
@@ -99,12 +100,12 @@ def weights_h5(path, change=lambda file: None):
         change(file)
 
 
-def keras(path, layers=(), change=lambda file: None, compression=zipfile.ZIP_STORED, config=None):
+def keras(path, layers=None, change=lambda file: None, compression=zipfile.ZIP_STORED, config=None):
     weights_h5(path.with_name("w.h5"), change)
-    shape = [None, 32, 32, 3]
-    known = [{"class_name": "InputLayer", "config": {"name": "input", "batch_shape": shape}}]
+    known = keras_files.network((1, 1, 2, 2, 2), ("relu", "relu", "softmax"), outputs=3)
+    made = keras_files.written([*(layers or []), *known], image_size=(32, 32))
     with zipfile.ZipFile(path, "w", compression) as archive:
-        archive.writestr("config.json", config or json.dumps({"config": {"layers": [*known, *layers]}}))
+        archive.writestr("config.json", config or json.dumps(made))
         archive.write(path.with_name("w.h5"), "model.weights.h5")
     path.with_name("w.h5").unlink()
 
@@ -295,7 +296,7 @@ def write(contents):
 
 LEFT, LACKS = "which its network does not have", "which its network has"
 LAMBDA = {"class_name": "Lambda", "config": {"name": "f", "function": ["4wEAAAA", None, None]}}
-RESCALING = {"class_name": "Rescaling", "config": {"name": "scale"}}
+RESIZING = {"class_name": "Resizing", "config": {"name": "scale"}}
 VALID = {"class_name": "Conv2D", "config": {"name": "c", "padding": "valid", "strides": [1, 1]}}
 CODE = "which is code and no weights: nothing was executed"
 OPCODES = "that weights do not need: nothing was executed"
@@ -461,8 +462,8 @@ CASES = {
     # .keras
     "keras: cut": (cut(keras, 0.9), "its table of contents cannot be read"),
     "keras: Lambda": (lambda path: keras(path, [LAMBDA]), "its layer 'f' is a Lambda, which is code: nothing was exec"),
-    "keras: another layer": (lambda path: keras(path, [RESCALING]), "its layer 'scale' is a Rescaling"),
-    "keras: another padding": (lambda path: keras(path, [VALID]), "is not a convolution of stride 1 with same padding"),
+    "keras: another layer": (lambda path: keras(path, [RESIZING]), "its layer 'scale' is a Resizing"),
+    "keras: another padding": (lambda path: keras(path, [VALID]), "its layer 'c' (Conv2D) has padding=valid, not same"),
     "keras: not finite": (dataset(keras, "layers/conv2d/vars/0", put(h5_nan)), "not finite in layers/conv2d/vars/0"),
     "keras: shape": (dataset(keras, "layers/conv2d/vars/1", put(lambda a: a[:-1])), "but its network needs"),
     "keras: external link": (dataset(keras, "layers/conv2d/vars/1", external), "is a link to another place"),

@@ -172,14 +172,14 @@ def _change(plan: _Plan, contents: Contents, options: Options, image_size: tuple
             raise UserError("a new head needs dense layers: leave out include_top=False, or new_head")
         _renew_head(plan, contents, options, image_size)
         return
-    if include_top and not there:
+    if include_top and not there and not contents.head_problem:
         raise UserError(
             f"{plan.path} holds a {name} without its dense layers, so it has no logits: pass include_top=False to use "
             f"it so, or give a file with {', '.join(plan.top)}"
         )
     if not include_top and not (plan.architecture and plan.architecture.optional_top):
         raise UserError(f"{plan.path} holds a {name}, which needs its dense layers: only a VGG does without them")
-    if include_top and contents.head and plan.architecture and contents.description is None:
+    if include_top and contents.description is None and (contents.head or contents.head_problem) and plan.architecture:
         raise UserError(_own_head(plan, contents))
     if options.class_names and len(options.class_names) != len(plan.class_names):
         raise UserError(
@@ -197,6 +197,8 @@ def _change(plan: _Plan, contents: Contents, options: Options, image_size: tuple
 def _own_head(plan: _Plan, contents: Contents) -> str:
     """What to say about a known network with other layers at its end."""
     start = f"{plan.path} has {listed(list(contents.head))}, which its network does not have"
+    if contents.head_problem:
+        start = f"{plan.path} is not read: {contents.head_problem}"
     name = plan.config["name"]
     if plan.architecture and plan.architecture.optional_top:
         return f"{start}: a {name} under another head is read without it, with include_top=False, or with a new_head"
@@ -232,7 +234,7 @@ def _renew_head(plan: _Plan, contents: Contents, options: Options, image_size: t
     names, size = options.new_head, image_size or plan.image_size
     lacks = any(f"{layer}/{kind}" not in plan.tensors for layer in plan.top[:-1] for kind in ("kernel", "bias"))
     moved = known.fixed_size and not all(map(_same_cells, size, plan.image_size, (known.halvings,) * 2))
-    whole = bool(lacks or moved or contents.head)
+    whole = bool(lacks or moved or contents.head or contents.head_problem)
     renewed = plan.top if whole else plan.top[-1:]
     if options.keep_head and names == plan.class_names and not whole:
         renewed = []

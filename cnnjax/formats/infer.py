@@ -88,8 +88,14 @@ def _width_multiplier(architecture: Architecture, shapes: Shapes) -> float:
     pairs = [(layer.units, kernel[3]) for layer in convolutions if (kernel := _kernel(shapes, layer, 4))]
     if not pairs:
         return 1.0
+    # Dense layers may have other units; if they are of the same width they make it more precise.
+    dense = [
+        (layer.units, kernel[1])
+        for layer in architecture.layers
+        if layer.kind in ("flat", "dense") and layer.units and (kernel := _kernel(shapes, layer, 2))
+    ]
     # A wrong shape would mislead all layers after it, so the layers are also looked at from the end.
-    return max(_common_width(pairs), _common_width(pairs[::-1]))[1] or 1.0
+    return max(_common_width(pairs + dense), _common_width(pairs[::-1] + dense))[1] or 1.0
 
 
 def _common_width(pairs: Pairs) -> tuple[int, float]:

@@ -18,7 +18,7 @@ import numpy as np
 
 from cnnjax.data.normalize import caffe, identity
 from cnnjax.errors import UserError
-from cnnjax.formats.architectures import ARCHITECTURES
+from cnnjax.formats import keras_config, keras_names
 from cnnjax.formats.archive import members
 from cnnjax.formats.description import KEY
 from cnnjax.formats.lazy_tensors import Bytes, Contents, Damaged, Refused, Tensor, opened
@@ -27,8 +27,6 @@ CONFIG = "config.json"
 WEIGHTS = "model.weights.h5"
 MAX_CONFIG = 1 << 24
 """Bytes."""
-SUPPORTED = tuple(known for known in ARCHITECTURES.values() if known.keras_normalizer is not None)
-KNOWN = ("InputLayer", "Conv2D", "MaxPooling2D", "Flatten", "Dense", "Dropout", "Activation", "ReLU", "Softmax")
 FILTERS = (h5py.h5z.FILTER_DEFLATE, h5py.h5z.FILTER_SHUFFLE, h5py.h5z.FILTER_FLETCHER32)
 IGNORED = ("optimizer", "optimizer_weights", "compile_metrics", "seed_generator", "_metrics")
 """State that is no part of a network: that of its training, and of dropout's random numbers."""
@@ -105,17 +103,21 @@ def _contents(file: h5py.File, config: dict[str, Any] | None) -> Contents:
     if "layer_names" not in file.attrs and "model_weights" in file:
         root = _follow(file, "model_weights")
         config = _json(file.attrs["model_config"]) if "model_config" in file.attrs else None
-    if config is not None:
-        _check_layers(config)
+    known = None if config is None else keras_config.read(config)
     if "layer_names" in root.attrs:
         format, layers = "Keras' HDF5 file", _old_layers(root)
     else:
         format, layers = "Keras 3's weights", _new_layers(root)
-    layers = _by_our_names(layers)
-    found, unknown = _named(layers)
-    nearest = min(SUPPORTED, key=lambda known: len(layers.keys() ^ set(known.paths())))
-    normalizer = caffe() if nearest.keras_normalizer == "caffe" else identity()
-    return Contents(format, found, unknown, normalizer, description, _image_size(config))
+    architecture = keras_names.architecture(layers, known)
+    found, unknown, head = keras_names.arrays(layers, architecture, known)
+    normalizer = caffe() if architecture.keras_normalizer == "caffe" else identity()
+    contents = Contents(format, found, unknown, normalizer, description, head=head)
+    if known is None:
+        return contents
+    size = known.image_size
+    return contents._replace(
+        normalizer=known.normalizer or normalizer, image_size=size, head_problem=known.head_problem
+    )
 
 
 def _old_layers(root: Any) -> dict[str, list[Tensor]]:
@@ -125,7 +127,10 @@ def _old_layers(root: Any) -> dict[str, list[Tensor]]:
         group = _follow(root, layer)
         names = _texts(group.attrs.get("weight_names", ()))
         arrays = [_tensor(f"{layer}: {name}", _follow(group, name)) for name in names]
-        if arrays:
+        if len({name.rpartition("/")[0] for name in names}) > 1:  # a model that is a layer
+            for name, array in zip(names, arrays, strict=True):
+                layers.setdefault(name.split("/")[-2] if "/" in name else layer, []).append(array)
+        elif arrays:
             layers[layer] = arrays
     return layers
 
@@ -140,33 +145,6 @@ def _new_layers(root: Any) -> dict[str, list[Tensor]]:
         name = _texts([root[group].attrs["name"]])[0] if "name" in root[group].attrs else group.removesuffix("/vars")
         layers.setdefault(name, []).append(_tensor(path, data))
     return layers
-
-
-def _by_our_names(layers: dict[str, list[Tensor]]) -> dict[str, list[Tensor]]:
-    """The layers by this package's names: where theirs are others, the order and the ranks of their arrays decide."""
-    # Keras itself calls dense layers dense_1 and dense_2, as the small network does.
-    if any(name in known.paths() and "conv" in name for known in SUPPORTED for name in layers):
-        return layers
-    ranks = {name: max((len(t.shape) for t in tensors), default=0) for name, tensors in layers.items()}
-    convolutions, dense = ([name for name, rank in ranks.items() if rank == wanted] for wanted in (4, 2))
-    for known in SUPPORTED:
-        if len(convolutions) == len(known.paths(include_top=False)) and len(dense) in (0, known.head):
-            ours = dict(zip(convolutions + dense, known.paths(), strict=False))
-            layers = {ours.get(name, name): tensors for name, tensors in layers.items()}
-    return layers
-
-
-def _named(layers: dict[str, list[Tensor]]) -> tuple[dict[str, Tensor], list[str]]:
-    """The arrays by this package's names, and the names of those that belong to no layer."""
-    known = {path for architecture in SUPPORTED for path in architecture.paths()}
-    found, unknown = {}, []
-    for name, tensors in layers.items():
-        kernels, biases = ([t for t in tensors if (len(t.shape) > 1) == many] for many in (True, False))
-        if name in known and len(kernels) <= 1 and len(biases) <= 1:
-            found |= {f"{name}/kernel": t for t in kernels} | {f"{name}/bias": t for t in biases}
-        else:
-            unknown += [t.name for t in tensors]
-    return found, unknown
 
 
 def _tensor(name: str, data: Any) -> Tensor:
@@ -214,38 +192,6 @@ def _datasets(group: Any, path: str = "", depth: int = 0) -> Iterator[tuple[str,
             yield from _datasets(here, f"{where}/", depth + 1)
         else:
             yield where, here
-
-
-def _check_layers(config: dict[str, Any]) -> None:
-    """Raises Refused for a layer that the models here do not have: what it does is not in the numbers."""
-    for layer in _layers(config):
-        kind, own = layer.get("class_name"), layer.get("config", {})
-        name = own.get("name", "")
-        if kind == "Lambda":
-            raise Refused(f"its layer {name!r} is a Lambda, which is code: nothing was executed")
-        if kind not in KNOWN:
-            raise Refused(f"its layer {name!r} is a {kind}, which neither a VGG nor a SmallCNN has")
-        if kind == "Conv2D" and (own.get("padding") != "same" or own.get("strides") not in ([1, 1], (1, 1))):
-            raise Refused(f"its layer {name!r} is not a convolution of stride 1 with same padding")
-
-
-def _layers(config: dict[str, Any]) -> list[dict[str, Any]]:
-    try:
-        layers = config["config"]["layers"]
-        if not all(isinstance(layer, dict) for layer in layers):
-            raise TypeError
-        return layers
-    except (KeyError, TypeError) as error:
-        raise Refused("its config lists no layers: only functional and sequential models are read") from error
-
-
-def _image_size(config: dict[str, Any] | None) -> tuple[int, int] | None:
-    """The (height, width) that a config's input layer names."""
-    for layer in _layers(config) if config else ():
-        shape = layer.get("config", {}).get("batch_shape") or layer.get("config", {}).get("batch_input_shape")
-        if isinstance(shape, list) and len(shape) == 4 and all(size in range(1, 10_000) for size in shape[1:3]):
-            return shape[1], shape[2]
-    return None
 
 
 def _json(text: Any) -> dict[str, Any]:

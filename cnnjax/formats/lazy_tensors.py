@@ -62,7 +62,8 @@ class Contents(NamedTuple):
     format: in words. tensors: by this package's names. unknown: names of arrays that belong to no layer. normalizer:
     that of the weights which are published in this format. description: this package's own, where it wrote the file.
     image_size: (height, width), where the file has it. notes: what of the file is not used, for the provenance. head:
-    those of `unknown` that come after the convolutions.
+    those of `unknown` that come after the convolutions. head_problem: why what comes after them is not the network's
+    own head, or "".
     """
 
     format: str
@@ -73,6 +74,7 @@ class Contents(NamedTuple):
     image_size: tuple[int, int] | None = None
     notes: Mapping[str, Any] = MappingProxyType({})
     head: Sequence[str] = ()
+    head_problem: str = ""
 
 
 def spans(tensor: Tensor) -> Iterator[tuple[int, int]]:
