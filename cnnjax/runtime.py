@@ -15,6 +15,8 @@ import tempfile
 from importlib.util import find_spec
 from pathlib import Path
 
+from cnnjax.errors import UserError
+
 # YNNPACK is slower than Eigen on x86 for these networks' shapes; the empty value switches it off.
 _CPU_FLAG = "xla_cpu_experimental_ynn_fusion_type"
 
@@ -160,6 +162,10 @@ def _set_xla_flag() -> None:
     flags = os.environ.get("XLA_FLAGS", "").strip()
     if _CPU_FLAG in flags:
         return
+    if flags and not flags.startswith("-") and not Path(flags.split()[0]).is_file():
+        raise UserError(
+            f"XLA_FLAGS={flags} names a file of flags that does not exist: begin flags with --xla, or unset it"
+        )
     if flags and (not flags.startswith("-") or "--flagfile" in flags):
         # XLA reads a value that does not begin with a dash as the name of a file of flags.
         changes.append(f"XLA_FLAGS names a file and is left alone; --{_CPU_FLAG}= in it would speed up CPUs")

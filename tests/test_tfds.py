@@ -56,8 +56,11 @@ def sentence(**arguments):
     except UserError as error:
         return str(error)
 
+import cnnjax.data.tfds
 from cnnjax.data import from_tfds
 from cnnjax.errors import UserError
+
+cnnjax.data.tfds.check_reachable = lambda urls, place: None  # these tests work without internet
 
 def load(name="cats_vs_dogs", image_size=16, per_class=4, held_out=3, **arguments):
     return from_tfds(name, image_size=image_size, per_class=per_class, valid=held_out, test=held_out, **arguments)

@@ -13,6 +13,7 @@ from cnnjax.classify import Prediction, find_images
 from cnnjax.classify import classify as predict
 from cnnjax.errors import UserError
 from cnnjax.network import Network
+from cnnjax.printable import printable
 
 SHOWN = 12
 """Images in the figure and on the screen."""
@@ -68,14 +69,14 @@ def _classify(
             writer.writerow(("file", "rank", "class", "probability"))
             for found in bar:
                 if not isinstance(found, Prediction):
-                    tqdm.write(f"left out: {found.file} cannot be read as an image ({found.reason})")
+                    tqdm.write(printable(f"left out: {found.file} cannot be read as an image ({found.reason})"))
                     continue
                 read += 1
                 ranked = list(zip(found.classes, found.probabilities, strict=True))
                 writer.writerows((found.file, rank, name, f"{p:.6g}") for rank, (name, p) in enumerate(ranked, 1))
                 if found.file in chosen or not shown:
                     shown.append(found)
-                    tqdm.write(f"{found.file}: {', '.join(f'{name} {p:.1%}' for name, p in ranked)}")
+                    tqdm.write(printable(f"{found.file}: {', '.join(f'{name} {p:.1%}' for name, p in ranked)}"))
     except OSError as error:
         raise UserError(
             f"cannot write {table} ({error.strerror or error}): free some space, or choose another --out"

@@ -2,20 +2,25 @@
 
 import contextlib
 import dataclasses
+import errno
 import functools
 import inspect
 import io
 import itertools
+import os
 import re
 import sys
+import traceback
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 from cnnjax import runtime
-from cnnjax.cli import presets, renamed
+from cnnjax.cli import presets, renamed, streams
 from cnnjax.cli.config import Config, DistributedConfig
 from cnnjax.cli.translate import translate
 from cnnjax.errors import Preempted, UserError, unknown
+from cnnjax.printable import printable, shortened
 
 Command = Callable[..., Any]
 
@@ -147,12 +152,24 @@ def _run_with_preset(function: Command, argv: Sequence[str], prog: str) -> None:
 
 
 def _exit(run: Callable[[Sequence[str]], None], arguments: Sequence[str] | None) -> NoReturn:
-    runtime.configure()
+    with streams.guarded():
+        _run_to_exit(run, arguments)
+
+
+def _run_to_exit(run: Callable[[Sequence[str]], None], arguments: Sequence[str] | None) -> NoReturn:
     try:
-        run(list(sys.argv[1:] if arguments is None else arguments))
+        runtime.configure()
+        run([_expanded(argument) for argument in (sys.argv[1:] if arguments is None else arguments)])
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(2) from None
+        _fail(str(error))
+    except OSError as error:
+        if error.filename is None or error.errno not in _PATHS:
+            raise
+        _fail(f"{error.filename} cannot be used ({error.strerror}): check the path, or choose another one")
+    except (RuntimeError, AssertionError) as error:
+        if not _is_of_backend(error):
+            raise
+        _fail(_backend_sentence(error))
     except Preempted as stop:
         print(f"\n{stop}", file=sys.stderr)
     except KeyboardInterrupt:
@@ -160,6 +177,37 @@ def _exit(run: Callable[[Sequence[str]], None], arguments: Sequence[str] | None)
         print(f"\n{sentence}; train and transfer need --resume for that", file=sys.stderr)
         raise SystemExit(130) from None
     raise SystemExit(0)
+
+
+_PATHS = (
+    errno.ENAMETOOLONG, errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EACCES, errno.EPERM, errno.EROFS, errno.ELOOP,
+    errno.ENOSPC, errno.EDQUOT,
+)  # fmt: skip
+"""Errors of the system that a path explains."""
+
+
+def _fail(sentence: str) -> NoReturn:
+    print(f"error: {shortened(printable(sentence))}", file=sys.stderr)
+    raise SystemExit(2) from None
+
+
+def _is_of_backend(error: BaseException) -> bool:
+    """Whether JAX raised this because a backend did not start."""
+    frames = traceback.walk_tb(error.__traceback__)
+    return any(Path(frame.f_code.co_filename).name == "xla_bridge.py" for frame, _ in frames)
+
+
+def _backend_sentence(error: BaseException) -> str:
+    chosen = os.environ.get("JAX_PLATFORMS")
+    reason = (str(error).strip().splitlines() or ["no reason given"])[0]
+    remedy = f"unset JAX_PLATFORMS ({chosen}), or set it to cpu" if chosen else "try JAX_PLATFORMS=cpu"
+    return f"JAX cannot start its backend ({reason}): {remedy}"
+
+
+def _expanded(argument: str) -> str:
+    """The argument with the home folder for a ~ that begins its path; shells expand only one that begins a word."""
+    match = re.fullmatch(r"(?s)((?:--[\w.-]+=)?(?:folder:|hub:)?)(~[^/]*(?:/.*)?)", argument)
+    return match[1] + os.path.expanduser(match[2]) if match else argument
 
 
 def _without_boxes(function: Command, arguments: Sequence[str], prog: str | None, **options: Any) -> Any:

@@ -19,6 +19,7 @@ from cnnjax.data import example_image, imagenet
 from cnnjax.errors import UserError, unknown
 from cnnjax.files import atomic_write
 from cnnjax.network import Network
+from cnnjax.printable import printable
 from cnnjax.visualize import METHODS
 
 MOST = 12
@@ -65,7 +66,7 @@ def explain(
         f"{name}: {network.class_names[number]} {odds[i, number]:.1%}"
         for i, (name, number) in enumerate(zip(names, numbers, strict=True))
     ]
-    print("\n".join(titles))
+    print("\n".join(map(printable, titles)))
     key, maps = jax.random.key(seed), {}
     for method in tqdm(methods, unit=" methods", delay=1.0, disable=None):
         found = visualization.attribute(
@@ -75,7 +76,8 @@ def explain(
             gaps, differences = visualization.completeness_gap(network, shown, found, numbers, batch_size=batch_size)
             for name, gap, difference in zip(names, gaps, differences, strict=True):
                 tqdm.write(
-                    f"{method}: {name} differs from black by {difference:.3g}; the sum of its map is {gap:+.2g} off"
+                    f"{method}: {printable(name)} differs from black by {difference:.3g}; the sum of its map "
+                    f"is {gap:+.2g} off"
                 )
         maps[method] = list(visualization.to_display(found))
     for method, found in maps.items():

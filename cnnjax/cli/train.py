@@ -14,6 +14,7 @@ from cnnjax.data.inventory import Inventory
 from cnnjax.distributed import print_once, run_all_or_raise, run_on_primary
 from cnnjax.errors import UserError
 from cnnjax.files import write_json
+from cnnjax.printable import printable
 from cnnjax.train import metrics, run_data, run_dir
 from cnnjax.train.loop import Result
 
@@ -52,9 +53,9 @@ def train(
         prepare(place, one, resume=resume, fresh=fresh)
     dataset = run_all_or_raise(build.dataset, config.data, given_to(runs, resume))
     if found := build.describe(config.data, dataset):
-        print_once(found)
+        print_once(printable(found))
     if dataset.skipped:
-        print_once(f"left out {len(dataset.skipped)} unreadable images: {', '.join(dataset.skipped[:5])}")
+        print_once(printable(f"left out {len(dataset.skipped)} unreadable images: {', '.join(dataset.skipped[:5])}"))
     results = {}
     for place, one in runs.items():
         result = results[one.train.seed] = build.fit(one, dataset, place, resume=resume)

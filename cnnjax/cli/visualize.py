@@ -12,6 +12,7 @@ from cnnjax.cli.quality import describe, measure
 from cnnjax.data import example_image, imagenet
 from cnnjax.errors import UserError
 from cnnjax.network import Network
+from cnnjax.printable import printable
 from cnnjax.visualize import Image, recipes
 from cnnjax.visualize.recipes import Recipe
 
@@ -243,7 +244,7 @@ def _save(drawn: list[Image], out: Path, sheet: str, titles: list[str]) -> None:
         facts = image.provenance
         mark = ", dead" if facts.get("dead") else ", failed" if facts.get("failed") else ""
         numbers = f"activation {facts['activation_before']:.3g} → {facts['activation_after']:.3g}{mark}"
-        print(f"{title}: {numbers}{describe(image)}")
+        print(f"{printable(title)}: {numbers}{describe(image)}")
     dead = [bool(image.provenance.get("dead")) for image in drawn]
     figure = figures.image_grid([image.pixels for image in drawn], titles, out / sheet, dead=dead)
     print(f"wrote {figure} and each image beside it, with its provenance")

@@ -23,6 +23,7 @@ from cnnjax.data.lazy_images import LazyImages, channel_histogram
 from cnnjax.data.splits import ClassSample, Selection
 from cnnjax.errors import UserError, unknown
 from cnnjax.image_size import to_size
+from cnnjax.printable import printable
 
 logger = logging.getLogger(__name__)
 
@@ -231,4 +232,6 @@ def _warn(place: str, skipped: tuple[str, ...]) -> None:
     if skipped and distributed.is_primary():
         more = f" and {len(skipped) - _NAMED} more" if len(skipped) > _NAMED else ""
         files = f"{len(skipped)} {'file' if len(skipped) == 1 else 'files'}"
-        logger.warning("%s: left out %s that cannot be read: %s%s", place, files, ", ".join(skipped[:_NAMED]), more)
+        logger.warning(
+            "%s: left out %s that cannot be read: %s%s", place, files, printable(", ".join(skipped[:_NAMED])), more
+        )

@@ -55,7 +55,8 @@ def example_indices(
     key = key if isinstance(key, tuple) else key_data(key)
     first, last = start // size, (start + count - 1) // size
     passes = [_pass(key, number, size) for number in range(first, last + 1)]
-    return np.concatenate(passes)[start - first * size :][:count]
+    # JAX permutes 64-bit numbers where these are enabled.
+    return np.concatenate(passes)[start - first * size :][:count].astype(np.int32)
 
 
 def padded_batches(

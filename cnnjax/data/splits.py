@@ -1,7 +1,6 @@
 """Which images go to which split: disjoint, per class, and the same for a seed on every machine."""
 
 import hashlib
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple
@@ -185,7 +184,7 @@ def _share(number: float, edges: Mapping[str, float]) -> str:
 
 def _hash(text: str) -> float:
     """A number in [0, 1) that depends on the text alone."""
-    return int.from_bytes(hashlib.sha256(os.fsencode(text)).digest()[:7]) / 2**56
+    return int.from_bytes(hashlib.sha256(text.encode("utf8", "surrogateescape")).digest()[:7]) / 2**56
 
 
 def group_by_class(labels: Iterable[str | None], own: str, classes: Sequence[str]) -> dict[str, list[str]]:
@@ -205,7 +204,7 @@ def row_of(candidate: str) -> tuple[str, int]:
 
 def permutation(text: str, count: int) -> list[int]:
     """A random order of `count` things that is a function of `text` alone."""
-    digest = hashlib.sha256(text.encode()).digest()
+    digest = hashlib.sha256(text.encode("utf8", "surrogateescape")).digest()
     return np.random.default_rng(int.from_bytes(digest[:16])).permutation(count).tolist()
 
 

@@ -4,13 +4,18 @@ The set is looked for, or downloaded and prepared, in the folder of tensorflow-d
 ~/tensorflow_datasets. TensorFlow is used only in the preparation of some sets; prepared ones are read without it.
 """
 
+import contextlib
 import functools
 import importlib.util
 import os
+import queue
+import socket
 import struct
 import sys
 import threading
-from collections.abc import Mapping, Sequence
+import time
+import urllib.parse
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -99,7 +104,10 @@ def _prepared(name: str) -> Any:
         # Noticed before hundreds of megabytes are downloaded: the module that prepares the set uses TensorFlow.
         if hasattr(sys.modules[type(builder).__module__], "tf") and importlib.util.find_spec("tensorflow") is None:
             raise ModuleNotFoundError("tensorflow")
+        check_reachable(getattr(builder, "url_infos", ()), place)
         builder.download_and_prepare()
+    except UserError:
+        raise
     except tfds.core.registered.DatasetNotFoundError:
         raise unknown("tensorflow-datasets set", name, tfds.list_builders(with_community_datasets=False)) from None
     except ImportError as error:
@@ -114,6 +122,38 @@ def _prepared(name: str) -> Any:
     except Exception as error:  # every builder fails in its own way
         raise UserError(f"{place} cannot be prepared in {_data_dir()}: {brief(error)}") from error
     return builder
+
+
+def check_reachable(urls: Iterable[str], place: str, seconds: float = 5.0) -> None:
+    """Raises UserError where none of the hosts of these addresses answers: tensorflow-datasets would try for minutes.
+
+    With a proxy nothing is checked.
+    """
+    hosts = {url.hostname: url.port or 443 for url in map(urllib.parse.urlsplit, urls) if url.hostname}
+    if any(os.environ.get(name) or os.environ.get(name.upper()) for name in ("https_proxy", "http_proxy", "all_proxy")):
+        return
+    answers: queue.Queue[bool] = queue.Queue()
+
+    def ask(host: tuple[str, int]) -> None:
+        try:
+            socket.create_connection(host, timeout=seconds).close()
+            answers.put(True)
+        except OSError:
+            answers.put(False)
+
+    if not hosts:
+        return
+    for host in hosts.items():  # names may be looked up for longer than the time limit
+        threading.Thread(target=ask, args=(host,), daemon=True).start()
+    end = time.monotonic() + seconds
+    with contextlib.suppress(queue.Empty):
+        for _ in hosts:
+            if answers.get(timeout=max(0.01, end - time.monotonic())):
+                return
+    raise UserError(
+        f"{place} is not prepared in {_data_dir()}, and {', '.join(sorted(hosts)[:3])} cannot be reached to download "
+        "it: check the network, or copy the set, prepared elsewhere, into that folder"
+    )
 
 
 def _requests_error() -> type[Exception]:

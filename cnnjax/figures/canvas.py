@@ -1,6 +1,7 @@
 """Drawing primitives. Coordinates are CSS pixels from the top left corner; figures are saved as small PNG files."""
 
 import io
+import warnings
 from pathlib import Path
 
 import matplotlib
@@ -13,6 +14,7 @@ from PIL import Image
 
 from cnnjax.figures.style import BODY, INK, MUTED, PAPER, RULE, SMALL, Color
 from cnnjax.files import atomic_write
+from cnnjax.printable import printable
 
 _DPI = 100
 _LIMIT = 150_000
@@ -75,7 +77,14 @@ def photograph(figure: Figure, pixels: np.ndarray, left: float, top: float, side
 
 def text(board: Axes, x: float, y: float, content: str, size: float = BODY, color: str = INK, **style) -> None:
     """Draw text, by default centered on (x, y). style: passed on to `Axes.text`."""
-    board.text(x, y, content, **{"fontsize": size, "color": color, "ha": "center", "va": "center", **style})
+    # Names may hold dollar signs, which would be read as formulas.
+    board.text(
+        x,
+        y,
+        printable(content),
+        parse_math=False,
+        **{"fontsize": size, "color": color, "ha": "center", "va": "center", **style},
+    )
 
 
 def cell(board: Axes, x: float, y: float, side: float, content: str = "", fill: Color = PAPER, **style) -> None:
@@ -132,7 +141,9 @@ def save(figure: Figure, path: Path | str, limit: int = _LIMIT) -> Path:
     for scale in (2.0, 1.6, 1.3, 1.0):
         figure.set_dpi(_DPI * scale)
         canvas = FigureCanvasAgg(figure)
-        canvas.draw()
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Glyph .* missing from")  # a box is drawn in its place
+            canvas.draw()
         drawn = Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3])
         # Only in photographs is a palette of 256 colors visible. They keep all colors if the file is small enough.
         for palette in (False, True):

@@ -1,0 +1,62 @@
+"""Standard output and error of a command: what cannot be encoded is escaped, and a reader may close its pipe."""
+
+import errno
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
+
+from cnnjax.errors import UserError
+
+
+class Stream:
+    """A text stream that ends nobody's work: after the reader of a pipe has gone, what is written is dropped."""
+
+    def __init__(self, stream: Any, name: str) -> None:
+        self._stream, self._name, self._gone = stream, name, False
+        with suppress(AttributeError, ValueError):  # notebooks and tests have streams of their own kinds
+            if stream.errors in ("strict", "surrogateescape"):
+                stream.reconfigure(errors="backslashreplace")
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        """Write text. Raises UserError where the stream is a file that cannot be written."""
+        return self._attempt(lambda: self._stream.write(text), len(text))
+
+    def flush(self) -> None:
+        """Write what is kept back."""
+        self._attempt(self._stream.flush, None)
+
+    def _attempt(self, work: Any, default: Any) -> Any:
+        if self._gone:
+            return default
+        try:
+            return work()
+        except OSError as error:
+            self._gone = True
+            # Python itself writes what is kept back when it ends.
+            with suppress(OSError, ValueError):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), self._stream.fileno())
+            if error.errno in (errno.EPIPE, errno.EINVAL):  # the second is Windows' name for it
+                return default
+            raise UserError(f"the {self._name} cannot be written ({error.strerror}): make room there") from error
+
+
+@contextmanager
+def guarded() -> Iterator[None]:
+    """Within it standard output and error are `Stream`s."""
+    before = sys.stdout, sys.stderr
+    if sys.stdout is not None:  # None if it is closed
+        sys.stdout = Stream(sys.stdout, "standard output")
+    if sys.stderr is not None:
+        sys.stderr = Stream(sys.stderr, "standard error")
+    try:
+        yield
+        for stream in (sys.stdout, sys.stderr):
+            if stream is not None:
+                stream.flush()
+    finally:
+        sys.stdout, sys.stderr = before
