@@ -376,6 +376,52 @@ def test_a_damaged_checkpoint_is_passed_over_and_the_run_ends_the_same(whole, tm
     assert f"the checkpoint {folder / 'checkpoints' / '12'} is damaged" in caplog.text
 
 
+def test_better_weights_are_not_overwritten_when_their_checkpoint_is_damaged(tmp_path, caplog):
+    # It learns that all are dogs and is judged by cats: the longer, the worse.
+    train, valid = (ArraySplit(s.images, np.full_like(s.labels, n)) for s, n in ((DATA.train, 1), (DATA.valid, 0)))
+    data, folder = DATA.replace(train=train, valid=valid), tmp_path / "run"
+    first = fit(folder, data, epochs=2)
+    assert first.test["epoch"] == 1
+    flip_a_byte(folder / "checkpoints" / "6")
+    second = fit(folder, data, epochs=3, resume=True)
+    assert second.test == first.test and second.network.digest == first.network.digest
+    assert formats.load(folder).provenance["best"]["epoch"] == 1
+    (folder / "weights.safetensors").unlink()
+    caplog.clear()
+    third = fit(folder, data, epochs=4, resume=True)
+    assert third.test["epoch"] == formats.load(folder).provenance["best"]["epoch"] > 1
+    assert "epoch 1 was better than epoch" in caplog.text and "its checkpoint is damaged" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("metrics.jsonl", "{"),
+        ("metrics.jsonl", '{"epoch": 2}\n'),
+        ("test.json", ""),
+        ("test.json", "[1, 2]"),
+        ("test.json", None),
+    ],
+)
+def test_damaged_results_are_written_again_from_the_checkpoints(whole, tmp_path, name, text):
+    shutil.copytree(whole[0], tmp_path / "run")
+    path = tmp_path / "run" / name
+    path.unlink()
+    if text is None:
+        path.mkdir()
+        with pytest.raises(UserError, match=r"test\.json is no file of a run .*: remove it"):
+            fit(tmp_path / "run", resume=True)
+        return
+    path.write_text(text)
+    again = fit(tmp_path / "run", resume=True)
+    assert same(again, whole[1]) and again.test == whole[1].test
+    assert path.read_bytes() == (whole[0] / name).read_bytes()
+    path.write_text(text)
+    shutil.rmtree(tmp_path / "run" / "checkpoints")
+    with pytest.raises(UserError, match=f"{name} cannot be read"):
+        fit(tmp_path / "run", resume=True)
+
+
 def test_when_the_only_checkpoint_is_damaged_it_is_one_sentence(interrupted, tmp_path):
     folder = shutil.copytree(interrupted, tmp_path / "run")
     flip_a_byte(folder / "checkpoints" / "6")

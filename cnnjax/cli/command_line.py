@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 from cnnjax import runtime
-from cnnjax.cli import presets, renamed, streams
+from cnnjax.cli import interrupts, presets, renamed, streams
 from cnnjax.cli.config import Config, DistributedConfig
 from cnnjax.cli.translate import translate
 from cnnjax.errors import Preempted, UserError, unknown
@@ -159,6 +159,7 @@ def _exit(run: Callable[[Sequence[str]], None], arguments: Sequence[str] | None)
 def _run_to_exit(run: Callable[[Sequence[str]], None], arguments: Sequence[str] | None) -> NoReturn:
     try:
         runtime.configure()
+        interrupts.listen()
         run([_expanded(argument) for argument in (sys.argv[1:] if arguments is None else arguments)])
     except UserError as error:
         _fail(str(error))

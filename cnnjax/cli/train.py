@@ -3,6 +3,7 @@
 import json
 import statistics
 from collections.abc import Iterable, Mapping
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from cnnjax.distributed import print_once, run_all_or_raise, run_on_primary
 from cnnjax.errors import UserError
 from cnnjax.files import write_json
 from cnnjax.printable import printable
-from cnnjax.train import metrics, run_data, run_dir
+from cnnjax.train import metrics, run_data, run_dir, run_lock
 from cnnjax.train.loop import Result
 
 _ALONE = DistributedConfig()
@@ -49,8 +50,15 @@ def train(
     for seed in seeds or (config.train.seed,):
         place = folder / f"seed-{seed}" if seeds else folder
         runs[place] = replace(config, run=str(place), train=replace(config.train, seed=seed))
-    for place, one in runs.items():
-        prepare(place, one, resume=resume, fresh=fresh)
+    with ExitStack() as locks:
+        for place, one in runs.items():
+            locks.enter_context(run_lock.locked(place))
+            prepare(place, one, resume=resume, fresh=fresh)
+        _train(config, runs, folder if seeds else None, resume)
+
+
+def _train(config: Config, runs: Mapping[Path, Config], together: Path | None, resume: bool) -> None:
+    """Train each run in its folder, and summarize them in the folder `together`."""
     dataset = run_all_or_raise(build.dataset, config.data, given_to(runs, resume))
     if found := build.describe(config.data, dataset):
         print_once(printable(found))
@@ -61,10 +69,10 @@ def train(
         result = results[one.train.seed] = build.fit(one, dataset, place, resume=resume)
         print_once(f"{place}: {describe(result)}")
         print_once(f"wrote {', '.join(str(place / name) for name in written(place))}")
-    if seeds:
+    if together is not None:
         summary = summarize(results)
-        run_on_primary(write_json, folder / "summary.json", summary)
-        print_once(f"{_table(summary)}\nwrote {folder / 'summary.json'}")
+        run_on_primary(write_json, together / "summary.json", summary)
+        print_once(f"{_table(summary)}\nwrote {together / 'summary.json'}")
 
 
 def given_to(folders: Iterable[Path], resume: bool) -> Inventory | None:
@@ -104,7 +112,9 @@ def _is_first_edition(folder: Path) -> bool:
 
 def describe(result: Result) -> str:
     """A finished run in a sentence."""
-    best, test = metrics.best(result.history), result.test
+    test = result.test
+    # That of the weights: the best one's checkpoint may have been damaged.
+    best = next((row for row in result.history if row["epoch"] == test.get("epoch")), metrics.best(result.history))
     return (
         f"the best of {len(result.history)} epochs is number {best['epoch']:.0f}, with a validation accuracy of "
         f"{best['valid_accuracy']:.1%}; the test accuracy is {test['accuracy']:.1%} on {test['count']:.0f} images"

@@ -2,6 +2,7 @@
 
 import statistics
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from cnnjax.cli.train import given_to, prepare
 from cnnjax.errors import UserError
 from cnnjax.files import write_json
 from cnnjax.network import Network
-from cnnjax.train import metrics, run_dir
+from cnnjax.train import metrics, run_dir, run_lock
 from cnnjax.train import transfer as transfer_
 from cnnjax.train.loop import Result, load_result
 from cnnjax.train.metrics import EpochMetrics
@@ -69,8 +70,17 @@ def transfer(
         data = replace(data, classes=NEW_CLASSES)
     epochs = {"head": head_epochs, "fine-tune": fine_tune_epochs, "small-cnn": small_epochs}
     plan = {seed: _configs(base, data, seed, run / f"seed-{seed}", epochs) for seed in seeds}
-    for config in (config for configs in plan.values() for config in configs.values()):
-        prepare(Path(config.run), config, resume=resume, fresh=fresh)
+    with ExitStack() as locks:
+        for config in (config for configs in plan.values() for config in configs.values()):
+            locks.enter_context(run_lock.locked(Path(config.run)))
+            prepare(Path(config.run), config, resume=resume, fresh=fresh)
+        _compare(base, plan, data, run, resume)
+
+
+def _compare(
+    base: Network, plan: Mapping[int, Mapping[str, Config]], data: DataConfig, run: Path, resume: bool
+) -> None:
+    """Train all runs, print and draw what they have reached."""
     folders = [Path(config.run) for configs in plan.values() for config in configs.values()]
     results = _train_all(base, plan, build.dataset(data, given_to(folders, resume)), resume)
     summary = {name: _summary(found) for name, found in results.items()}

@@ -14,7 +14,7 @@ from cnnjax.data.dataset import Split, as_dataset
 from cnnjax.data.mixup import Mix
 from cnnjax.errors import UserError
 from cnnjax.network import Network
-from cnnjax.train import optimizers, run_data, run_dir
+from cnnjax.train import optimizers, run_data, run_dir, run_lock
 from cnnjax.train.agreement import check_hosts_agree
 from cnnjax.train.checkpoint import Checkpoints, MemoryCheckpoints
 from cnnjax.train.metrics import EpochMetrics, Metric
@@ -97,9 +97,11 @@ def _run(plan: Plan) -> Result:
     _ = plan.steps, plan.strategy, plan.step_config  # refuse what does not fit before anything is written
     plan.check_memory()
     check_hosts_agree(plan.options.settings(), plan.network.class_names, plan.train_split, plan.valid_split)
-    if plan.folder is not None and (done := _prepare(plan, plan.folder)) is not None:
-        return done
     with ExitStack() as opened:
+        if plan.folder is not None:
+            opened.enter_context(run_lock.locked(plan.folder))
+            if (done := _prepare(plan, plan.folder)) is not None:
+                return done
         checkpoints = MemoryCheckpoints() if plan.folder is None else Checkpoints(plan.folder / "checkpoints")
         return Training(plan, opened.enter_context(checkpoints), opened).run()
 
@@ -138,4 +140,4 @@ def load_result(folder: Path, history: list[EpochMetrics], network: Network) -> 
         if network.config is not None:
             raise
         trained = formats.load(path, model=network.model())
-    return Result(history, trained, json.loads((folder / "test.json").read_text()))
+    return Result(history, trained, run_dir.read_test(folder))

@@ -169,8 +169,11 @@ def rewrite(path: Path, history: Sequence[EpochMetrics]) -> None:
 def read(path: Path) -> list[EpochMetrics]:
     """The history in a metrics.jsonl. Raises UserError when it cannot be read."""
     try:
-        return [json.loads(line) for line in path.read_text().splitlines()]
-    except (OSError, ValueError) as error:
+        rows = [json.loads(line) for line in path.read_text().splitlines()]
+        if [row["epoch"] for row in rows] != list(range(1, len(rows) + 1)) or not all("valid_loss" in r for r in rows):
+            raise ValueError("its lines are not one for each epoch")
+        return rows
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(
             f"{path} cannot be read as a run's metrics ({error}): restore it, or delete the run's folder and start over"
         ) from error

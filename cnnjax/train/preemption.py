@@ -10,8 +10,10 @@ from typing import Any
 
 
 @contextmanager
-def watch_sigterm() -> Iterator[Callable[[], bool]]:
+def watch_sigterm(begun: Callable[[], bool] = lambda: True) -> Iterator[Callable[[], bool]]:
     """Within it the first SIGTERM only makes the given function true; one a second or more later acts as it did before.
+
+    So does every one while `begun` is false: then there is nothing to save.
 
     In another thread than the main one, where Python cannot listen to signals, nothing changes.
     """
@@ -23,7 +25,7 @@ def watch_sigterm() -> Iterator[Callable[[], bool]]:
     def hear(*_: Any) -> None:
         came.append(time.monotonic())
         # The first may come twice: a scheduler tells every process of a job, and a parent its child.
-        if came[-1] - came[0] >= 1:
+        if came[-1] - came[0] >= 1 or not begun():
             signal.signal(signal.SIGTERM, before)
             os.kill(os.getpid(), signal.SIGTERM)
 

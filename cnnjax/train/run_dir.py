@@ -1,6 +1,7 @@
 """A run's folder: what is in it, when it may be written to, when it is finished."""
 
 import json
+import logging
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,6 +10,8 @@ from typing import Any
 from cnnjax import files
 from cnnjax.errors import UserError
 from cnnjax.train import metrics
+
+logger = logging.getLogger(__name__)
 
 Settings = Mapping[str, Any]
 """JSON-able settings, nested by part or not: what `config.json` holds."""
@@ -68,11 +71,35 @@ def is_complete(history: list[metrics.EpochMetrics], epochs: int, patience: int)
 
 
 def finished(folder: Path, epochs: int, patience: int) -> list[metrics.EpochMetrics] | None:
-    """The history of a run that has nothing left to do, or None. Raises UserError when its files cannot be read."""
+    """The history of a run that has nothing left to do, or None.
+
+    With a checkpoint, damaged files are no obstacle: the run is resumed and writes them again. Raises UserError when
+    they cannot be read and there is none.
+    """
     if not all((folder / name).exists() for name in ("weights.safetensors", "test.json", "metrics.jsonl")):
         return None
-    history = metrics.read(folder / "metrics.jsonl")
+    try:
+        history = metrics.read(folder / "metrics.jsonl")
+        read_test(folder)
+    except UserError as error:
+        if not any((folder / "checkpoints").glob("[0-9]*")):
+            raise
+        logger.warning("%s; it is written again", str(error).partition(":")[0])
+        return None
     return history if is_complete(history, epochs, patience) else None
+
+
+def read_test(folder: Path) -> dict[str, float]:
+    """What test.json holds. Raises UserError when it cannot be read."""
+    path = folder / "test.json"
+    try:
+        test = json.loads(path.read_text())
+        if isinstance(test, dict) and all(isinstance(test.get(name), int | float) for name in ("loss", "count")):
+            return test
+        reason = "it holds no results"
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or "it is no JSON"
+    raise UserError(f"{path} cannot be read as a run's results ({reason}): restore it, or start over")
 
 
 def has_results(folder: Path) -> bool:

@@ -1,6 +1,7 @@
 """The epochs of a run: feed, step, evaluate, record, checkpoint, stop, resume."""
 
 import itertools
+import logging
 import math
 import sys
 import time
@@ -28,6 +29,8 @@ from cnnjax.train.progress import Progress
 from cnnjax.train.state import TrainState
 from cnnjax.train.strategy import TrainSteps
 
+logger = logging.getLogger(__name__)
+
 EVAL_BATCH = 64
 
 
@@ -45,7 +48,8 @@ class Training:
     def __init__(self, plan: Plan, checkpoints: Checkpoints | MemoryCheckpoints, opened: ExitStack) -> None:
         self.plan, self.options, self.folder, self.checkpoints = plan, plan.options, plan.folder, checkpoints
         self.opened, self.strategy, self.steps = opened, plan.strategy, plan.steps
-        self.terminated = opened.enter_context(preemption.watch_sigterm())
+        self.stepped = False
+        self.terminated = opened.enter_context(preemption.watch_sigterm(lambda: self.stepped))
         config, network = plan.step_config, plan.network
         self.config = config
         self.state = state.create_state(
@@ -150,7 +154,9 @@ class Training:
         ahead = not distributed.is_multi_process()
         while self.step < last:
             before = self.sums
-            self.state, self.sums = compiled(self.state, self.sums, next(examples))
+            chosen = next(examples)
+            self.stepped = True
+            self.state, self.sums = compiled(self.state, self.sums, chosen)
             self.step += length
             row = self._check(before if ahead else self.sums, epoch)
             rate = (self.step - begin) * batch / (time.perf_counter() - started)
@@ -188,9 +194,12 @@ class Training:
 
     def _finish(self) -> Result:
         """Test the best epoch's parameters and write what a finished run leaves."""
+        self.stepped = True
         network = self.plan.network
         best, row = self.checkpoints.load_best(self.state, self.history)
         params, model_state = jax.tree.map(jnp.asarray, self._evaluated(best))
+        if (wanted := metrics.best(self.history)) is not row and wanted["epoch"] != row["epoch"]:
+            params, model_state, row = self._better(wanted, row, params, model_state)
         split = distributed.run_all_or_raise(lambda: as_split(self.plan.dataset.test))
         params_, state_ = strategy.replicate(self.strategy, (params, model_state))
         sums = self.evaluate(params_, state_, self.normalizer, strategy.replicate_split(self.strategy, split))
@@ -205,6 +214,18 @@ class Training:
             distributed.run_on_primary(write_json, self.folder / "test.json", test)
         self._between_calls()
         return Result(self.history, trained, test)
+
+    def _better(
+        self, wanted: EpochMetrics, row: EpochMetrics, params: models.Params, model_state: models.ModelState
+    ) -> tuple[models.Params, models.ModelState, EpochMetrics]:
+        """The arrays of the best epoch, whose checkpoint is damaged, from the weights of an earlier end of this run."""
+        kept = None if self.folder is None else _kept_weights(self.folder / "weights.safetensors", wanted, self.plan)
+        if kept is not None:
+            return *jax.tree.map(jnp.asarray, kept), wanted
+        if distributed.is_primary():
+            text = "epoch %d was better than epoch %d, but its checkpoint is damaged: the weights are those of epoch %d"
+            logger.warning(text, wanted["epoch"], row["epoch"], row["epoch"])
+        return params, model_state, row
 
     def _keep_weights(self) -> None:
         """The weights of an epoch that are kept, named by the number of epochs that were finished."""
@@ -264,8 +285,28 @@ def save_network(path: Path, network: Network) -> None:
     save(path, network)
 
 
+def _kept_weights(path: Path, row: EpochMetrics, plan: Plan) -> tuple[models.Params, models.ModelState] | None:
+    """The parameters and state in a run's weights file, if they are those of an epoch and intact."""
+    from cnnjax import formats
+
+    try:
+        found = (
+            formats.load(path) if plan.network.config is not None else formats.load(path, model=plan.network.model())
+        )
+    except UserError:
+        return None
+    best = found.provenance.get("best")
+    if not isinstance(best, dict) or best.get("epoch") != row["epoch"] or best.get("valid_loss") != row["valid_loss"]:
+        return None
+    same = jax.tree.structure(found.params) == jax.tree.structure(plan.network.params)
+    return (found.params, found.model_state) if same else None
+
+
 def _begin(folder: Path, history: list[EpochMetrics]) -> None:
-    (folder / "test.json").unlink(missing_ok=True)  # its presence means that the run is finished
+    try:
+        (folder / "test.json").unlink(missing_ok=True)  # its presence means that the run is finished
+    except OSError as error:
+        raise UserError(f"{folder / 'test.json'} is no file of a run ({error.strerror}): remove it") from error
     metrics.rewrite(folder / "metrics.jsonl", history)
 
 

@@ -1,0 +1,69 @@
+"""One command at a time in the folder of a run. The system frees the lock when its process is gone, however it ends."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from cnnjax import distributed
+from cnnjax.errors import UserError
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
+
+NAME = ".lock"
+_held: set[Path] = set()
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Keep other processes out of a run's folder, which is made if it does not exist.
+
+    A function that is called within takes the same lock again without asking. On several hosts only the primary asks.
+    Where the file system knows no locks, nothing is kept out. Raises UserError while another process has the lock, or
+    when the folder cannot be made.
+    """
+    place = folder.resolve()
+    if place in _held or fcntl is None or not distributed.is_primary():
+        yield
+        return
+    file = _acquire(folder)
+    _held.add(place)
+    try:
+        yield
+    finally:
+        _held.discard(place)
+        if file is not None:
+            (folder / NAME).unlink(missing_ok=True)
+            os.close(file)
+
+
+def _acquire(folder: Path) -> int | None:
+    """The locked file, or None where there are no locks."""
+    path = folder / NAME
+    while True:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        except OSError as error:
+            raise UserError(f"{folder} cannot be written ({error.strerror}): choose another run_dir") from error
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            owner = os.read(file, 20).decode("ascii", "replace").strip()
+            os.close(file)
+            by = f" {owner}" if owner.isdigit() else ""
+            raise UserError(
+                f"{folder} is in use by the process{by}: wait until it ends, or choose another run_dir"
+            ) from None
+        except OSError:  # some network file systems
+            os.close(file)
+            return None
+        # The one that had it before deletes the file: a lock on a deleted file keeps nobody out.
+        if path.exists() and os.path.samestat(os.fstat(file), path.stat()):
+            os.ftruncate(file, 0)
+            os.write(file, str(os.getpid()).encode())
+            return file
+        os.close(file)
