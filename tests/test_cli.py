@@ -319,12 +319,14 @@ def test_every_command_explains_itself_and_each_of_its_flags(name, capsys):
         parsed = docstring_parser.parse_from_object(function)
         assert parsed.short_description.endswith(".")
         described = {param.arg_name: param.description for param in parsed.params}
-        parameters = inspect.signature(function).parameters.keys() - {"preset", "config"}
+        parameters = inspect.signature(function).parameters.keys() - {"preset", "config", "reading"}
         assert described.keys() == parameters and all(text.endswith(".") for text in described.values())
         assert cnnjax(name, *filter(None, [words]), "--help") == 0
         text = " ".join(capsys.readouterr().out.replace("│", " ").split())
         for sentence in described.values():
             assert " ".join(sentence.split()) in text
+        if "weights" in parameters:
+            assert all(f"--weights-{what}" in text for what in ("image-size", "preprocessing", "classes")), words
 
 
 def test_a_shell_completes_commands_presets_and_flags(tmp_path):

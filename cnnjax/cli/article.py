@@ -5,13 +5,15 @@ import sys
 import time
 from pathlib import Path
 
-from cnnjax import formats
 from cnnjax.article import run
+from cnnjax.cli.weights import Flags, Reading, load
 from cnnjax.data import example_image
 from cnnjax.visualize import recipes
 from cnnjax.visualize.recipes import Recipe
 
 _IMAGE_SIZE = 512  # an image is resized again for each network
+
+_READING = Reading()
 
 
 def article(
@@ -23,6 +25,7 @@ def article(
     plain_epochs: int = 20,
     augmented_epochs: int = 40,
     weights: str = "vgg16",
+    reading: Flags = _READING,
     image: str = "",
     filters_recipe: str = "lucid",
     filters_steps: int | None = 64,
@@ -56,7 +59,7 @@ def article(
         fresh: Start over instead of continuing.
     """
     started = time.perf_counter()
-    network = formats.resolve(weights)
+    network = load(weights, reading)
     page = run.run(
         out,
         network=network,

@@ -6,17 +6,21 @@ from pathlib import Path
 from tqdm import tqdm
 
 from cnnjax import data as sources
-from cnnjax import formats, procedural
+from cnnjax import procedural
 from cnnjax.article.stage_cache import make_folder
 from cnnjax.classify import find_images
+from cnnjax.cli.weights import Flags, Reading, load
 from cnnjax.data.plain_images import PlainImages
 from cnnjax.network import Json, Network
 from cnnjax.visualize import atlas as visualization
+
+_READING = Reading()
 
 
 def atlas(
     *,
     weights: str = "vgg16-mini",
+    reading: Flags = _READING,
     layers: tuple[str, ...] = (),
     filters_per_layer: int | None = None,
     images: str = "procedural",
@@ -56,7 +60,7 @@ def atlas(
         out: Folder for the page, the table and the pictures.
     """
     make_folder(out)
-    network = formats.resolve(weights, None if include_top else False)
+    network = load(weights, reading, None if include_top else False)
     size = (images_size, images_size) if images_size else network.image_size
     with Bars() as bars:
         found = visualization.build(

@@ -7,14 +7,16 @@ from typing import Annotated
 import tyro
 from tqdm import tqdm
 
-from cnnjax import figures, formats
+from cnnjax import figures
 from cnnjax.article.stage_cache import make_folder
 from cnnjax.classify import Prediction, find_images
 from cnnjax.classify import classify as predict
+from cnnjax.cli.weights import Flags, Reading, load
 from cnnjax.errors import UserError
 from cnnjax.network import Network
 from cnnjax.printable import printable
 
+_READING = Reading()
 SHOWN = 12
 """Images in the figure and on the screen."""
 
@@ -23,6 +25,7 @@ def classify(
     images: Annotated[tuple[Path, ...], tyro.conf.Positional],
     *,
     weights: str = "vgg16",
+    reading: Flags = _READING,
     top: int = 5,
     batch_size: int = 16,
     out: Path = Path("runs/classify"),
@@ -41,7 +44,7 @@ def classify(
         raise UserError("no image was named: give the paths of image files or folders")
     files = find_images(images)
     make_folder(out)
-    network = formats.resolve(weights)
+    network = load(weights, reading)
     shown, read = _classify(network, files, top, batch_size, out / "classify.csv")
     if not read:
         raise UserError(f"none of the {len(files)} files could be read as an image: give JPEG, PNG or WebP files")

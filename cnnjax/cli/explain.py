@@ -11,10 +11,11 @@ import tyro
 from PIL import Image
 from tqdm import tqdm
 
-from cnnjax import figures, formats
+from cnnjax import figures
 from cnnjax import visualize as visualization
 from cnnjax.article.stage_cache import make_folder
 from cnnjax.classify import find_images
+from cnnjax.cli.weights import Flags, Reading, load
 from cnnjax.data import example_image, imagenet
 from cnnjax.errors import UserError, unknown
 from cnnjax.files import atomic_write
@@ -22,6 +23,7 @@ from cnnjax.network import Network
 from cnnjax.printable import printable
 from cnnjax.visualize import METHODS
 
+_READING = Reading()
 MOST = 12
 """Images in one figure."""
 
@@ -30,6 +32,7 @@ def explain(
     images: Annotated[tuple[Path, ...], tyro.conf.Positional],
     *,
     weights: str = "",
+    reading: Flags = _READING,
     methods: tuple[str, ...] = tuple(METHODS),
     layer: str = "",
     class_name: str = "",
@@ -55,7 +58,7 @@ def explain(
     if len(files) > MOST:
         raise UserError(f"{len(files)} images are too many for one figure: name {MOST} at most")
     make_folder(out)
-    network = formats.resolve(weights)
+    network = load(weights, reading)
     _check_network(network, layer, class_name)
     names, shown = _read(network, files)
     odds = np.asarray(jax.jit(Network.probabilities)(network, shown))

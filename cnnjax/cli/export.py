@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 import tyro
 
 from cnnjax import checksums, formats
+from cnnjax.cli.weights import Flags, Reading, load
 from cnnjax.data import normalize
 
 _USE = {
@@ -19,6 +20,8 @@ _USE = {
     ),
 }
 
+_READING = Reading()
+
 
 def export(
     weights: Annotated[str, tyro.conf.Positional],
@@ -26,6 +29,7 @@ def export(
     to: Literal["cnnjax", "int8", "keras", "torchvision", "stablehlo"],
     out: Path,
     include_top: bool = True,
+    reading: Flags = _READING,
 ) -> None:
     """Write a network in the format of another library, or in a smaller one of this package.
 
@@ -36,7 +40,7 @@ def export(
         out: The file to write. Keras requires a name that ends in .weights.h5.
         include_top: Whether to export the dense layers, where there are any.
     """
-    network = formats.resolve(weights, None if include_top else False)
+    network = load(weights, reading, None if include_top else False)
     write = {
         "cnnjax": formats.save,
         "int8": formats.save_int8,

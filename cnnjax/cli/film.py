@@ -11,15 +11,19 @@ from tqdm import tqdm
 from cnnjax import figures, formats
 from cnnjax import visualize as visualization
 from cnnjax.article.stage_cache import make_folder
+from cnnjax.cli.weights import Flags, Reading, load
 from cnnjax.data import example_image, imagenet
 from cnnjax.errors import UserError
 from cnnjax.visualize import films, recipes
+
+_READING = Reading()
 
 
 def ascent(
     *,
     layer: str,
     weights: str = "vgg16",
+    reading: Flags = _READING,
     channels: tuple[int, ...] = (),
     recipe: str = "lucid",
     steps: int | None = 128,
@@ -50,7 +54,7 @@ def ascent(
     _check_path(out)
     recorder, chosen = films.Recorder(every), recipes.recipe(recipe, "filters")
     chosen = chosen if steps is None else recipes.with_steps(chosen, steps)
-    network = formats.resolve(weights)
+    network = load(weights, reading)
     if image_size is None and not network.class_names and network.model_name.startswith("vgg"):
         image_size = 128
     shapes = visualization.layer_shapes(network, image_size)
@@ -115,6 +119,7 @@ def training(
 def feature_maps(
     *,
     weights: str = "vgg16",
+    reading: Flags = _READING,
     image: str = "",
     layer: tuple[str, ...] = (),
     channels: int = 16,
@@ -136,7 +141,7 @@ def feature_maps(
         out: The film, ending in .gif, .webp or .png.
     """
     _check_path(out)
-    network = formats.resolve(weights)
+    network = load(weights, reading)
     if image_size is None:
         image_size = 150 if network.model_name.startswith("vgg") else network.image_size
     crop = imagenet.crop(network.class_names)

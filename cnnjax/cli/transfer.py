@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from cnnjax import data as sources
-from cnnjax import figures, formats
+from cnnjax import figures
 from cnnjax.cli import build
 from cnnjax.cli.config import Config, DataConfig
 from cnnjax.cli.presets import PRESETS
 from cnnjax.cli.train import given_to, prepare
+from cnnjax.cli.weights import Flags, Reading, load
 from cnnjax.errors import UserError
 from cnnjax.files import write_json
 from cnnjax.network import Network
@@ -31,10 +32,13 @@ TITLES = {
 }
 _PRESETS = {"head": "new-head", "fine-tune": "fine-tune", "small-cnn": "cnn", "small-cnn-augmented": "cnn-augmented"}
 
+_READING = Reading()
+
 
 def transfer(
     *,
     weights: str = "",
+    reading: Flags = _READING,
     data: DataConfig = PRESETS["fine-tune"].data,
     seeds: tuple[int, ...] = (0, 1, 2),
     head_epochs: int = PRESETS["new-head"].train.epochs,
@@ -63,7 +67,7 @@ def transfer(
         raise UserError("--resume continues runs and --fresh deletes them: give one of them")
     if not seeds:
         raise UserError("--seeds names no seed: give one or more")
-    base = formats.resolve(weights, include_top=False)
+    base = load(weights, reading, False)
     size = data.image_size if isinstance(data.image_size, tuple) else (data.image_size, data.image_size)
     transfer_.check_base(base, size)
     if data.source == "procedural" and not data.classes:

@@ -9,6 +9,7 @@ from cnnjax import figures, formats
 from cnnjax import visualize as visualization
 from cnnjax.article.stage_cache import make_folder
 from cnnjax.cli.quality import describe, measure
+from cnnjax.cli.weights import Flags, Reading, load
 from cnnjax.data import example_image, imagenet
 from cnnjax.errors import UserError
 from cnnjax.network import Network
@@ -16,10 +17,13 @@ from cnnjax.printable import printable
 from cnnjax.visualize import Image, recipes
 from cnnjax.visualize.recipes import Recipe
 
+_READING = Reading()
+
 
 def feature_maps(
     *,
     weights: str = "vgg16",
+    reading: Flags = _READING,
     image: str = "",
     layer: tuple[str, ...] = (),
     channels: tuple[int, ...] = (),
@@ -41,7 +45,7 @@ def feature_maps(
         out: Folder for the figure.
     """
     make_folder(out)
-    network = formats.resolve(weights, None if include_top else False)
+    network = load(weights, reading, None if include_top else False)
     if image_size is None:
         image_size = 150 if network.model_name.startswith("vgg") else network.image_size
     crop = imagenet.crop(network.class_names)
@@ -60,6 +64,7 @@ def filters(
     *,
     layer: str,
     weights: str = "vgg16",
+    reading: Flags = _READING,
     channels: tuple[int, ...] = (),
     recipe: str = "lucid",
     steps: int | None = None,
@@ -95,7 +100,7 @@ def filters(
         out: Folder for the images and the figure.
     """
     make_folder(out)
-    network, chosen = formats.resolve(weights, None if include_top else False), _recipe(recipe, "filters", steps)
+    network, chosen = load(weights, reading, None if include_top else False), _recipe(recipe, "filters", steps)
     if image_size is None and not network.class_names and network.model_name.startswith("vgg"):
         image_size = 128
     print(visualization.describe_input(network, chosen))
@@ -117,6 +122,7 @@ def classes(
     *,
     names: tuple[str, ...] = (),
     weights: str = "vgg16",
+    reading: Flags = _READING,
     recipe: str = "lucid",
     steps: int | None = None,
     seed: int = 0,
@@ -147,7 +153,7 @@ def classes(
         out: Folder for the images and the figure.
     """
     make_folder(out)
-    network, chosen = formats.resolve(weights), _recipe(recipe, "classes", steps)
+    network, chosen = load(weights, reading), _recipe(recipe, "classes", steps)
     if not network.class_names:
         raise UserError(f"the network of {weights} has no classes, only convolutions: give one with its dense layers")
     print(visualization.describe_input(network, chosen))
@@ -168,6 +174,7 @@ def deepdream(
     layer: str,
     image: str = "",
     weights: str = "vgg16",
+    reading: Flags = _READING,
     steps: int | None = None,
     image_size: int | tuple[int, int] | None = None,
     seed: int = 0,
@@ -187,7 +194,7 @@ def deepdream(
         out: Folder for the image.
     """
     make_folder(out)
-    network = formats.resolve(weights, False)
+    network = load(weights, reading, False)
     if image_size is None:
         image_size = 224 if network.model_name.startswith("vgg") else network.image_size
     start = example_image.load_image(Path(image), image_size) if image else example_image.chelsea_face(image_size)

@@ -40,7 +40,9 @@ def resolve(weights: str, include_top: bool | None = True, **options: Any) -> Ne
         return load_bundled(weights, include_top=include_top, **options)
     if weights in published.FILES:
         has_top = not weights.endswith("-notop") or "new_head" in options
-        return load(published.fetch(weights), include_top=include_top if has_top else False, **options)
+        found = load(published.fetch(weights), include_top=include_top if has_top else False, **options)
+        known = {name: value for name, value in found.provenance.items() if name != "assumed"}
+        return found.replace(provenance=known)
     if not Path(weights).exists() and Path(weights).name == Path(weights).stem == weights:
         raise unknown("weights", weights, [*bundled.NAMES, *published.FILES])
     return load(weights, include_top=include_top, **options)

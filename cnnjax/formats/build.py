@@ -9,7 +9,7 @@ import jax
 from flax import nnx
 
 from cnnjax import models
-from cnnjax.data.normalize import Normalizer
+from cnnjax.data.normalize import Normalizer, describe
 from cnnjax.errors import UserError
 from cnnjax.formats import description
 from cnnjax.formats.architectures import ARCHITECTURES, Architecture
@@ -101,6 +101,8 @@ def build(path: Path, contents: Contents, options: Options) -> Network:
         _check_options_for_model(options)
         plan.image_size, model = options.image_size or plan.image_size, options.model
         plan.class_names = options.class_names or plan.class_names
+    if options.model is None and contents.description is None and (assumed := _assumed(plan, contents, options)):
+        plan.provenance["assumed"] = assumed
     graphdef, params, model_state = models.split(model)
     expected = models.flatten(params) | models.flatten(model_state)
     wanted = {name: leaf for name, leaf in expected.items() if name not in plan.new_arrays}
@@ -120,6 +122,21 @@ def build(path: Path, contents: Contents, options: Options) -> Network:
         found.channels,
         plan.provenance,
     )
+
+
+def _assumed(plan: _Plan, contents: Contents, options: Options) -> dict[str, str]:
+    """What neither the file nor the caller has said, in words."""
+    assumed, known, size = {}, plan.architecture, plan.image_size
+    if options.image_size is None and contents.image_size is None:
+        assumed["image size"] = f"{size[0]}×{size[1]}"
+        if known and known.fixed_size and plan.config.get("include_top", True):
+            assumed["image size"] += f" of {size[0]} to {size[0] + 2**known.halvings - 1}"
+    if options.normalizer is None and not contents.tells_normalizer:
+        assumed["preprocessing"] = describe(contents.normalizer)
+    if plan.class_names and not options.class_names and not options.new_head:
+        names = plan.class_names
+        assumed["class names"] = f"{', '.join(names[:2])}, …" if len(names) > 2 else ", ".join(names)
+    return assumed
 
 
 def check_inflation(path: Path, contents: Contents) -> None:

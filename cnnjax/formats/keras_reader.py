@@ -114,10 +114,9 @@ def _contents(file: h5py.File, config: dict[str, Any] | None) -> Contents:
     contents = Contents(format, found, unknown, normalizer, description, head=head)
     if known is None:
         return contents
-    size = known.image_size
-    return contents._replace(
-        normalizer=known.normalizer or normalizer, image_size=size, head_problem=known.head_problem
-    )
+    told = known.normalizer is not None
+    contents = contents._replace(image_size=known.image_size, head_problem=known.head_problem)
+    return contents._replace(normalizer=known.normalizer or normalizer, tells_normalizer=told)
 
 
 def _old_layers(root: Any) -> dict[str, list[Tensor]]:

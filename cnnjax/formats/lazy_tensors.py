@@ -63,7 +63,7 @@ class Contents(NamedTuple):
     that of the weights which are published in this format. description: this package's own, where it wrote the file.
     image_size: (height, width), where the file has it. notes: what of the file is not used, for the provenance. head:
     those of `unknown` that come after the convolutions. head_problem: why what comes after them is not the network's
-    own head, or "".
+    own head, or "". tells_normalizer: whether the file itself says what its normalizer is.
     """
 
     format: str
@@ -75,6 +75,7 @@ class Contents(NamedTuple):
     notes: Mapping[str, Any] = MappingProxyType({})
     head: Sequence[str] = ()
     head_problem: str = ""
+    tells_normalizer: bool = False
 
 
 def spans(tensor: Tensor) -> Iterator[tuple[int, int]]:

@@ -228,7 +228,10 @@ class Interpreter(pickle._Unpickler):
     def _made(self, name: Any, arguments: Any) -> Any:
         """What a pickle makes of a name and its arguments. Nothing of it is called but what is defined here."""
         if not isinstance(name, Named) or not isinstance(arguments, tuple):
-            raise Damaged("its pickle calls what is no name")
+            raise Refused(
+                "its pickle calls what it has made, which is code and no weights: nothing was executed; save "
+                "model.state_dict()"
+            )
         own = OLD_NAMES.get(name.module, name.module), name.name
         if own in MAKERS:
             self.items_left -= sum(len(value) for value in arguments if isinstance(value, list))
