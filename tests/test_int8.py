@@ -25,7 +25,7 @@ from cnnjax.cli.presets import ALL_CLASSES
 from cnnjax.cli.visualize import classes
 from cnnjax.data import normalize
 from cnnjax.errors import UserError
-from cnnjax.formats import int8, int8_writer, native, published
+from cnnjax.formats import bundled, int8, int8_writer, native, published
 
 SHIPPED = "a2725dc6e19da4b4a02746975da2b94e72e0d0eb4805d13257b6b31b580b0c2e"
 LOCAL = "CNNJAX_VGG16_NOTOP"
@@ -277,9 +277,13 @@ def test_its_first_filters_are_edges_and_colours(convolutions):
     assert shapes["block5_conv3"] == (2, 3, 512) and shapes["block5_pool"] == (1, 1, 512)
 
 
-def test_the_shipped_dense_layers_belong_to_these_convolutions(convolutions):
-    assert (shipped().parent / "vgg16-head.int8.safetensors").stat().st_size <= 6_000_000
-    network = formats.load_bundled("vgg16")
+@pytest.mark.parametrize("name", ["vgg16", "vgg16-twin"])
+def test_the_shipped_dense_layers_belong_to_these_convolutions(convolutions, name):
+    heads = [shipped().parent / head for head in bundled.VGG16_HEADS.values()]
+    assert sum(head.stat().st_size for head in heads) <= 6_000_000
+    network = formats.load_bundled(name)
+    other = formats.load_bundled(next(one for one in bundled.VGG16_HEADS if one != name))
+    assert not np.allclose(network.params["fc1"]["kernel"], other.params["fc1"]["kernel"], atol=0.01)
     assert network.class_names == ALL_CLASSES and network.image_size == (96, 96)
     assert network.provenance["base"] == convolutions.digest == int8_writer.convolutions_digest(network)
     assert network.provenance["data"]["version"] == 4 and "vgg16_head.py" in network.provenance["command"]

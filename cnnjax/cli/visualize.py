@@ -150,6 +150,7 @@ def classes(
             tfds:NAME or hub:NAME. Paths are compared with procedural ones of the network's classes only.
         quality_per_class: How many of its images of each class, except of folder:PATH.
         twin: Weights of an independently trained network of the same classes, which is to recognize the images, too.
+            vgg16-twin has the real VGG16's convolutions and dense layers of another seed.
         out: Folder for the images and the figure.
     """
     make_folder(out)
