@@ -79,10 +79,26 @@ def verified(path: Path) -> dict[str, Any]:
     if seal != hashlib.sha256(text).hexdigest().encode():
         raise ValueError(f"{MANIFEST} has changed")
     manifest = json.loads(text)
+    if not _is_proper(manifest):
+        raise ValueError(f"{MANIFEST} is not one of a checkpoint")
     for name, digest in manifest["files"].items():
+        if ".." in Path(name).parts or Path(name).is_absolute() or not (path / name).is_file():
+            raise ValueError(f"{name!r} is not there")
         if file_digest(path / name) != digest:
             raise ValueError(f"{name} has changed")
     return manifest
+
+
+def _is_proper(manifest: Any) -> bool:
+    """Whether a manifest has what `seal` writes; its seal only says that it has not changed since."""
+    if not isinstance(manifest, dict) or not isinstance(manifest.get("history"), list):
+        return False
+    rows = all(
+        isinstance(row, dict)
+        and all(isinstance(row.get(f"valid_{name}"), int | float) for name in ("loss", "accuracy"))
+        for row in manifest["history"]
+    )
+    return rows and all(isinstance(manifest.get(part), dict) and manifest[part] for part in ("arrays", "files"))
 
 
 def file_digest(path: Path) -> str:

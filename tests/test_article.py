@@ -123,6 +123,17 @@ def test_bad_input(flags, sentence, weights, tmp_path, monkeypatch, capsys):
     assert said.count("\n") == 1 and said.startswith("error: ") and sentence in said
 
 
+@pytest.mark.parametrize("name", ["vgg11", "small-cnn", "resnet18"])
+def test_a_network_that_the_article_cannot_show_is_refused_before_work_begins(name, tmp_path, capsys):
+    formats.save(tmp_path / "w.safetensors", random_networks.network(name, 32, width_multiplier=0.05))
+    with pytest.raises(SystemExit) as stop:
+        command_line.main(article, ["--weights", str(tmp_path / "w.safetensors"), "--out", str(tmp_path / "out")])
+    said = capsys.readouterr()
+    assert stop.value.code == 2 and said.err.count("\n") == 1, said.err
+    assert "the article needs a VGG with five blocks, such as vgg16" in said.err
+    assert not said.out and not (tmp_path / "out").exists()
+
+
 def test_the_script_says_in_one_sentence_what_is_wrong():
     done = run_script("--image-siz", "64")
     assert done.returncode == 2

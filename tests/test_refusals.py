@@ -1,5 +1,6 @@
 """Files that are not what they should be: one sentence, exit code 2, and nothing in them is executed."""
 
+import hashlib
 import json
 import os
 import pickle
@@ -21,6 +22,8 @@ from oracles import numpy_nets
 from cnnjax import formats
 from cnnjax.cli import command_line
 from cnnjax.cli.export import export
+from cnnjax.formats import description, safetensors_io
+from cnnjax.formats import native as native_format
 from cnnjax.train import metrics
 from cnnjax.train.checkpoint import Checkpoints
 from cnnjax.train.state import TrainState
@@ -285,6 +288,32 @@ def damaged_run(path):
     largest.write_bytes(contents)
 
 
+def resealed_run(**changes):
+    """A run whose checkpoint has another manifest with the right seal; None takes an entry out."""
+
+    def made(path):
+        run(path)
+        (file,) = (path / "checkpoints").glob("*/manifest.json")
+        manifest = json.loads(file.read_text().partition("\n")[2]) | changes
+        text = json.dumps({name: value for name, value in manifest.items() if value is not None} if changes else {})
+        file.write_text(f"{hashlib.sha256(text.encode()).hexdigest()}\n{text}")
+
+    return made
+
+
+def resealed(**changes):
+    """A file of ours that says other things, with the right checksum."""
+
+    def made(path):
+        arrays, about = native_format.arrays(network()), description.write(network())
+        about |= changes
+        text = json.dumps({name: value for name, value in about.items() if value is not None}, sort_keys=True)
+        sums = {"cnnjax": text, "sha256": native_format.checksum(text, arrays)}
+        safetensors_io.write(path, arrays, sums)
+
+    return made
+
+
 def without_input(path):
     run(path)
     (path / "input.safetensors").unlink()
@@ -305,7 +334,9 @@ CASES = {
     "zip: cut": (cut(pth, 0.6), "is damaged or incomplete"),
     "zip: nearly whole": (cut(pth, 0.999), "is damaged or incomplete"),
     "zip: local header": (flipped(pth, b"PK\x03\x04"), "is not a file of weights"),
-    "zip: pickle damaged": (flipped(pth, b"_rebuild_tensor_v2"), CODE),
+    "zip: pickle damaged": (flipped(pth, b"_rebuild_tensor_v2"), "checksum of 'archive/data.pkl' does not hold"),
+    "zip: numbers damaged": (flipped(pth, state()["features.3.weight"].tobytes()), "does not hold"),
+    "keras: config damaged": (flipped(keras, b"batch_shape"), "the checksum of 'config.json' does not hold"),
     "zip: renamed": (renamed(pth), f"lacks block2_conv1/kernel, {LACKS} and has features.99.weight, {LEFT}"),
     "zip: missing": (tensors(pth, features__0__bias=None), f"lacks block1_conv1/bias, {LACKS}"),
     "zip: the last bias missing": (tensors(pth, classifier__6__bias=None), f"lacks predictions/bias, {LACKS}"),
@@ -532,6 +563,29 @@ CASES = {
     "native: a flipped bit": (flipped(native, np.float32(0.1).tobytes()), "its checksum does not hold"),
     "native: a class renamed": (flipped(native, b'\\"b\\"'), "is damaged or incomplete"),
     "run: a flipped bit": (damaged_run, "is intact): train or fetch it again"),
+    "native: a negative size": (resealed(image_size=[-1, -1]), "lacks part of its description (images of -1×-1×3)"),
+    "native: no size": (resealed(image_size=None), "lacks part of its description ('image_size')"),
+    "native: a vast size": (resealed(image_size=[10**12, 32]), "lacks part of its description (images of 1e+12×32×3)"),
+    "native: a size that is a list of lists": (resealed(image_size=[[], []]), "lacks part of its description"),
+    "native: an endless size": (resealed(image_size=[float("inf"), 32]), "lacks part of its description"),
+    "native: no channels": (resealed(channels=0), "lacks part of its description (images of 32×32×0)"),
+    "native: a list for a model": (resealed(model=["vgg11"]), "lacks part of its description"),
+    "native: another model": (resealed(model={"name": "vgg99"}), "describes no model known here, 'vgg99'"),
+    "native: a model without arguments": (resealed(model={"name": "vgg11"}), "but its network needs"),
+    "native: a senseless width": (
+        resealed(model={"name": "vgg11", "width_multiplier": "wide", "num_classes": 3, "image_size": 32}),
+        "describes a model that cannot be made",
+    ),
+    "native: no class names": (resealed(class_names=None), "lacks part of its description ('class_names')"),
+    "native: another version": (resealed(version=[7]), "has format version [7], not 2"),
+    "native: another normalizer": (resealed(normalizer="x"), "lacks part of its description"),
+    "native: provenance that is a number": (resealed(provenance=3), "lacks part of its description"),
+    "run: an empty manifest": (resealed_run(), "is intact): train or fetch it again"),
+    "run: a list for a history": (resealed_run(history=3), "is intact): train or fetch it again"),
+    "run: rows without a loss": (resealed_run(history=[{}]), "is intact): train or fetch it again"),
+    "run: no arrays": (resealed_run(arrays=None), "is intact): train or fetch it again"),
+    "run: a list for arrays": (resealed_run(arrays=[1]), "is intact): train or fetch it again"),
+    "run: files elsewhere": (resealed_run(files={"../../../dev/zero": "x"}), "is intact): train or fetch it again"),
     "run: no input.safetensors": (without_input, "has no input.safetensors, which holds the classes"),
     "run: empty": (lambda path: path.mkdir(), "a folder must be that of a run"),
     # Neither

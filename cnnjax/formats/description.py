@@ -15,6 +15,8 @@ from cnnjax.network import Network, without_arrays
 VERSION = 2
 KEY = "cnnjax"
 """Where it is found in a file's metadata."""
+LONGEST = 100_000
+"""Pixels on a side, and channels, that an image may have."""
 OLD_FIELDS = {"normalizer": "cleaning", "provenance": "made"}
 """Fields of version 2 → of version 1."""
 
@@ -74,7 +76,7 @@ def read(path: Path, fields: Mapping[str, Any]) -> Description:
     try:
         version = fields["version"]
         if version not in (1, VERSION):
-            raise UserError(f"{path} has format version {version}, not {VERSION}: use the cnnjax that wrote it")
+            raise UserError(f"{path} has format version {str(version)[:20]}, not {VERSION}: use the cnnjax of it")
         names = tuple(map(str, fields["class_names"]))
         normalizer = _normalizer(fields[_field("normalizer", version)])
         provenance = _with_rendering(dict(fields[_field("provenance", version)]))
@@ -85,11 +87,13 @@ def read(path: Path, fields: Mapping[str, Any]) -> Description:
             height, width = map(int, fields["image_size"])
             model = {name: tuple(v) if isinstance(v, list) else v for name, v in fields["model"].items()}
             image_size, channels = (height, width), int(fields["channels"])
+        if not all(0 < length <= LONGEST for length in (*image_size, channels)):
+            raise ValueError(f"images of {image_size[0]:.6g}×{image_size[1]:.6g}×{channels:.6g}")
         config = None if "class" in model else model
         return Description(config, str(model.get("class", "")), names, image_size, channels, normalizer, provenance)
     except UserError:
         raise
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise UserError(f"{path} lacks part of its description ({error}): train or fetch it again") from error
 
 

@@ -55,7 +55,7 @@ def read_archive(path: Path) -> Iterator[Contents]:
 def is_archive(path: Path) -> bool:
     """Whether a zip archive is Keras'. Raises Damaged when it is none."""
     with opened(path) as bytes_:
-        return {CONFIG, WEIGHTS} <= members(path, bytes_).keys()
+        return {CONFIG, WEIGHTS} <= members(path, bytes_, checked=False).keys()
 
 
 class Part(io.RawIOBase):

@@ -13,6 +13,7 @@ from cnnjax.formats.build import Options, build, check_inflation
 from cnnjax.formats.lazy_tensors import Contents, Damaged, Refused
 from cnnjax.image_size import to_size
 from cnnjax.network import Network
+from cnnjax.printable import printable, shortened
 
 READABLE = (
     "Keras' .h5, .weights.h5 and .keras, PyTorch's .pth, .safetensors with torchvision's, timm's or this package's "
@@ -63,11 +64,20 @@ def reported(path: Path) -> Iterator[None]:
     try:
         yield
     except Damaged as error:
-        raise UserError(f"{path} is damaged or incomplete ({error}): train or fetch it again") from error
+        raise UserError(f"{path} is damaged or incomplete ({_one_line(error)}): train or fetch it again") from error
     except Refused as error:
-        raise UserError(f"{path} is not read: {error}") from error
+        raise UserError(f"{path} is not read: {_one_line(error)}") from error
+    except UserError as error:
+        if str(error).isprintable():
+            raise
+        raise UserError(_one_line(error)) from error
     except OSError as error:
         raise UserError(f"cannot read the weights file {path}: {error.strerror or error}") from error
+
+
+def _one_line(error: Exception) -> str:
+    """What files call things may be anything: a short, printable line of it."""
+    return shortened(printable(str(error)))
 
 
 def _reader(path: Path) -> Callable[[Path], AbstractContextManager[Contents]]:

@@ -76,7 +76,7 @@ def _best(folder: Path) -> tuple[Path, dict[str, Any]]:
 
     def rank(path: Path) -> tuple[float, ...]:
         step, _, partial = path.name.partition("-")
-        if partial:
+        if partial or not intact[path]["history"]:
             return -math.inf, -math.inf, int(step)
         row = intact[path]["history"][-1]
         loss = row["valid_loss"] if math.isfinite(row["valid_loss"]) else math.inf
