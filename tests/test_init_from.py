@@ -91,6 +91,18 @@ def test_a_resnet_of_pytorch_under_ones_own_head(tmp_path, prefix):
     assert after.params["fc"]["kernel"].shape == (32, 1)
 
 
+def test_preprocessing_is_assumed_aloud_or_told(tmp_path, capsys):
+    state = numpy_nets.filled(numpy_nets.resnet_shapes((2, 2, 2, 2), width=4))
+    torch_files.save(tmp_path / "w.pth", {"state_dict": state, "epoch": 3})
+    given = config("resnet18", tmp_path / "w.pth", width=0.062)
+    build.network(given, dataset())
+    said = capsys.readouterr().out
+    assert "assumed: preprocessing RGB in 0 to 1 minus (0.485, 0.456, 0.406)" in said and "not read: epoch" in said
+    assert "(--train.init-preprocessing)" in said and "image size" not in said
+    told = build.network(replace(given, train=replace(given.train, init_preprocessing="raw")), dataset())
+    assert told.normalizer.kind == "raw" and "assumed:" not in capsys.readouterr().out
+
+
 def test_the_bundled_convolutions_by_their_name():
     after = build.network(config("vgg16", "vgg16", width=1.0, dense_units=8), dataset())
     assert after.params["fc1"]["kernel"].shape == (512, 8) and after.class_names == OTHERS

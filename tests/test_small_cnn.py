@@ -17,6 +17,7 @@ from cnnjax.models.dropout import dropout
 from cnnjax.models.layers import Conv, conv_block
 from cnnjax.ops import max_pool
 
+pytestmark = pytest.mark.usefixtures("quickly_compiled")
 SIDE = 20
 LABELS = jnp.array([0, 1, 1, 0])
 

@@ -15,6 +15,7 @@ from cnnjax.errors import UserError
 from cnnjax.models.batch_norm import BatchNorm
 from cnnjax.models.layers import Conv, conv_block
 
+pytestmark = pytest.mark.usefixtures("quickly_compiled")
 LABELS = jnp.array([0, 4, 2, 2])
 
 

@@ -15,6 +15,8 @@ from flax import nnx
 
 from cnnjax import data, distributed, formats, limits, losses, models
 from cnnjax.cli.config import Config, DataConfig, ModelConfig, as_dict
+from cnnjax.cli.weights import PREPROCESSING
+from cnnjax.cli.weights import describe as describe_weights
 from cnnjax.data import sampling
 from cnnjax.data.augment import Augment
 from cnnjax.data.inventory import Inventory
@@ -90,8 +92,10 @@ def network(config: Config, dataset: data.Dataset, begun: Path | None = None) ->
     # A run that goes on has all of it in its own folder.
     source = config.train.init_from
     gone = begun is not None and not Path(source).exists()
+    told = config.train.init_preprocessing
     found = formats.resolve(
         str(begun if gone else source),
+        normalizer=PREPROCESSING[told]() if told and not gone else None,
         include_top=None,
         new_head=tuple(dataset.class_names),
         keep_head=True,
@@ -100,6 +104,8 @@ def network(config: Config, dataset: data.Dataset, begun: Path | None = None) ->
         seed=config.train.seed,
     )
     _check_fits(found, config, channels)
+    for sentence in describe_weights(source, found):
+        distributed.print_once(sentence.replace("--weights-preprocessing", "--train.init-preprocessing"))
     # The rate of dropout is the config's.
     graphdef, _, _ = models.split(nnx.eval_shape(create))
     origin: dict[str, Any] = {"weights": source, "digest": found.digest}

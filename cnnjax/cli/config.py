@@ -215,6 +215,9 @@ class TrainConfig:
     init_from: str = ""
     """A weights file, the folder of a run, or vgg16, whose network is trained further: its parameters and its
     normalizer instead of new ones. For other classes, or images of another size, its last layers are made new."""
+    init_preprocessing: Literal["", "unit", "raw", "symmetric", "imagenet", "caffe"] = ""
+    """What the weights of init_from were trained on, where their file does not say it: RGB in 0 to 1 (unit), in 0 to
+    255 (raw) or in -1 to 1 (symmetric), as torchvision's (imagenet) or as Keras' VGG (caffe)."""
     freeze: tuple[str, ...] = ()
     """Layers that are not trained, or blocks of layers: block1 block2 block3_conv1."""
     microbatches: int = 1
