@@ -1,6 +1,7 @@
 """The most probable classes of images in files, according to a network."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -14,9 +15,11 @@ from jaxtyping import Array, Float, Int32, UInt8
 from cnnjax import runtime
 from cnnjax.data import imagenet
 from cnnjax.data.decode import decode
+from cnnjax.data.folder_names import label_in
 from cnnjax.data.image_files import ENDINGS, images_below
 from cnnjax.errors import UserError
 from cnnjax.network import Network
+from cnnjax.train import by_class
 
 
 class Prediction(NamedTuple):
@@ -52,6 +55,34 @@ def find_images(paths: Sequence[Path]) -> list[Path]:
         else:
             raise UserError(f"there is no image {path}: give the path of a JPEG, PNG or WebP file, or of a folder")
     return list(dict.fromkeys(files))
+
+
+def label_of(file: Path, names: Sequence[str]) -> str | None:
+    """The class that a file's path names: that of the nearest folder, or of the file's own name (cat.12.jpg); or None.
+
+    Capital letters make no difference.
+    """
+    known = {name.lower(): name for name in names}
+    for folder in file.absolute().parents:
+        if folder.name.lower() in known:
+            return known[folder.name.lower()]
+    return known.get((label_in(file.stem) or "").lower())
+
+
+def score(answers: Mapping[Path, str], names: Sequence[str]) -> str | None:
+    """How many of the answers are the classes that the files' paths name, in a sentence; None unless two classes occur.
+
+    answers: the most probable class of each file.
+    """
+    labels = {file: label for file in answers if (label := label_of(file, names)) is not None}
+    counts = Counter(labels.values())
+    if len(counts) < 2:
+        return None
+    right = Counter(label for file, label in labels.items() if answers[file] == label)
+    shares = {name: right[name] / count for name, count in counts.items()}
+    total = f"{right.total() / counts.total():.1%} of the {counts.total():,} images whose paths name a class are right"
+    balanced = sum(shares.values()) / len(shares)
+    return f"{total}; {by_class.describe(shares | {'balanced_accuracy': balanced}, counts)}"
 
 
 def classify(

@@ -4,10 +4,12 @@ Labels are integers (n,) or distributions over the classes (n, classes), for exa
 may smooth the labels and add auxiliary terms; what evaluation reports is the plain loss, `evaluation_of(loss)`.
 """
 
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 from jaxtyping import Array, Float, Int, PyTree
@@ -104,9 +106,18 @@ def sigmoid_cross_entropy(label_smoothing: float = 0.0) -> Loss:
     return _cross_entropy("sigmoid", label_smoothing)
 
 
-def cross_entropy(label_smoothing: float = 0.0) -> Loss:
-    """`sigmoid_cross_entropy` for a model of one logit, `softmax_cross_entropy` for a model of several."""
-    return _cross_entropy("auto", label_smoothing)
+def cross_entropy(label_smoothing: float = 0.0, class_weights: Sequence[float] = ()) -> Loss:
+    """`sigmoid_cross_entropy` for a model of one logit, `softmax_cross_entropy` for a model of several.
+
+    class_weights: one positive number for each class, by which its examples count in training; `()` for none. What is
+    reported stays unweighted but for the training loss.
+    """
+    loss = _cross_entropy("auto", label_smoothing)
+    if not class_weights:
+        return loss
+    if not all(0 < weight < math.inf for weight in class_weights):
+        raise UserError(f"class_weights={tuple(class_weights)} must be positive numbers, one for each class")
+    return Loss(_Weighted(loss.function, tuple(map(float, class_weights))), loss.plain or loss.function)
 
 
 @dataclass(frozen=True)
@@ -134,6 +145,22 @@ class _CrossEntropy:
     def __repr__(self) -> str:
         name = "cross_entropy" if self.kind == "auto" else f"{self.kind}_cross_entropy"
         return f"{name}(label_smoothing={self.label_smoothing:g})" if self.label_smoothing else f"{name}()"
+
+
+@dataclass(frozen=True)
+class _Weighted:
+    function: LossFunction
+    weights: tuple[float, ...]
+
+    def __call__(self, logits: PyTree[Array], labels: Labels, activations: Mapping[str, Array]) -> Float[Array, " n"]:
+        if labels.ndim == 2 and labels.shape[1] != len(self.weights):
+            raise UserError(f"there are {len(self.weights)} class_weights for {labels.shape[1]} classes: give one each")
+        weights = jnp.asarray(self.weights, jnp.float32)
+        chosen = weights[labels] if labels.ndim == 1 else labels @ weights
+        return chosen * self.function(logits, labels, activations)
+
+    def __repr__(self) -> str:
+        return f"weighted({self.function!r}, {self.weights})"
 
 
 def _cross_entropy(kind: str, label_smoothing: float) -> Loss:

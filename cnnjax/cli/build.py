@@ -23,7 +23,7 @@ from cnnjax.data.inventory import Inventory
 from cnnjax.errors import UserError
 from cnnjax.image_size import to_size
 from cnnjax.network import Network
-from cnnjax.train import loop, metrics, optimizers, schedules
+from cnnjax.train import by_class, loop, metrics, optimizers, schedules
 
 WARMUP_STEPS = 500
 ADAMW_WEIGHT_DECAY = 1e-4
@@ -36,7 +36,8 @@ def dataset(config: DataConfig, inventory: Inventory | None = None) -> data.Data
     Raises UserError as the sources of `cnnjax.data` do.
     """
     common = {"image_size": config.image_size, "seed": config.seed, "cache": config.cache}
-    common |= {"valid": config.eval_per_class, "test": config.eval_per_class}
+    held_out = config.eval_per_class or 0.2
+    common |= {"valid": held_out, "test": held_out}
     if config.source == "procedural":
         common |= {"per_class": config.per_class, "version": config.rendering}
         return data.procedural.load(config.classes or ("cat", "dog"), **common)
@@ -61,7 +62,29 @@ def describe(config: DataConfig, dataset: data.Dataset) -> str:
     fewer = [f"{wanted} a class for {use}" for use, (number, wanted) in sizes.items() if number < wanted * classes]
     if fewer:
         parts[-1] += f", because there are not {' and '.join(fewer)}"
+    parts += _unequal(config, dataset)
     return f"{config.source}: {'; '.join(parts)}"
+
+
+def _unequal(config: DataConfig, dataset: data.Dataset) -> list[str]:
+    """What is to be said where classes have unequal numbers of images."""
+    names, said = dataset.class_names, []
+    used = by_class.counts(dataset.train.labels, len(names))
+    if by_class.are_unequal(used):
+        numbers = _listed(dict(zip(names, used, strict=True)))
+        remedy = "--loss.class-weights balanced lets them count alike"
+        said.append(f"the training classes are unequal ({numbers}): {remedy}")
+    elif dataset.inventory is not None:
+        held = {name: len(files) for name, files in dataset.inventory.splits["train"].items()}
+        if config.per_class and by_class.are_unequal(list(held.values())):
+            remedy = "--data.per-class 0 --data.eval-per-class 0 use all"
+            said.append(f"the smallest class decides the numbers ({_listed(held)}): {remedy}")
+    return said
+
+
+def _listed(numbers: dict[str, int]) -> str:
+    more = ", …" if len(numbers) > 10 else ""
+    return ", ".join(f"{name} {number:,}" for name, number in list(numbers.items())[:10]) + more
 
 
 def model(config: ModelConfig, num_classes: int, image_size: tuple[int, int], channels: int, seed: int) -> nnx.Module:
@@ -126,7 +149,8 @@ def optimizer(config: Config, total_steps: int) -> optax.GradientTransformation:
     chosen = config.optimizer
     warmup_steps, weight_decay = chosen.warmup_steps, chosen.weight_decay
     if warmup_steps is None:
-        warmup_steps = WARMUP_STEPS if chosen.schedule in schedules.WITH_WARMUP else 0
+        short = max(1, total_steps // 4)
+        warmup_steps = min(WARMUP_STEPS, short) if chosen.schedule in schedules.WITH_WARMUP else 0
     if weight_decay is None:
         weight_decay = ADAMW_WEIGHT_DECAY if chosen.name == "adamw" else 0.0
     schedule = schedules.create(chosen.schedule, chosen.learning_rate, total_steps, warmup_steps, cycles=chosen.cycles)
@@ -147,12 +171,15 @@ def total_steps(config: Config, dataset: data.Dataset) -> int:
     return chosen.epochs * steps
 
 
-def fit_options(config: Config) -> dict[str, Any]:
-    """The keyword arguments of `train.fit` that the config sets."""
+def fit_options(config: Config, dataset: data.Dataset | None = None) -> dict[str, Any]:
+    """The keyword arguments of `train.fit` that the config sets; class weights are those of a data set."""
     chosen, mix = config.train, config.mix
     augment = {part.name: getattr(config.augment, part.name) for part in dataclasses.fields(Augment)}
+    weights: tuple[float, ...] = ()
+    if config.loss.class_weights == "balanced" and dataset is not None:
+        weights = by_class.balanced_weights(by_class.counts(dataset.train.labels, len(dataset.class_names)))
     return {
-        "loss": losses.cross_entropy(config.loss.label_smoothing),
+        "loss": losses.cross_entropy(config.loss.label_smoothing, weights),
         "epochs": chosen.epochs,
         "batch_size": chosen.batch_size,
         "steps_per_epoch": chosen.steps_per_epoch or None,
@@ -187,7 +214,7 @@ def fit(config: Config, dataset: data.Dataset, run_dir: Path, *, resume: bool = 
         optimizer(config, steps),
         run_dir=run_dir,
         resume=resume,
-        **fit_options(config),
+        **fit_options(config, dataset),
     )
 
 

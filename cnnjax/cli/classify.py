@@ -1,6 +1,7 @@
 """The command `classify`: the most probable classes of images in files."""
 
 import csv
+from collections import Counter
 from pathlib import Path
 from typing import Annotated
 
@@ -9,7 +10,7 @@ from tqdm import tqdm
 
 from cnnjax import figures
 from cnnjax.article.stage_cache import make_folder
-from cnnjax.classify import Prediction, find_images
+from cnnjax.classify import Prediction, find_images, score
 from cnnjax.classify import classify as predict
 from cnnjax.cli.weights import Flags, Reading, load
 from cnnjax.errors import UserError
@@ -45,7 +46,8 @@ def classify(
     files = find_images(images)
     make_folder(out)
     network = load(weights, reading)
-    shown, read = _classify(network, files, top, batch_size, out / "classify.csv")
+    shown, answers = _classify(network, files, top, batch_size, out / "classify.csv")
+    read = len(answers)
     if not read:
         raise UserError(f"none of the {len(files)} files could be read as an image: give JPEG, PNG or WebP files")
     figure = figures.predictions(
@@ -55,16 +57,21 @@ def classify(
         [prediction.probabilities for prediction in shown],
         out / "classify.png",
     )
+    if read > len(shown):
+        counts = Counter(answers.values()).most_common(10)
+        print(printable(f"all {read:,} images: {', '.join(f'{name} {number:,}' for name, number in counts)}"))
+    if any(path.is_dir() for path in images) and (scored := score(answers, network.class_names)):
+        print(printable(scored))
     print(f"wrote {figure} ({len(shown)} of {read} images) and {out / 'classify.csv'}")
 
 
 def _classify(
     network: Network, files: list[Path], top: int, batch_size: int, table: Path
-) -> tuple[list[Prediction], int]:
-    """Write the table of all files. Returns the predictions for the figure, and how many files could be read."""
+) -> tuple[list[Prediction], dict[Path, str]]:
+    """Write the table of all files. Returns the predictions for the figure, and each readable file's first class."""
     chosen = {files[i * len(files) // SHOWN] for i in range(SHOWN)} if len(files) > SHOWN else set(files)
     shown: list[Prediction] = []
-    read = 0
+    answers: dict[Path, str] = {}
     bar = tqdm(predict(network, files, top, batch_size), total=len(files), unit=" images", delay=1.0, disable=None)
     try:
         with table.open("w", newline="", encoding="utf8", errors="surrogateescape") as file:
@@ -74,7 +81,7 @@ def _classify(
                 if not isinstance(found, Prediction):
                     tqdm.write(printable(f"left out: {found.file} cannot be read as an image ({found.reason})"))
                     continue
-                read += 1
+                answers[found.file] = found.classes[0]
                 ranked = list(zip(found.classes, found.probabilities, strict=True))
                 writer.writerows((found.file, rank, name, f"{p:.6g}") for rank, (name, p) in enumerate(ranked, 1))
                 if found.file in chosen or not shown:
@@ -84,4 +91,4 @@ def _classify(
         raise UserError(
             f"cannot write {table} ({error.strerror or error}): free some space, or choose another --out"
         ) from error
-    return shown, read
+    return shown, answers

@@ -42,7 +42,8 @@ class DataConfig:
     per_class: int = 1000
     """Training images per class, or as many as there are. 0 uses all that are left after validation and test."""
     eval_per_class: int = 500
-    """Validation images per class, and as many test images per class; of a class with too few images, a fifth each."""
+    """Validation images per class, and as many test images per class; of a class with too few images, a fifth each. 0
+    takes all images of published splits, and a fifth of each class where there are none."""
     seed: int = 0
     """Chooses which images are drawn or rendered."""
     split_by: Literal["seed", "name"] = "seed"
@@ -82,7 +83,11 @@ class DataConfig:
             f"--data.image-size {smallest} is too small: use {MIN_IMAGE_SIZE} or more pixels",
         )
         _require(self.per_class >= 0, f"--data.per-class {self.per_class} is negative: use 0 for all images")
-        _require(self.eval_per_class >= 1, f"--data.eval-per-class {self.eval_per_class} must be at least 1")
+        _require(self.eval_per_class >= 0, f"--data.eval-per-class {self.eval_per_class} is negative: use 0 for shares")
+        _require(
+            kind != "procedural" or self.eval_per_class > 0,
+            "--data.eval-per-class 0 needs images in files: rendered ones are made in any number, so name one",
+        )
         limits.check_seed(self.seed, "--data.seed ")
         _require(self.workers >= 0, f"--data.workers {self.workers} is negative: use 0 for threads")
 
@@ -181,6 +186,8 @@ class LossConfig:
 
     label_smoothing: float = 0.0
     """Share of each label that is spread evenly over all classes during training. 0.1 is common, 0 is off."""
+    class_weights: Literal["none", "balanced"] = "none"
+    """balanced lets every class count alike in training, whatever its number of images."""
 
     def __post_init__(self) -> None:
         _require(

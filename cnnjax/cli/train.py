@@ -11,12 +11,14 @@ from typing import Any
 from cnnjax import distributed
 from cnnjax.cli import build, renamed
 from cnnjax.cli.config import Config, DistributedConfig, as_dict
+from cnnjax.cli.presets import PRESETS
+from cnnjax.data.dataset import Dataset
 from cnnjax.data.inventory import Inventory
 from cnnjax.distributed import print_once, run_all_or_raise, run_on_primary
 from cnnjax.errors import UserError
 from cnnjax.files import write_json
 from cnnjax.printable import printable
-from cnnjax.train import metrics, run_data, run_dir, run_lock
+from cnnjax.train import by_class, diagnosis, metrics, run_data, run_dir, run_lock
 from cnnjax.train.loop import Result
 
 _ALONE = DistributedConfig()
@@ -45,6 +47,7 @@ def train(
     folder = Path(config.run or f"runs/{preset}")
     if resume and not folder.exists():
         raise UserError(f"there is no run {folder} to resume: leave out --resume, or name another --run")
+    config = _for_files(preset, config)
     build.check(config)
     runs = {}
     for seed in seeds or (config.train.seed,):
@@ -67,12 +70,29 @@ def _train(config: Config, runs: Mapping[Path, Config], together: Path | None, r
     results = {}
     for place, one in runs.items():
         result = results[one.train.seed] = build.fit(one, dataset, place, resume=resume)
-        print_once(f"{place}: {describe(result)}")
+        print_once(printable(f"{place}: {describe(result)}"))
+        for sentence in run_on_primary(lambda result=result: _diagnose(result, dataset)).splitlines():
+            print_once(f"warning: {sentence}")
         print_once(f"wrote {', '.join(str(place / name) for name in written(place))}")
     if together is not None:
         summary = summarize(results)
         run_on_primary(write_json, together / "summary.json", summary)
         print_once(f"{_table(summary)}\nwrote {together / 'summary.json'}")
+
+
+def _for_files(preset: str, config: Config) -> Config:
+    """The config without what a preset says of rendered images, where they come from elsewhere.
+
+    These are the classes, and the steps of a warm-up, which follow from the number of images.
+    """
+    usual = PRESETS.get(preset)
+    if usual is None or config.data.source == "procedural":
+        return config
+    if config.data.classes and config.data.classes == usual.data.classes:
+        config = replace(config, data=replace(config.data, classes=()))
+    if config.optimizer.warmup_steps and config.optimizer.warmup_steps == usual.optimizer.warmup_steps:
+        config = replace(config, optimizer=replace(config.optimizer, warmup_steps=None))
+    return config
 
 
 def given_to(folders: Iterable[Path], resume: bool) -> Inventory | None:
@@ -115,9 +135,13 @@ def describe(result: Result) -> str:
     test = result.test
     # That of the weights: the best one's checkpoint may have been damaged.
     best = next((row for row in result.history if row["epoch"] == test.get("epoch")), metrics.best(result.history))
+    more = ""
+    if "accuracy_by_class" in test:
+        shares = test["accuracy_by_class"] | {"balanced_accuracy": test["balanced_accuracy"]}
+        more = f"; {by_class.describe(shares, test['count_by_class'])}"
     return (
         f"the best of {len(result.history)} epochs is number {best['epoch']:.0f}, with a validation accuracy of "
-        f"{best['valid_accuracy']:.1%}; the test accuracy is {test['accuracy']:.1%} on {test['count']:.0f} images"
+        f"{best['valid_accuracy']:.1%}; the test accuracy is {test['accuracy']:.1%} on {test['count']:.0f} images{more}"
     )
 
 
@@ -139,6 +163,14 @@ def summarize(results: Mapping[int, Result]) -> dict[str, Any]:
         "test accuracy at the lowest loss": [r.test["accuracy"] for r in results.values()],
     }
     return {name: metrics.mean_std(dict(zip(results, values, strict=True))) for name, values in columns.items()}
+
+
+def _diagnose(result: Result, dataset: Dataset) -> str:
+    flags = {"train.seed": "--train.seed", "learning_rate": "--optimizer.learning-rate"}
+    text = "\n".join(diagnosis.diagnose(result.history, result.network, dataset))
+    for name, flag in flags.items():
+        text = text.replace(name, flag)
+    return text.replace("schedule='warmup'", "--optimizer.schedule warmup")
 
 
 def _connect(hosts: DistributedConfig) -> None:

@@ -149,7 +149,7 @@ def _train_all(
                 # The features do not depend on the head.
                 features = features or transfer_.extract_features(network, dataset)
                 optimizer = build.optimizer(config, build.total_steps(config, features))
-                options = build.fit_options(config)
+                options = build.fit_options(config, features)
                 results[name][seed] = transfer_.fit_head(
                     network, features, optimizer, run_dir=folder, resume=resume, **options
                 )

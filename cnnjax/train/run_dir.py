@@ -89,7 +89,7 @@ def finished(folder: Path, epochs: int, patience: int) -> list[metrics.EpochMetr
     return history if is_complete(history, epochs, patience) else None
 
 
-def read_test(folder: Path) -> dict[str, float]:
+def read_test(folder: Path) -> dict[str, Any]:
     """What test.json holds. Raises UserError when it cannot be read."""
     path = folder / "test.json"
     try:

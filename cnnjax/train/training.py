@@ -1,6 +1,7 @@
 """The epochs of a run: feed, step, evaluate, record, checkpoint, stop, resume."""
 
 import itertools
+import json
 import logging
 import math
 import sys
@@ -20,7 +21,7 @@ from cnnjax.data.dataset import ArraySplit, LazySplit, as_split
 from cnnjax.errors import Preempted, UserError
 from cnnjax.files import write_json
 from cnnjax.network import Network
-from cnnjax.train import metrics, preemption, state, strategy
+from cnnjax.train import by_class, metrics, preemption, state, strategy
 from cnnjax.train.checkpoint import Checkpoints, MemoryCheckpoints
 from cnnjax.train.metrics import EpochMetrics
 from cnnjax.train.plan import Plan
@@ -39,7 +40,7 @@ class Result(NamedTuple):
 
     history: list[EpochMetrics]
     network: Network
-    test: dict[str, float]
+    test: dict[str, Any]
 
 
 class Training:
@@ -204,6 +205,11 @@ class Training:
         params_, state_ = strategy.replicate(self.strategy, (params, model_state))
         sums = self.evaluate(params_, state_, self.normalizer, strategy.replicate_split(self.strategy, split))
         test = metrics.compute(sums) | {"count": len(split), "epoch": row["epoch"]}
+        numbers = by_class.counts(split.labels, len(network.class_names)) if "accuracy" in test else [1]
+        if by_class.are_unequal(numbers):
+            judged = network.replace(params=jax.device_get(params), model_state=jax.device_get(model_state))
+            shares = distributed.run_on_primary(lambda: json.dumps(by_class.accuracy_by_class(judged, split)))
+            test |= _by_class(json.loads(shares), dict(zip(network.class_names, numbers, strict=True)))
         notes = {"config": dict(self.options.settings()), "best": row, "test": test, **(self.options.provenance or {})}
         notes["seconds"] = sum(row["seconds"] for row in self.history)
         notes["data"] = self.plan.dataset.provenance
@@ -300,6 +306,12 @@ def _kept_weights(path: Path, row: EpochMetrics, plan: Plan) -> tuple[models.Par
         return None
     same = jax.tree.structure(found.params) == jax.tree.structure(plan.network.params)
     return (found.params, found.model_state) if same else None
+
+
+def _by_class(shares: dict[str, float], numbers: dict[str, int]) -> dict[str, Any]:
+    """What test.json says of unequal classes."""
+    balanced = shares.pop("balanced_accuracy")
+    return {"balanced_accuracy": balanced, "accuracy_by_class": shares, "count_by_class": numbers}
 
 
 def _begin(folder: Path, history: list[EpochMetrics]) -> None:
