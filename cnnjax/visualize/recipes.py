@@ -115,6 +115,7 @@ RECIPES: dict[str, Recipe] = {
         Recipe("quick", (Stage(60, _SHARE, lp=0.01), Stage(20, _SHARE, tv=6.0, lp=0.01, relative=True))),
     )
 }
+"""Every recipe by its name."""
 
 FILTERS: dict[str, tuple[int, ...]] = {
     "block1_conv2": (0, 3, 11, 25, 26, 33, 42, 62),
