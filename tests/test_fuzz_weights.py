@@ -28,3 +28,10 @@ def test_whole_files_are_read_and_a_number_gives_the_same_file(paths):
     for path in paths.values():
         assert fuzz_weights.read(path) == "read"
     assert fuzz_weights.damaged(5, 1, paths) == fuzz_weights.damaged(5, 1, paths)
+
+
+@pytest.mark.parametrize("seed, number", [(11, 122), (11, 2068)])
+def test_what_the_hdf5_library_would_ask_gigabytes_for(paths, tmp_path, seed, number):
+    """Found by the script; 1487 of seed 11 is a file that the library would follow for ever."""
+    (tmp_path / "damaged").write_bytes(fuzz_weights.damaged(number, seed, paths)[1])
+    assert fuzz_weights.read(tmp_path / "damaged") == "refused"

@@ -489,6 +489,10 @@ CASES = {
     "weights.h5: type": (dataset(weights_h5, "layers/dense/vars/1", put(np.int32)), "as int32"),
     "weights.h5: external link": (dataset(weights_h5, "layers/dense/vars/1", external), "is a link to another place"),
     "weights.h5: a circle": (lambda path: weights_h5(path, cycle), "its groups are nested too deep"),
+    "weights.h5: groups in one another": (
+        lambda path: weights_h5(path, lambda f: [f.__setitem__(f"layers/{i}", f["layers"]) for i in range(9)] and None),
+        "its groups are nested too deep",
+    ),
     "weights.h5: nothing": (lambda path: h5py.File(path, "w").close(), "holds no network known here, but no arrays"),
     # .keras
     "keras: cut": (cut(keras, 0.9), "its table of contents cannot be read"),

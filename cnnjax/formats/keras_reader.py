@@ -5,8 +5,13 @@ the file (links to other files, numbers that are stored elsewhere, filters that 
 """
 
 import io
+import itertools
 import json
+import os
 import re
+import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,6 +30,9 @@ from cnnjax.formats.lazy_tensors import Bytes, Contents, Damaged, Refused, Tenso
 
 CONFIG = "config.json"
 WEIGHTS = "model.weights.h5"
+SECONDS, BYTES = 15, 1 << 28
+"""What looking at a file's structure may take; of memory, beside the file's own size."""
+MOST_OBJECTS = 100_000
 MAX_CONFIG = 1 << 24
 """Bytes."""
 FILTERS = (h5py.h5z.FILTER_DEFLATE, h5py.h5z.FILTER_SHUFFLE, h5py.h5z.FILTER_FLETCHER32)
@@ -35,6 +43,7 @@ IGNORED = ("optimizer", "optimizer_weights", "compile_metrics", "seed_generator"
 @contextmanager
 def read(path: Path) -> Iterator[Contents]:
     """An HDF5 file. Raises Damaged, or Refused for what leads out of it."""
+    _walk(path, 0, path.stat().st_size)
     with _file(path) as file:
         yield _contents(file, None)
 
@@ -48,6 +57,7 @@ def read_archive(path: Path) -> Iterator[Contents]:
         if size > MAX_CONFIG:
             raise Damaged("its config is longer than it may be")
         config = _json(bytes_.read(offset, size))
+        _walk(path, *found[WEIGHTS])
         with _file(Part(bytes_, *found[WEIGHTS])) as file:
             yield _contents(file, config)
 
@@ -56,6 +66,29 @@ def is_archive(path: Path) -> bool:
     """Whether a zip archive is Keras'. Raises Damaged when it is none."""
     with opened(path) as bytes_:
         return {CONFIG, WEIGHTS} <= members(path, bytes_, checked=False).keys()
+
+
+def _walk(path: Path, start: int, size: int) -> None:
+    """Look at the file's structure in a process with limits: see hdf5_walk.py. Raises Damaged if it is not sound."""
+    arguments = [str(path), *map(str, (start, size, SECONDS, BYTES + size))]
+    environment = os.environ | {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
+    try:
+        done = subprocess.run(
+            [sys.executable, str(Path(__file__).with_name("hdf5_walk.py")), *arguments],
+            capture_output=True,
+            stdin=subprocess.DEVNULL,
+            env=environment,
+            timeout=SECONDS + 5,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        raise Damaged("reading its structure does not end") from None
+    if hasattr(signal, "SIGALRM") and done.returncode == -signal.SIGALRM:
+        raise Damaged("reading its structure does not end")
+    if said := done.stdout.decode("utf-8", "replace").strip():
+        raise Damaged(said)
+    if done.returncode < 0:
+        raise Damaged("the HDF5 library crashes on it")
 
 
 class Part(io.RawIOBase):
@@ -181,14 +214,19 @@ def _follow(group: Any, path: str) -> Any:
     return group
 
 
-def _datasets(group: Any, path: str = "", depth: int = 0) -> Iterator[tuple[str, Any]]:
+def _datasets(
+    group: Any, path: str = "", depth: int = 0, count: Iterator[int] | None = None
+) -> Iterator[tuple[str, Any]]:
     if depth > 16:
         raise Damaged("its groups are nested too deep")
+    count = count or itertools.count()
     for name in group:
+        if next(count) > MOST_OBJECTS:
+            raise Damaged("it has too many groups and arrays")
         here = _follow(group, name)
         where = f"{path}{name}"
         if isinstance(here, h5py.Group):
-            yield from _datasets(here, f"{where}/", depth + 1)
+            yield from _datasets(here, f"{where}/", depth + 1, count)
         else:
             yield where, here
 
