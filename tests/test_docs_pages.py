@@ -88,6 +88,10 @@ def test_nothing_is_fetched():
 def resolve(name: str) -> object:
     """What a dotted name that begins with cnnjax leads to."""
     parts = name.split(".")
+    # A function may have the name of its file: cnnjax.ops.conv.conv.
+    file, _, last = name.rpartition(".")
+    if file.endswith(f".{last}"):
+        return getattr(importlib.import_module(file), last)
     found: object = importlib.import_module(parts[0])
     for i, part in enumerate(parts[1:], 2):
         if not hasattr(found, part):
