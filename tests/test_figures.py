@@ -12,6 +12,7 @@ from PIL import Image
 
 from cnnjax import figures
 from cnnjax.article import worked_examples
+from cnnjax.figures import canvas
 from cnnjax.figures import worked_examples as drawings
 from cnnjax.figures.curves import metric_names
 
@@ -154,6 +155,13 @@ def test_heat_maps_lie_over_their_images(tmp_path):
     check(figures.heat_overlay([grey] * 5, [heat] * 5, list("abcde"), tmp_path / "heat.png"))
     narrow = figures.heat_overlay([np.uint8(grey * 255)[..., :1]], [heat], (), tmp_path / "one.png")
     check(narrow, width=300)
+
+
+def test_text_has_the_lines_that_it_is_given_and_no_others():
+    _, board = canvas.sheet(100, 40)
+    canvas.text(board, 5, 5, ("guided-", "backpropagation"))
+    canvas.text(board, 5, 20, "a\nname")
+    assert [drawn.get_text() for drawn in board.texts] == ["guided-\nbackpropagation", "a\\nname"]
 
 
 def test_augmented_samples(tmp_path):

@@ -2,6 +2,7 @@
 
 import io
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 
 import matplotlib
@@ -75,13 +76,16 @@ def photograph(figure: Figure, pixels: np.ndarray, left: float, top: float, side
     return image(figure, pixels, left + (side - width) / 2, top + (side - height) / 2, width, height, **style)
 
 
-def text(board: Axes, x: float, y: float, content: str, size: float = BODY, color: str = INK, **style) -> None:
-    """Draw text, by default centered on (x, y). style: passed on to `Axes.text`."""
-    # Names may hold dollar signs, which would be read as formulas.
+def text(
+    board: Axes, x: float, y: float, content: str | Sequence[str], size: float = BODY, color: str = INK, **style
+) -> None:
+    """Draw text, by default centered on (x, y): one line, or a sequence of lines. style: passed on to `Axes.text`."""
+    lines = [content] if isinstance(content, str) else content
+    # Names may hold line ends, and dollar signs, which would be read as formulas.
     board.text(
         x,
         y,
-        printable(content),
+        "\n".join(map(printable, lines)),
         parse_math=False,
         **{"fontsize": size, "color": color, "ha": "center", "va": "center", **style},
     )

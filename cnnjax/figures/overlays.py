@@ -66,7 +66,7 @@ def attribution_sheet(
     for column, name in enumerate(("image", *heat_maps)):
         # Two lines where a name is longer than its column, at its hyphens.
         lines = textwrap.wrap(name.replace("-", "- "), max(8, int(side / 6.5)), break_long_words=False)
-        label = "\n".join(line.replace("- ", "-") for line in lines)
+        label = [line.replace("- ", "-") for line in lines]
         text(board, column * (side + _GAP) + side / 2, head / 2, label, SMALL, weight="bold", linespacing=1.0)
     for index, (image, title) in enumerate(zip(images, titles, strict=True)):
         top = head + index * row

@@ -47,7 +47,7 @@ def maps(example: Volume, path: Path) -> Path:
         kernel = example.kernels[..., index]
         shown = 0.5 + kernel / (2 * np.abs(kernel).max())
         image(figure, shown, x, y, 44)
-        text(board, x + 50, y + 22, example.names[index].replace(" ", "\n", 1), 7.2, MUTED, ha="left")
+        text(board, x + 50, y + 22, example.names[index].split(" ", 1), 7.2, MUTED, ha="left")
         map_ = example.maps[..., index]
         # Padding causes strong edges at the border; the gray levels are chosen for the values inside.
         low, high = np.percentile(map_[2:-2, 2:-2], (1, 99))
@@ -119,6 +119,6 @@ def flattened(example: Volume, path: Path, units: int = 512) -> Path:
             board.plot(*ends, color=GREEN, linewidth=0.3, alpha=0.45, zorder=0)
         board.plot(590, y, "o", markersize=9, color=GREEN)
     text(board, 590, 168, f"{units} units", BODY, weight="bold")
-    label = f"({values.size:,} + 1) × {units}\n= {(values.size + 1) * units:,}\nparameters"
+    label = (f"({values.size:,} + 1) × {units}", f"= {(values.size + 1) * units:,}", "parameters")
     text(board, 612, 91, label, SMALL, MUTED, ha="left")
     return save(figure, path)
