@@ -27,8 +27,8 @@ from cnnjax.visualize import recipes
 from cnnjax.visualize.recipes import Recipe
 
 PLAN = {
-    "worked-examples": 10, "plain": 190, "augmented": 515, "small-network": 25, "feature-maps": 20, "filters": 265,
-    "article-recipe": 105, "classes": 145, "attribution": 65,
+    "worked-examples": 8, "plain": 150, "augmented": 360, "small-network": 16, "feature-maps": 12, "filters": 150,
+    "article-recipe": 60, "classes": 80, "attribution": 40,
 }  # fmt: skip
 """The stages in order, with the seconds that each takes on two CPU cores."""
 
