@@ -14,6 +14,7 @@ from cnnjax.errors import UserError
 ROOT = Path(__file__).parents[1]
 
 
+@pytest.mark.slow
 def test_the_step_by_hand_and_that_of_fit_have_the_same_losses(monkeypatch):
     monkeypatch.syspath_prepend(ROOT / "benchmarks" / "contenders")
     import ours_plain
@@ -26,6 +27,7 @@ def test_the_step_by_hand_and_that_of_fit_have_the_same_losses(monkeypatch):
     assert [ours() for _ in range(3)] == pytest.approx(theirs, rel=1e-5)
 
 
+@pytest.mark.slow
 def test_plain_layers_as_a_user_runs_it(tmp_path):
     out = tmp_path / "plain_layers.json"
     command = [

@@ -93,7 +93,8 @@ def test_devices_and_strategies_agree(alone, devices, mode):
     assert result.history[-1]["valid_loss"] == pytest.approx(alone.history[-1]["valid_loss"], abs=1e-5)
 
 
-@pytest.mark.parametrize("mode", [pytest.param("pmap", marks=SLOW), "mesh"])
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", ["pmap", "mesh"])
 def test_two_hosts_of_two_devices_agree(alone, mode, tmp_path):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
