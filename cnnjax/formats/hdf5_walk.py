@@ -70,7 +70,7 @@ def main(path: str, start: int, size: int, seconds: int, allowed: int) -> None:
 
     try:
         # The signal is not handled, so that it ends the process also within the library.
-        signal.setitimer(signal.ITIMER_REAL, seconds)
+        signal.setitimer(signal.ITIMER_PROF, seconds)
         import resource
 
         with open("/proc/self/statm") as statm:

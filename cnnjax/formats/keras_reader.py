@@ -30,8 +30,10 @@ from cnnjax.formats.lazy_tensors import Bytes, Contents, Damaged, Refused, Tenso
 
 CONFIG = "config.json"
 WEIGHTS = "model.weights.h5"
-SECONDS, BYTES = 15, 1 << 28
-"""What looking at a file's structure may take; of memory, beside the file's own size."""
+SECONDS, BYTES = 5, 1 << 28
+"""What looking at a file's structure may take: seconds of a processor, and memory beside the file's own size."""
+WAIT = 60
+"""Seconds until it ends on a machine that does other things, too."""
 MOST_OBJECTS = 100_000
 MAX_CONFIG = 1 << 24
 """Bytes."""
@@ -78,12 +80,12 @@ def _walk(path: Path, start: int, size: int) -> None:
             capture_output=True,
             stdin=subprocess.DEVNULL,
             env=environment,
-            timeout=SECONDS + 5,
+            timeout=WAIT,
             check=False,
         )
     except subprocess.TimeoutExpired:
         raise Damaged("reading its structure does not end") from None
-    if hasattr(signal, "SIGALRM") and done.returncode == -signal.SIGALRM:
+    if hasattr(signal, "SIGPROF") and done.returncode == -signal.SIGPROF:
         raise Damaged("reading its structure does not end")
     if said := done.stdout.decode("utf-8", "replace").strip():
         raise Damaged(said)
