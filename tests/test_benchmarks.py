@@ -96,6 +96,7 @@ def test_a_contender_that_cannot_take_part_is_left_out(capfd):
 
 
 def test_step_time_as_a_user_runs_it(tmp_path):
+    pytest.importorskip("torch", reason="a peer: pip install -e '.[peers]'")
     out = tmp_path / "results" / "step.json"
     command = [sys.executable, str(ROOT / "benchmarks" / "step_time.py"), "--workloads", "small-train"]
     command += ["--who", "cnnjax", "PyTorch eager", "--image-size", "16", "--batch-size", "2", "--rounds", "2"]

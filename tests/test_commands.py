@@ -157,7 +157,10 @@ def test_seeds_are_repetitions(flags, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("extra", "sentence"),
     [
-        (["--optimizer.schedule", "warmup"], "--optimizer.warmup-steps 500 is too long for a run of 4 steps"),
+        (
+            ["--optimizer.schedule", "warmup", "--optimizer.warmup-steps", "500"],
+            "--optimizer.warmup-steps 500 is too long for a run of 4 steps",
+        ),
         (["--optimizer.warmup-steps", "3"], "'constant' has no warm-up, but --optimizer.warmup-steps 3"),
         (["--optimizer.weight-decay", "0.1"], "adam has no weight decay, but --optimizer.weight-decay 0.1"),
         (["--optimizer.name", "lion", "--optimizer.nesterov"], "--optimizer.nesterov is an option of"),

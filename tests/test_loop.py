@@ -456,7 +456,7 @@ def test_a_history_that_cannot_be_written_is_one_sentence(tmp_path, monkeypatch)
 
 def test_bad_input_is_one_sentence(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match=f"cannot write {tmp_path / 'file' / 'run'}"):
+    with pytest.raises(UserError, match=f"{tmp_path / 'file' / 'run'} cannot be written"):
         fit(tmp_path / "file" / "run")
     for changes, sentence in (
         ({"batch_size": 40}, "batch_size=40 is larger than the 36 training images"),

@@ -25,8 +25,8 @@ VGG16_CREDIT: dict[str, Json] = {
     "licence": "CC BY 4.0, https://creativecommons.org/licenses/by/4.0/",
     "changes": "kernels rounded to int8 by cnnjax",
 }
-_PLACES = ("from", "file", "left out")
-"""Notes of `formats.load` on the file that a network came from."""
+_PLACES = ("from", "file", "left out", "assumed")
+"""Notes of `formats.load` on the file that a network came from. What it assumed of the published ones is true."""
 
 
 def save_int8(path: str | Path, network: Network, *, layers: Sequence[str] = ()) -> None:
