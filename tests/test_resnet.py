@@ -102,9 +102,11 @@ def test_five_steps_of_sgd_against_torchvision():
         for path, array in arrays.items():
             name, array = torch_layout(path, array)
             found, expected = recipe.sample(array), stored[f"{number}/{name}"]
-            # Sums relative to the sum of magnitudes, elements to the mean magnitude.
+            # Sums relative to the sum of magnitudes, elements to the largest one, as logits: relative to the mean
+            # magnitude, rounding alone makes 1.6e-4 of one element on some CPUs.
             np.testing.assert_allclose(found[:2] / expected[1], expected[:2] / expected[1], rtol=0, atol=1e-4)
-            np.testing.assert_allclose(found[2:], expected[2:], rtol=1e-4, atol=1e-4 * expected[1] / array.size)
+            largest = max(np.abs(expected[2:]).max(), expected[1] / array.size)
+            np.testing.assert_allclose(found[2:], expected[2:], rtol=1e-4, atol=1e-4 * largest)
     logits = jax.jit(lambda *a: models.apply(graphdef, *a).logits)(params, state, recipe.images(STEPS + 1))
     expected = stored["eval/logits"]
     np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-4 * np.abs(expected).max())
