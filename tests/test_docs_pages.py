@@ -257,7 +257,7 @@ SMALLER = {
     "epochs=2": "epochs=1",
     "steps=16": "steps=2",
     "32, 32": "16, 16",
-    "image_size=32": "image_size=16, width_multiplier=0.125",
+    "image_size=32, rngs": "image_size=16, width_multiplier=0.125, rngs",
 }
 """What is changed in a snippet before it runs, so that it takes a second."""
 
