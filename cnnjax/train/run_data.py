@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from cnnjax import files
-from cnnjax.data.dataset import ArraySplit, Dataset, LazySplit
+from cnnjax.data.dataset import ArraySplit, Dataset, LazySplit, as_split
 from cnnjax.data.inventory import Inventory
 from cnnjax.errors import UserError
 
@@ -62,13 +62,13 @@ def read_inventory(folder: Path) -> Inventory | None:
 
 
 def describe(class_names: tuple[str, ...], dataset: Dataset) -> dict[str, Any]:
-    """What `keep` writes. The splits must be those that training uses (`as_split`)."""
+    """What `keep` writes."""
     splits = {"train": dataset.train, "valid": dataset.valid}
     return {
         "class_names": list(class_names),
         "source": dataset.provenance.get("source"),
         "computed": bool(dataset.provenance.get("features")),
-        "splits": {name: _split(split) for name, split in splits.items()},
+        "splits": {name: _split(as_split(split)) for name, split in splits.items()},
         "inventory": dataset.inventory.as_json() if dataset.inventory else None,
     }
 

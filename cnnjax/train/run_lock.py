@@ -42,6 +42,7 @@ def locked(folder: Path) -> Iterator[None]:
 
 def _acquire(folder: Path) -> int | None:
     """The locked file, or None where there are no locks."""
+    assert fcntl is not None, "asked for by `locked` only where there are locks"
     path = folder / NAME
     while True:
         try:
