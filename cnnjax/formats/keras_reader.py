@@ -85,12 +85,11 @@ def _walk(path: Path, start: int, size: int) -> None:
         )
     except subprocess.TimeoutExpired:
         raise Damaged("reading its structure does not end") from None
-    if hasattr(signal, "SIGPROF") and done.returncode == -signal.SIGPROF:
-        raise Damaged("reading its structure does not end")
     if said := done.stdout.decode("utf-8", "replace").strip():
         raise Damaged(said)
     if done.returncode < 0:
-        raise Damaged("the HDF5 library crashes on it")
+        crashed = done.returncode in (-signal.SIGSEGV, -signal.SIGABRT)
+        raise Damaged("the HDF5 library crashes on it" if crashed else "reading its structure does not end")
 
 
 class Part(io.RawIOBase):
