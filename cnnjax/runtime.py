@@ -160,12 +160,14 @@ def jaxlib_knows(flag: str) -> bool:
 
 def _set_xla_flag() -> None:
     flags = os.environ.get("XLA_FLAGS", "").strip()
-    if _CPU_FLAG in flags:
-        return
     if flags and not flags.startswith("-") and not Path(flags.split()[0]).is_file():
         raise UserError(
             f"XLA_FLAGS={flags} names a file of flags that does not exist: begin flags with --xla, or unset it"
         )
+    if flags.startswith("-"):
+        _check_known(flags)
+    if _CPU_FLAG in flags:
+        return
     if flags and (not flags.startswith("-") or "--flagfile" in flags):
         # XLA reads a value that does not begin with a dash as the name of a file of flags.
         changes.append(f"XLA_FLAGS names a file and is left alone; --{_CPU_FLAG}= in it would speed up CPUs")
@@ -173,6 +175,17 @@ def _set_xla_flag() -> None:
         os.environ["XLA_FLAGS"] = f"{flags} --{_CPU_FLAG}=".strip()
         late = "; JAX's backend has already started, so it has no effect" if _backend_started() else ""
         changes.append(f"XLA_FLAGS: added --{_CPU_FLAG}= (CPU convolutions by Eigen instead of YNNPACK{late})")
+
+
+def _check_known(flags: str) -> None:
+    """Raises UserError for a flag that the installed jaxlib does not have; XLA would end the process."""
+    names = re.findall(r"(?<!\S)--?([A-Za-z]\w*)", flags)
+    # Where not even this one is found, the libraries are elsewhere and nothing is known.
+    if not names or not jaxlib_knows("xla_force_host_platform_device_count"):
+        return
+    for name in names:
+        if name != "flagfile" and not jaxlib_knows(name):
+            raise UserError(f"XLA_FLAGS names --{name}, which the installed jaxlib does not have: remove or correct it")
 
 
 def _backend_started() -> bool:

@@ -3,6 +3,8 @@
 import dataclasses
 import os
 import signal
+import sys
+import types
 from multiprocessing import active_children
 
 import jax
@@ -92,6 +94,33 @@ def test_worker_processes_change_nothing(resident, streamed):
     for workers in (1, 2):
         assert_same(batches(streamed.train, 9, workers, first=2), expected(resident.train, 9, 2))
     assert not active_children()
+
+
+@pytest.mark.parametrize(
+    ("script", "guarded"), [("import cnnjax", False), ('if __name__ == "__main__":\n    run()', True), (None, False)]
+)
+def test_a_script_that_workers_would_run_again_is_asked_to_guard_itself(tmp_path, monkeypatch, script, guarded):
+    """None: a script on standard input has a name of which there is no file. A notebook has none."""
+    if script is not None:
+        (tmp_path / "mine.py").write_text(script)
+    main = types.ModuleType("__main__")
+    monkeypatch.setitem(sys.modules, "__main__", main)
+    prefetch.check_workers(2)
+    main.__file__ = str(tmp_path / "mine.py")
+    prefetch.check_workers(0)
+    if guarded:
+        prefetch.check_workers(2)
+    else:
+        with pytest.raises(UserError, match=r"workers=2: each worker .*mine.py again .* below if __name__"):
+            prefetch.check_workers(2)
+
+
+def test_workers_use_no_shared_memory(streamed, monkeypatch):
+    """In a container /dev/shm has 64 MB, and a worker that fills it is killed."""
+    from multiprocessing import shared_memory
+
+    monkeypatch.setattr(shared_memory, "SharedMemory", None)  # raises where batches come through it
+    assert len(batches(streamed.train, 2, 1)) == 2
 
 
 def test_hosts_share_out_every_batch(resident, streamed):

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from cnnjax import runtime
+from cnnjax.errors import UserError
 
 FLAG = "--xla_cpu_experimental_ynn_fusion_type="
 
@@ -173,3 +174,11 @@ def test_imports_are_lean():
 def test_free_memory_is_some_of_what_the_machine_has():
     physical = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     assert 2**20 < int(_run("from cnnjax import runtime; print(runtime.free_memory())")) <= physical
+
+
+@pytest.mark.parametrize("flags", ["--xla_cpu_no_such_flag=1", "--xla_dump_max_hlo_modules=3 -xla_cpu_nor_this"])
+def test_an_xla_flag_that_jaxlib_does_not_have_is_refused(monkeypatch, flags):
+    """XLA would end the process with a stack trace."""
+    monkeypatch.setenv("XLA_FLAGS", flags)
+    with pytest.raises(UserError, match=r"^XLA_FLAGS names --xla_cpu_no\w+, which the installed jaxlib does not have"):
+        runtime._set_xla_flag()

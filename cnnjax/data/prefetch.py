@@ -7,12 +7,14 @@ hosts.
 
 import os
 import signal
+import sys
 import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing import parent_process
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -25,6 +27,9 @@ from cnnjax.data.dataset import ArraySplit, Examples, LazySplit, Split
 from cnnjax.errors import UserError
 
 CHUNK = 2**26  # bytes per chunk: one is computed on, one waits on the devices, one is being made
+# Workers send batches through pipes. grain would use /dev/shm, which has 64 MB in a usual container, and a worker that
+# fills it is killed by a signal.
+_THROUGH_PIPES = 2**62
 
 
 def is_streamed(split: Split) -> bool:
@@ -86,8 +91,11 @@ def prefetch_batches(
     threads = 0 if workers else runtime.cores()
     stream = batches.to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=threads + 1))
     if workers:
+        check_workers(workers)
         if not flags.FLAGS.is_parsed():
             flags.FLAGS.mark_as_parsed()  # grain asks absl's flags, which only absl's own programs parse
+        sent = grain.experimental.DatasetOptions(min_shm_size=_THROUGH_PIPES)
+        stream = grain.experimental.WithOptionsIterDataset(stream, sent)
         options = grain.multiprocessing.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=2)
         stream = stream.mp_prefetch(options, _begin)
     stream = stream.batch(length, drop_remainder=False).map(place)
@@ -100,6 +108,22 @@ def prefetch_batches(
     finally:
         chunks.close()  # so that a caller's variable does not keep the threads alive
         iterator.close()
+
+
+def check_workers(workers: int) -> None:
+    """Raises UserError where worker processes would run the caller's script again, because it does not guard itself."""
+    file = getattr(sys.modules.get("__main__"), "__file__", None)  # none in notebooks, which workers do not run
+    if not workers or file is None:
+        return
+    try:
+        guarded = "__main__" in Path(file).read_text("utf8", "replace")
+    except OSError:
+        guarded = False  # read from a pipe: workers would look for a file of that name
+    if not guarded:
+        raise UserError(
+            f"workers={workers}: each worker process runs {file} again when it starts; put what the script does below "
+            'if __name__ == "__main__":, or use workers=0, which decodes in threads'
+        )
 
 
 @dataclass(frozen=True)

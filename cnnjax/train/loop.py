@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Literal, Protocol
 import optax
 
 from cnnjax import distributed, losses
+from cnnjax.data import prefetch
 from cnnjax.data.dataset import Split, as_dataset
 from cnnjax.data.mixup import Mix
 from cnnjax.errors import UserError
@@ -96,6 +97,8 @@ def _run(plan: Plan) -> Result:
     """Train, or return what a finished run left."""
     _ = plan.steps, plan.strategy, plan.step_config  # refuse what does not fit before anything is written
     plan.check_memory()
+    if prefetch.is_streamed(plan.train_split):
+        prefetch.check_workers(plan.options.workers)
     check_hosts_agree(plan.options.settings(), plan.network.class_names, plan.train_split, plan.valid_split)
     with ExitStack() as opened:
         if plan.folder is not None:
