@@ -13,6 +13,8 @@ from cnnjax.errors import UserError
 from cnnjax.network import Network
 from cnnjax.ops import conv, max_pool
 
+pytestmark = pytest.mark.usefixtures("quickly_compiled")
+
 
 def stack(*windows, stride=1):
     def model(x):

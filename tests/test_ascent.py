@@ -137,6 +137,7 @@ def draw_once(network, number):
     visualize.render(network, objective, recipe=STILL, steps=1 + number % 3, seed=number, patience=1 + number)
 
 
+@pytest.mark.slow
 def test_many_calls_are_one_program_for_each_layer_and_size(network):
     jax.clear_caches()  # of other tests, which may have drawn the other layer
     draw_once(network, 0)

@@ -13,6 +13,8 @@ from cnnjax.data import normalize
 from cnnjax.errors import UserError
 from cnnjax.visualize import attribution_metrics as metrics
 
+pytestmark = pytest.mark.usefixtures("quickly_compiled")
+
 SIDE = 12
 
 

@@ -10,6 +10,8 @@ from oracles import keras_vis, recipe
 
 from cnnjax import visualize
 
+pytestmark = pytest.mark.usefixtures("quickly_compiled")
+
 STORED = np.load(Path(__file__).parent / "oracles" / "attribution_peers.npz")
 SIDE, TARGETS = 12, (1, 2, 0)
 SHOWN = (recipe.uniform("attribution images", (3, SIDE, SIDE, 3)) + 1) / 2

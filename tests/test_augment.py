@@ -11,6 +11,8 @@ from oracles import affine
 from cnnjax.data.augment import Augment, draw, resample
 from cnnjax.errors import UserError
 
+pytestmark = pytest.mark.usefixtures("quickly_compiled")
+
 ARTICLE = Augment()
 NOTHING = Augment(rotation=0.0, shift=0.0, shear=0.0, zoom=0.0, flip=False)
 EVERYTHING = Augment(shear=20.0, fill="reflect", exposure=0.5, contrast=0.3)

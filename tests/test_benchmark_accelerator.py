@@ -70,6 +70,7 @@ def test_shares_refer_to_the_makers_peak():
     assert accelerator.with_share(other, {"bfloat16": limit}).peak_share is None
 
 
+@pytest.mark.slow
 def test_every_full_workload_can_be_prepared_abstractly():
     for work in (*accelerator.FULL, accelerator.SCALED):
         described = {"model": work.model, "image_size": work.image_size, "batch_size": work.batch_size}

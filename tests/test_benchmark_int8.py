@@ -13,6 +13,8 @@ from PIL import Image
 
 from cnnjax import formats
 
+pytestmark = pytest.mark.usefixtures("quickly_compiled")
+
 
 @pytest.fixture(scope="module")
 def pair(tmp_path_factory):
@@ -23,6 +25,7 @@ def pair(tmp_path_factory):
     return exact, formats.load(path, include_top=False)
 
 
+@pytest.mark.slow
 def test_the_change_of_the_maps_is_that_of_their_norms(pair):
     image = np.random.default_rng(0).random((32, 32, 3), np.float32)
     found = int8._relative_changes(*pair, jnp.asarray(image))
@@ -34,6 +37,7 @@ def test_the_change_of_the_maps_is_that_of_their_norms(pair):
         assert 1e-3 < value < 0.05
 
 
+@pytest.mark.slow
 def test_filters_drawn_by_both_stand_above_each_other(pair, monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(formats, "resolve", lambda *_, **__: pair[0])
     monkeypatch.setattr(formats, "load_bundled", lambda *_, **__: pair[1])

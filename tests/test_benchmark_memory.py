@@ -62,6 +62,7 @@ def test_errors_of_the_memory_benchmark():
         memory.memory(precisions=())
 
 
+@pytest.mark.slow
 def test_losses_and_their_deviations(tmp_path):
     rng = np.random.default_rng(0)
     images, labels = rng.integers(0, 256, (8, 16, 16, 3)).astype(np.uint8), np.arange(8, dtype=np.int32) % 2

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import jpegs
@@ -24,7 +25,8 @@ def test_streaming_as_a_user_runs_it(tmp_path):
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     results = json.loads(out.read_text())
-    assert [row["who"] for row in results["rows"]] == who
+    # The extra `test` has no PyTorch: a peer that is not installed is left out of the table.
+    assert [row["who"] for row in results["rows"]] == (who if find_spec("torch") else who[:2])
     rates = [32 / row["median"] for row in results["rows"]]
     assert results["images_per_second_per_core"] == pytest.approx(rates) and results["cores_used"] == 1
     few, many = results["peak_memory"]["8"], results["peak_memory"]["16"]

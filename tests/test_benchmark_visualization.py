@@ -17,6 +17,8 @@ from race import Look
 
 from cnnjax.errors import UserError
 
+pytestmark = pytest.mark.usefixtures("quickly_compiled")
+
 ROOT = Path(__file__).parents[1]
 needs_keras = pytest.mark.skipif(not (find_spec("tensorflow") and find_spec("keras")), reason="needs the extra `peers`")
 

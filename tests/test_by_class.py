@@ -22,6 +22,8 @@ from cnnjax.errors import UserError
 from cnnjax.network import Network
 from cnnjax.train import by_class, diagnosis, fit
 
+pytestmark = pytest.mark.usefixtures("quickly_compiled")
+
 
 class Brightness(nnx.Module):
     """One logit: how bright an image is; `dead` units see nothing."""

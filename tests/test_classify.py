@@ -19,6 +19,8 @@ from cnnjax.data.example_image import CHELSEA, load_image
 from cnnjax.data.normalize import fit_normalizer, identity
 from cnnjax.errors import UserError
 
+pytestmark = pytest.mark.usefixtures("quickly_compiled")
+
 SIDE = 32
 
 

@@ -279,7 +279,8 @@ def test_two_classes_have_one_logit(name, count, logits):
 # Transfer
 
 
-@pytest.mark.parametrize("bundled", [False, pytest.param(True, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("bundled", [False, True])
 def test_transfer_from_a_folder_of_images(images, tmp_path, capsys, bundled):
     """With a narrow VGG11; and with the VGG16 of the package, on images of half its size."""
     flags = ["--run", tmp_path / "run", "--data.source", f"folder:{images}", "--data.image-size", "32"]

@@ -15,6 +15,8 @@ from cnnjax.errors import UserError
 from cnnjax.visualize import Image, Recipe, Stage, ascent, octaves, optimizers
 from cnnjax.visualize.films import Recorder
 
+pytestmark = pytest.mark.usefixtures("quickly_compiled")
+
 SIZE = (20, 26)
 CAT = (255 * example_image.chelsea_face(SIZE)).astype(np.uint8)
 DREAM = visualize.recipes.recipe("deepdream")
@@ -102,6 +104,7 @@ def test_what_cannot_start_is_one_sentence(network):
         draw(start=CAT[..., :1], recipe="lucid")
 
 
+@pytest.mark.slow
 def test_the_command_dreams(tmp_path, capsys, quickly_compiled):
     commands.deepdream(layer="block1_conv2", weights="vgg16-mini", steps=4, image_size=90, out=tmp_path)
     image = Image.read(tmp_path / "block1_conv2-layer.png")

@@ -96,6 +96,7 @@ def together(place):
     return said, weights(place, "together")
 
 
+@pytest.mark.slow
 def test_two_hosts_train_as_one_process_and_as_one_device(place, together):
     said, both = together
     one = [start(place, f"alone-{n}", n) for n in (4, 1)]

@@ -14,6 +14,8 @@ from cnnjax.data.example_image import chelsea_face, load_image
 from cnnjax.data.normalize import identity
 from cnnjax.figures.overlays import overlay
 
+pytestmark = pytest.mark.usefixtures("quickly_compiled")
+
 SIDE = 16
 QUICK = ("gradient", "grad-cam", "integrated-gradients")
 

@@ -10,9 +10,10 @@ import pytest
 SEVERAL = int(os.environ.get("CNNJAX_KILLS", "5"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("number", "loading"),
-    [(1, ["resident"]), pytest.param(SEVERAL, ["resident", "stream"], marks=pytest.mark.slow)],
+    [(1, ["resident"]), (SEVERAL, ["resident", "stream"])],
     ids=["once", "repeatedly"],
 )
 def test_killed_at_random_moments_a_run_ends_the_same_bit_for_bit(tmp_path, number, loading):

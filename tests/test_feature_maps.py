@@ -11,6 +11,8 @@ from cnnjax.data import normalize
 from cnnjax.errors import UserError
 from cnnjax.visualize import at_image_size, feature_maps, layer_shapes
 
+pytestmark = pytest.mark.usefixtures("quickly_compiled")
+
 
 def image(side=12):
     return np.random.default_rng(0).random((side, side, 3), dtype=np.float32)

@@ -14,6 +14,8 @@ from cnnjax import Network, models, visualize
 from cnnjax.data import normalize
 from cnnjax.errors import UserError
 
+pytestmark = pytest.mark.usefixtures("quickly_compiled")
+
 SIDE = 12
 PROGRAM = importlib.import_module("cnnjax.visualize.attribution.accumulate")._advance
 

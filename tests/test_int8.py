@@ -27,6 +27,8 @@ from cnnjax.data import normalize
 from cnnjax.errors import UserError
 from cnnjax.formats import bundled, int8, int8_writer, native, published
 
+pytestmark = pytest.mark.usefixtures("quickly_compiled")
+
 SHIPPED = "a2725dc6e19da4b4a02746975da2b94e72e0d0eb4805d13257b6b31b580b0c2e"
 LOCAL = "CNNJAX_VGG16_NOTOP"
 """An environment variable: a Keras file with VGG16's published convolutions, under any name."""

@@ -13,6 +13,8 @@ from hypothesis import strategies as st
 from cnnjax import losses
 from cnnjax.errors import UserError
 
+pytestmark = pytest.mark.usefixtures("quickly_compiled")
+
 LAWS = settings(max_examples=15, deadline=None)
 EXAMPLES = st.builds(lambda seed: draw(seed, 3, 4), st.integers(0, 999))  # one shape: compiled once
 

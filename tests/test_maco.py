@@ -17,6 +17,8 @@ from cnnjax.visualize.image_io import Image
 from cnnjax.visualize.parameterizations import Phases
 from cnnjax.visualize.parameterizations.maco import magnitudes, photograph_spectrum, summing_attention
 
+pytestmark = pytest.mark.usefixtures("quickly_compiled")
+
 SHORT = Recipe(
     "short",
     (Stage(16, (visualize.window(0.9, 0.6), visualize.noise(2.0)), lp=0.0),),

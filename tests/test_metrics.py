@@ -14,6 +14,8 @@ from cnnjax import losses
 from cnnjax.errors import UserError
 from cnnjax.train import metrics
 
+pytestmark = pytest.mark.usefixtures("quickly_compiled")
+
 LAWS = settings(max_examples=15, deadline=None)
 
 

@@ -13,6 +13,8 @@ from scipy import stats
 from cnnjax.data import Mix, cutmix, mixup
 from cnnjax.errors import UserError
 
+pytestmark = pytest.mark.usefixtures("quickly_compiled")
+
 N, HEIGHT, WIDTH, CLASSES = 8, 9, 14, 5
 MIXES = {"mixup": mixup(0.4), "cutmix": cutmix(1.0)}
 

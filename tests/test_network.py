@@ -16,6 +16,8 @@ from cnnjax import Network, data, models
 from cnnjax.data import normalize
 from cnnjax.errors import UserError
 
+pytestmark = pytest.mark.usefixtures("quickly_compiled")
+
 RNG = np.random.default_rng(0)
 
 

@@ -9,6 +9,8 @@ from cnnjax.data import normalize
 from cnnjax.data.normalize import fit_normalizer
 from cnnjax.errors import UserError
 
+pytestmark = pytest.mark.usefixtures("quickly_compiled")
+
 
 def make_images(n, size=6, seed=0):
     """Smooth random images, so that a few directions carry most of the variance."""

@@ -7,6 +7,8 @@ import pytest
 from cnnjax.errors import UserError
 from cnnjax.visualize import objectives, optimizers, parameterizations, recipes, transforms
 
+pytestmark = pytest.mark.usefixtures("quickly_compiled")
+
 LOGITS = jnp.array([1.0, -2.0, 0.5])
 MAPS = jnp.arange(24.0).reshape(3, 4, 2)
 ACTIVATIONS = {"conv": MAPS, "fc": jnp.array([3.0, 4.0])}

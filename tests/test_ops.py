@@ -14,6 +14,8 @@ from oracles.numpy_autodiff import Value
 from cnnjax.errors import UserError
 from cnnjax.ops import broadcast_bias, conv, conv_max_pool, dense, max_pool, pool, winograd
 
+pytestmark = pytest.mark.usefixtures("quickly_compiled")
+
 few = settings(max_examples=8, deadline=None)
 
 

@@ -12,6 +12,8 @@ from oracles import recipe
 from cnnjax.errors import UserError
 from cnnjax.train import optimizers, schedules
 
+pytestmark = pytest.mark.usefixtures("quickly_compiled")
+
 START = np.array([1.0, -2.0, 0.5], np.float32)
 TREE = {
     "conv": {"kernel": np.ones((3, 3, 2, 4), np.float32), "bias": np.ones(4, np.float32)},

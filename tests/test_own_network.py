@@ -74,6 +74,7 @@ def test_the_file_is_short_and_imports_only_the_public_interface():
     ]
 
 
+@pytest.mark.slow
 def test_grey_images_of_another_size_train_as_well():
     result = fit(None, (28, 28, 1), epochs=1)
     assert result.network.image_shape == (28, 28, 1) and np.isfinite(result.test["loss"])
@@ -84,7 +85,12 @@ SLOW = pytest.mark.slow
 
 @pytest.mark.parametrize(
     ("devices", "mode"),
-    [(2, "pmap"), pytest.param(2, "mesh", marks=SLOW), pytest.param(8, "pmap", marks=SLOW), (8, "mesh")],
+    [
+        pytest.param(2, "pmap", marks=SLOW),
+        pytest.param(2, "mesh", marks=SLOW),
+        pytest.param(8, "pmap", marks=SLOW),
+        (8, "mesh"),
+    ],
 )
 def test_devices_and_strategies_agree(alone, devices, mode):
     """The moving average of parameters and of BatchNorm's statistics after ten steps, within 1e-5."""
@@ -119,6 +125,7 @@ def close(found: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -> None
         np.testing.assert_allclose(array, expected[name], rtol=0, atol=1e-5, err_msg=name)
 
 
+@pytest.mark.slow
 def test_stopped_and_resumed_is_the_same_bit_for_bit(alone, tmp_path):
     def stop(done: int, total: int, latest: dict) -> None:
         if done >= 7:

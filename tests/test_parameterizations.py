@@ -18,6 +18,8 @@ from cnnjax.visualize import Recipe, Stage, ascent, parameterizations
 from cnnjax.visualize.parameterizations import Spectrum
 from cnnjax.visualize.parameterizations.colors import decorrelate, recorrelate
 
+pytestmark = pytest.mark.usefixtures("quickly_compiled")
+
 FIXTURES = np.load(Path(lucid.__file__).with_suffix(".npz"))
 SHORT = Recipe(
     "short",

@@ -24,6 +24,8 @@ from cnnjax.train import loop, metrics, optimizers, step, strategy
 from cnnjax.train.state import TrainState, create_state
 from cnnjax.train.training import EVAL_BATCH
 
+pytestmark = pytest.mark.usefixtures("quickly_compiled")
+
 SIDE, BATCH, STEPS, SIZE, CLASSES = 32, 32, 50, 96, 3
 SMALL = {"name": "small-cnn", "width_multiplier": 0.25}
 VGG = {"name": "vgg13", "width_multiplier": 1 / 8, "dense_units": 64, "dropout": 0.25}
@@ -104,6 +106,7 @@ def vgg():
     return curve(VGG)
 
 
+@pytest.mark.slow
 def test_fifty_steps_in_microbatches_are_those_of_one_batch(small):
     """With dropout and augmentation, which belong to an example's place in the whole batch."""
     found = curve(SMALL, microbatches=4)
@@ -131,6 +134,7 @@ def test_a_rate_a_fifth_higher_would_not_pass(small):
     assert apart(small.again(1.2 * RATE).losses, small.losses) > 1.5 * HALF
 
 
+@pytest.mark.slow
 def test_remat_computes_again_what_it_did_not_keep(vgg):
     found = curve(VGG, remat=True)
     assert vgg.losses[-1] < 0.1 * vgg.losses[0]
@@ -171,7 +175,9 @@ def program_of(mode: str, count: int):
     return program, jax.device_get(program(*arguments)), state
 
 
-@pytest.mark.parametrize("mode", ["jit", "mesh", "pmap"])
+@pytest.mark.parametrize(
+    "mode", [pytest.param("jit", marks=pytest.mark.slow), "mesh", pytest.param("pmap", marks=pytest.mark.slow)]
+)
 def test_microbatches_on_eight_devices_agree_with_one_batch(programs, mode):
     (state, sums), (one, one_sums) = programs[mode][1], programs["whole"][1]
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-6), state.params, one.params)

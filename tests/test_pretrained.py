@@ -21,6 +21,8 @@ from cnnjax.data import normalize
 from cnnjax.errors import UserError
 from cnnjax.formats import native
 
+pytestmark = pytest.mark.usefixtures("quickly_compiled")
+
 SIZE = (16, 16)
 IMAGES = np.random.default_rng(0).integers(0, 256, (6, *SIZE, 3)).astype(np.uint8)
 FIRST = Path(__file__).parent / "fixtures" / "first_edition"

@@ -21,6 +21,8 @@ from cnnjax.errors import UserError
 from cnnjax.figures import worked_examples as drawings
 from cnnjax.visualize.feature_maps import FeatureMaps
 
+pytestmark = pytest.mark.usefixtures("quickly_compiled")
+
 LAYERS = tuple(f"block{b}_conv1" for b in range(1, 6))
 CLASSES = ("rabbit", "crocodile", "starfish", "husky")
 VOID = {"br", "img", "meta", "link", "hr", "input"}

@@ -17,6 +17,8 @@ from cnnjax import models
 from cnnjax.errors import UserError
 from cnnjax.models.resnet import overlapping_max_pool
 
+pytestmark = pytest.mark.usefixtures("quickly_compiled")
+
 STEPS, CLASSES, LEARNING_RATE = 5, 10, 0.01
 NAMES = {"kernel": "weight", "scale": "weight", "bias": "bias", "mean": "running_mean", "var": "running_var"}
 
@@ -151,6 +153,7 @@ def test_evaluation_uses_the_running_statistics(small):
     jax.tree.map(np.testing.assert_array_equal, output.model_state, state)
 
 
+@pytest.mark.slow
 def test_any_size_and_channels():
     graphdef, params, state = models.split(
         random_networks.model("resnet18", channels=1, num_classes=1, width_multiplier=0.05)

@@ -28,6 +28,7 @@ def folder(tmp_path_factory):
     return root
 
 
+@pytest.mark.slow
 def test_small_cnn_learns_tiles_of_photographs(folder):
     dataset = from_folder(folder, image_size=32, per_class=200, valid=60, test=60)
     assert dataset.class_names == ("brick", "grass", "gravel")

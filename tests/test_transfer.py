@@ -20,6 +20,8 @@ from cnnjax.train import fit, optimizers, step, transfer
 from cnnjax.train.state import create_state, frozen_layers
 from cnnjax.train.step import Batch, StepConfig
 
+pytestmark = pytest.mark.usefixtures("quickly_compiled")
+
 SIDE, SIZE = 32, 24
 MODEL = {"name": "vgg11", "width_multiplier": 0.06, "dense_units": 12}
 EARLY = ("block1", "block2", "block3", "block4")

@@ -10,6 +10,8 @@ from cnnjax import visualize
 from cnnjax.errors import UserError
 from cnnjax.visualize import transforms
 
+pytestmark = pytest.mark.usefixtures("quickly_compiled")
+
 HEIGHT, WIDTH = 13, 18
 IMAGE = np.random.default_rng(0).uniform(0, 255, (HEIGHT, WIDTH, 3))
 KEYS = jax.random.split(jax.random.key(1), 40)

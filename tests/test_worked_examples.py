@@ -9,6 +9,8 @@ from scipy.signal import correlate2d
 
 from cnnjax.article import worked_examples
 
+pytestmark = pytest.mark.usefixtures("quickly_compiled")
+
 
 @pytest.fixture(scope="module")
 def examples() -> worked_examples.WorkedExamples:
