@@ -1,4 +1,4 @@
-"""What this machine needs before JAX starts a backend: an XLA flag, the compilation cache, memory, a cache folder.
+"""What this machine needs before JAX starts a backend: XLA flags, the compilation cache, memory, a cache folder.
 
 Importing this module changes nothing. `configure()`, exported as `cnnjax.configure`, is called by the commands; a
 script or notebook calls it first, before anything touches a device, to get the same settings.
@@ -17,8 +17,13 @@ from pathlib import Path
 
 from cnnjax.errors import UserError
 
-# YNNPACK is slower than Eigen on x86 for these networks' shapes; the empty value switches it off.
-_CPU_FLAG = "xla_cpu_experimental_ynn_fusion_type"
+_CPU_FLAGS: dict[str, str | bool] = {
+    # YNNPACK is slower than Eigen on x86 for these networks' shapes; the empty value switches it off.
+    "xla_cpu_experimental_ynn_fusion_type": "",
+    # Kernels of fused operations that XLA makes by MLIR take twice as long to compile as those that it makes without, and
+    # a training step of the small network takes a fifth longer with them.
+    "xla_cpu_use_fusion_emitters": False,
+}
 
 # glibc returns large blocks to the system when they are freed, and gets them again as new pages with a fault for each.
 # XLA frees its temporary buffers after every call: a training step of the small network spent a sixth of its CPU time
@@ -34,7 +39,7 @@ _configured = False
 
 
 def configure(*, keep_memory: bool | None = None) -> None:
-    """Set an XLA flag, JAX's compilation cache and malloc for fast training; a second call does nothing.
+    """Set XLA flags, JAX's compilation cache and malloc for fast training; a second call does nothing.
 
     A setting of the user's own is never changed: not an XLA flag that is given, nor an XLA_FLAGS that names a file of
     flags, nor a compilation cache, nor a tuned malloc. The environment variable CNNJAX_RUNTIME=off makes this function
@@ -49,7 +54,7 @@ def configure(*, keep_memory: bool | None = None) -> None:
     if _configured or os.environ.get("CNNJAX_RUNTIME") == "off":
         return
     _configured = True
-    _set_xla_flag()
+    _set_xla_flags()
     _set_compilation_cache()
     if (is_cpu_host() if keep_memory is None else keep_memory) and _keep_memory():
         changes.append("freed memory is kept for the next step, in huge pages (glibc's malloc)")
@@ -132,14 +137,15 @@ def available_memory() -> int:
     return min(bounds, default=2**32)
 
 
-def compiler_options(platform: str) -> dict[str, str] | None:
+def compiler_options(platform: str) -> dict[str, str | bool] | None:
     """What `jax.jit(compiler_options=...)` takes for fast programs on a platform; None for nothing.
 
-    A program is then as fast without `configure()`. Unlike a flag it concerns nobody else's programs. pmap takes none.
+    A program is then as fast without `configure()`. Unlike flags they concern nobody else's programs. pmap takes none.
     """
-    if platform != "cpu" or os.environ.get("CNNJAX_RUNTIME") == "off" or _CPU_FLAG in os.environ.get("XLA_FLAGS", ""):
+    if platform != "cpu" or os.environ.get("CNNJAX_RUNTIME") == "off":
         return None
-    return {_CPU_FLAG: ""} if jaxlib_knows(_CPU_FLAG) else None
+    given = os.environ.get("XLA_FLAGS", "")
+    return {name: value for name, value in _CPU_FLAGS.items() if name not in given and jaxlib_knows(name)} or None
 
 
 @functools.cache
@@ -158,7 +164,7 @@ def jaxlib_knows(flag: str) -> bool:
     return False
 
 
-def _set_xla_flag() -> None:
+def _set_xla_flags() -> None:
     flags = os.environ.get("XLA_FLAGS", "").strip()
     if flags and not flags.startswith("-") and not Path(flags.split()[0]).is_file():
         raise UserError(
@@ -166,15 +172,16 @@ def _set_xla_flag() -> None:
         )
     if flags.startswith("-"):
         _check_known(flags)
-    if _CPU_FLAG in flags:
+    wanted = {name: f"--{name}={str(value).lower()}" for name, value in _CPU_FLAGS.items() if name not in flags}
+    if not wanted:
         return
     if flags and (not flags.startswith("-") or "--flagfile" in flags):
         # XLA reads a value that does not begin with a dash as the name of a file of flags.
-        changes.append(f"XLA_FLAGS names a file and is left alone; --{_CPU_FLAG}= in it would speed up CPUs")
-    elif jaxlib_knows(_CPU_FLAG):
-        os.environ["XLA_FLAGS"] = f"{flags} --{_CPU_FLAG}=".strip()
-        late = "; JAX's backend has already started, so it has no effect" if _backend_started() else ""
-        changes.append(f"XLA_FLAGS: added --{_CPU_FLAG}= (CPU convolutions by Eigen instead of YNNPACK{late})")
+        changes.append(f"XLA_FLAGS names a file and is left alone; {' '.join(wanted.values())} in it speed up CPUs")
+    elif known := [flag for name, flag in wanted.items() if jaxlib_knows(name)]:
+        os.environ["XLA_FLAGS"] = " ".join([flags, *known]).strip()
+        late = " (JAX's backend has already started, so they have no effect)" if _backend_started() else ""
+        changes.append(f"XLA_FLAGS: added {' '.join(known)} for faster programs on CPUs{late}")
 
 
 def _check_known(flags: str) -> None:

@@ -11,8 +11,6 @@ from cnnjax.procedural import programs
 from cnnjax.procedural.canvas import arc, box, canvas, capsule, cov, ellipse, fractal, polygon, ring
 from cnnjax.procedural.surroundings import background
 
-pytestmark = pytest.mark.usefixtures("quickly_compiled")
-
 SIZE = 32
 
 

@@ -18,8 +18,6 @@ from cnnjax.visualize import Recipe, Stage, ascent, jitter, objectives, optimize
 from cnnjax.visualize.ascent import Problem
 from cnnjax.visualize.image_io import Image
 
-pytestmark = pytest.mark.usefixtures("quickly_compiled")
-
 SIDE = 12
 ORACLES = Path(__file__).parent / "oracles"
 SHORT = Recipe("short", (Stage(12, (jitter(2),)), Stage(6, (jitter(2),), tv=0.001)))

@@ -6,12 +6,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
+import numpy as np
 import pytest
 
 from cnnjax import runtime
 from cnnjax.errors import UserError
 
-FLAG = "--xla_cpu_experimental_ynn_fusion_type="
+YNN, EMITTERS = "--xla_cpu_experimental_ynn_fusion_type=", "--xla_cpu_use_fusion_emitters=false"
 
 
 def _run(code: str, **environment: str) -> str:
@@ -31,9 +33,7 @@ print(os.environ.get('XLA_FLAGS'), jax.config.jax_compilation_cache_dir)
 
 
 def test_flag_and_cache_are_set_once(tmp_path):
-    flags, cache = _run(SHOW, CNNJAX_CACHE=str(tmp_path)).split(" ")
-    assert flags == FLAG
-    assert cache == str(tmp_path / "xla")
+    assert _run(SHOW, CNNJAX_CACHE=str(tmp_path)) == f"{YNN} {EMITTERS} {tmp_path / 'xla'}"
 
 
 UNCHANGED = """
@@ -64,14 +64,19 @@ def test_importing_changes_nothing():
 
 
 def test_a_users_own_settings_stay(tmp_path):
-    mine = "--xla_cpu_experimental_ynn_fusion_type=individual_dot"
+    mine = "--xla_cpu_experimental_ynn_fusion_type=individual_dot --xla_cpu_use_fusion_emitters=true"
     assert _run(SHOW, XLA_FLAGS=mine, JAX_COMPILATION_CACHE_DIR=str(tmp_path)) == f"{mine} {tmp_path}"
 
 
 def test_other_flags_are_kept(tmp_path):
     mine = "--xla_force_host_platform_device_count=2"
     printed = _run(SHOW.replace("print(", "print(jax.device_count(), "), XLA_FLAGS=mine, CNNJAX_CACHE=str(tmp_path))
-    assert printed == f"2 {mine} {FLAG} {tmp_path / 'xla'}"
+    assert printed == f"2 {mine} {YNN} {EMITTERS} {tmp_path / 'xla'}"
+
+
+def test_a_flag_of_the_users_leaves_the_other(tmp_path):
+    mine = "--xla_cpu_use_fusion_emitters=true"
+    assert _run(SHOW, XLA_FLAGS=mine, CNNJAX_CACHE=str(tmp_path)) == f"{mine} {YNN} {tmp_path / 'xla'}"
 
 
 def test_a_file_of_flags_is_left_alone(tmp_path):
@@ -181,4 +186,15 @@ def test_an_xla_flag_that_jaxlib_does_not_have_is_refused(monkeypatch, flags):
     """XLA would end the process with a stack trace."""
     monkeypatch.setenv("XLA_FLAGS", flags)
     with pytest.raises(UserError, match=r"^XLA_FLAGS names --xla_cpu_no\w+, which the installed jaxlib does not have"):
-        runtime._set_xla_flag()
+        runtime._set_xla_flags()
+
+
+def test_options_of_a_program_are_those_that_the_user_left_open(monkeypatch):
+    monkeypatch.delenv("XLA_FLAGS", raising=False)
+    both = {"xla_cpu_experimental_ynn_fusion_type": "", "xla_cpu_use_fusion_emitters": False}
+    assert runtime.compiler_options("cpu") == both and runtime.compiler_options("gpu") is None
+    assert jax.jit(lambda x: 2 * x, compiler_options=both)(np.float32(3)) == 6  # XLA takes them
+    monkeypatch.setenv("XLA_FLAGS", "--xla_cpu_use_fusion_emitters=true")
+    assert runtime.compiler_options("cpu") == {"xla_cpu_experimental_ynn_fusion_type": ""}
+    monkeypatch.setenv("XLA_FLAGS", f"{YNN} {EMITTERS}")
+    assert runtime.compiler_options("cpu") is None

@@ -139,7 +139,7 @@ def test_a_backend_that_does_not_start_is_one_sentence(monkeypatch, capsys):
 def test_a_file_of_flags_that_is_missing_is_one_sentence(monkeypatch):
     monkeypatch.setenv("XLA_FLAGS", "flags.txt")
     with pytest.raises(UserError, match="XLA_FLAGS=flags.txt names a file of flags that does not exist"):
-        runtime._set_xla_flag()
+        runtime._set_xla_flags()
 
 
 def test_without_internet_it_takes_seconds_to_say_so(monkeypatch):
