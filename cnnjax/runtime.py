@@ -20,8 +20,8 @@ from cnnjax.errors import UserError
 _CPU_FLAGS: dict[str, str | bool] = {
     # YNNPACK is slower than Eigen on x86 for these networks' shapes; the empty value switches it off.
     "xla_cpu_experimental_ynn_fusion_type": "",
-    # Kernels of fused operations that XLA makes by MLIR take twice as long to compile as its others, and a training step
-    # of the small network takes a fifth longer with them.
+    # Kernels of fused operations that XLA makes by MLIR compile twice as long as its others, and a training step of
+    # the small network takes a fifth longer with them.
     "xla_cpu_use_fusion_emitters": False,
 }
 
