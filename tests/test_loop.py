@@ -24,7 +24,6 @@ from cnnjax.train import metrics, optimizers, run_dir
 from cnnjax.train.progress import OnProgress
 
 # Programs that run a few times.
-pytestmark = pytest.mark.usefixtures("quickly_compiled")
 
 SIDE, SIZE, EPOCHS = 16, 36, 3
 COLUMNS = {

@@ -1,5 +1,8 @@
 import dataclasses
 import functools
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import jax
@@ -305,8 +308,24 @@ def test_the_articles_recipes_are_the_articles():
     assert summary(classes) == ([(300, 0, 10), (300, 10, 10)], [16, 16])
 
 
-@pytest.mark.parametrize("name", ["article-filters", "article-classes", "filters", "classes", "quick"])
+@pytest.mark.parametrize("name", ["article-filters", "article-classes", "filters", "quick"])
 def test_recipes_draw_what_the_first_edition_drew(name):
+    compare_with_the_first_edition(name)
+
+
+@pytest.mark.slow
+def test_the_recipe_of_classes_draws_what_the_first_edition_drew():
+    """In a process that compiles as the first edition did: other rounding alone changes these images by 0.7 of 255."""
+    flags = "--xla_cpu_experimental_ynn_fusion_type= --xla_cpu_use_fusion_emitters=true"
+    paths = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
+    code = "import test_render; test_render.compare_with_the_first_edition('classes')"
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=os.environ | {"XLA_FLAGS": flags, "PYTHONPATH": paths}, timeout=300
+    )
+    assert done.returncode == 0
+
+
+def compare_with_the_first_edition(name):
     """Its images of the bundled network, commit 8b98736, seed 3: filters of block3_conv2 at 48², classes at 64².
 
     More steps, or deeper layers, would not compare: there, noise of 1e-6 on the first image or on the weights already

@@ -53,7 +53,7 @@ def run(
     per_class: int = 1000,
     eval_per_class: int = 500,
     plain_epochs: int = 20,
-    augmented_epochs: int = 40,
+    augmented_epochs: int = 50,
     image: UInt8[np.ndarray, "height width 3"] | Float[np.ndarray, "height width 3"] | None = None,
     drawn_by: Recipes = RECIPES,
     filters_image_size: int = 96,

@@ -23,7 +23,7 @@ def article(
     per_class: int = 1000,
     eval_per_class: int = 500,
     plain_epochs: int = 20,
-    augmented_epochs: int = 40,
+    augmented_epochs: int = 50,
     weights: str = "vgg16",
     reading: Flags = _READING,
     image: str = "",

@@ -4,8 +4,8 @@ XLA's windowed reduction is slow on the CPU, and so is its gradient (select and 
 channels along its vectors, where a window is only addressing: there the reshape is what is slow.
 """
 
+from collections.abc import Sequence
 from functools import partial
-from itertools import product
 
 import jax
 import jax.numpy as jnp
@@ -60,11 +60,18 @@ def _reduced(x: Array, window: int) -> Array:
 
 def _chosen(x: Array, dx: Array, window: int) -> tuple[Array, Array]:
     x, dx = _windows(x, window), _windows(dx, window)
-    y = x.max((2, 4))
-    # Each window's first maximum, by its number in reading order: it is all of x that the gradient has to keep.
-    first = jnp.full(y.shape, window**2 - 1, jnp.uint8 if window < 16 else jnp.int32)
-    for i, j in reversed(list(product(range(window), repeat=2))[:-1]):
-        first = jnp.where(x[:, :, i, :, j] == y, first.dtype.type(i * window + j), first)
-    number = jnp.arange(window**2, dtype=first.dtype).reshape(1, 1, window, 1, window, 1)
-    chosen = first[:, :, None, :, None] == number
+    # Each window's first maximum, by its number in reading order: it is all of x that the gradient has to keep. A
+    # comparison of x with its maximum would not do: XLA may compute x twice, and the two may round differently.
+    numbers = jnp.arange(window**2, dtype=jnp.uint8 if window < 16 else jnp.int32).reshape(window, window)
+    across = [_larger([(x[:, :, i, :, j], numbers[i, j]) for j in range(window)]) for i in range(window)]
+    y, first = _larger(across)
+    chosen = first[:, :, None, :, None] == numbers[None, None, :, None, :, None]
     return y, jnp.where(chosen, dx, 0).sum((2, 4))
+
+
+def _larger(candidates: Sequence[tuple[Array, Array]]) -> tuple[Array, Array]:
+    """The largest of some arrays, element by element, and the number beside the first that has it."""
+    best, number = candidates[0]
+    for value, other in candidates[1:]:
+        best, number = jnp.maximum(best, value), jnp.where(value > best, other, number)
+    return best, number
