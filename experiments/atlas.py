@@ -7,8 +7,7 @@ The first command draws all filters of the small VGG16 that is part of the packa
 it stopped when it is started again; more layers or filters are added to those that are there.
 """
 
-from cnnjax.cli import command_line
-from cnnjax.cli.atlas import atlas
+from cnnjax.__main__ import run
 
 if __name__ == "__main__":
-    command_line.main(atlas)
+    run("atlas")

@@ -11,8 +11,7 @@ Two CPU cores with much other work going on, the package's VGG16 at 64²: 1,008 
 figure 8 s more.
 """
 
-from cnnjax.cli import command_line
-from cnnjax.cli.classify import classify
+from cnnjax.__main__ import run
 
 if __name__ == "__main__":
-    command_line.main(classify)
+    run("classify")

@@ -9,8 +9,7 @@ The README's docs/contact-sheet.jpg was made by
     python experiments/contact_sheet.py --count 8 --image-size 96 --seed 3 --rendering 3 --out docs/contact-sheet.jpg
 """
 
-from cnnjax.cli import command_line
-from cnnjax.cli.contact_sheet import contact_sheet
+from cnnjax.__main__ import run
 
 if __name__ == "__main__":
-    command_line.main(contact_sheet)
+    run("contact-sheet")

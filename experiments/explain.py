@@ -9,8 +9,7 @@ sheet explain.png has a row for each image and a column for each method, with th
 map is also a file of its own. With --class-name the maps speak for this class, also where another one is likelier.
 """
 
-from cnnjax.cli import command_line
-from cnnjax.cli.explain import explain
+from cnnjax.__main__ import run
 
 if __name__ == "__main__":
-    command_line.main(explain)
+    run("explain")

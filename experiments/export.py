@@ -9,8 +9,7 @@ It reads Keras' .h5, .weights.h5 and .keras, PyTorch's .pth, .safetensors with t
 package, the folder of a run or of one of its checkpoints. A full VGG16 takes half a minute on two CPU cores.
 """
 
-from cnnjax.cli import command_line
-from cnnjax.cli.export import export
+from cnnjax.__main__ import run
 
 if __name__ == "__main__":
-    command_line.main(export)
+    run("export")

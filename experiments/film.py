@@ -10,8 +10,7 @@ The film of a training draws all states of the network from the same noise with 
 states in one program, so that what differs between two frames is the network.
 """
 
-from cnnjax.cli import command_line
-from cnnjax.cli.film import COMMANDS
+from cnnjax.__main__ import run
 
 if __name__ == "__main__":
-    command_line.main(COMMANDS)
+    run("film")

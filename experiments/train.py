@@ -10,8 +10,7 @@ has mean and standard deviation. A seed fixes weights, order, dropout and augmen
 --data.seed.
 """
 
-from cnnjax.cli import command_line
-from cnnjax.cli.train import train
+from cnnjax.__main__ import run
 
 if __name__ == "__main__":
-    command_line.main_with_preset(train)
+    run("train")

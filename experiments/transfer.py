@@ -21,8 +21,7 @@ cores with much other work going on, about 11 minutes of CPU time altogether.
     small CNN, augmented       test 89.6 ± 3.9%    22 to 40 epochs of 50 steps in 5 to 7 min
 """
 
-from cnnjax.cli import command_line
-from cnnjax.cli.transfer import transfer
+from cnnjax.__main__ import run
 
 if __name__ == "__main__":
-    command_line.main(transfer)
+    run("transfer")

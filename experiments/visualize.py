@@ -15,8 +15,7 @@ Two CPU cores with other work going on, the package's VGG16: 8 filters of block5
 article's 12 classes at 64², 600 steps, 42 s.
 """
 
-from cnnjax.cli import command_line
-from cnnjax.cli.visualize import COMMANDS
+from cnnjax.__main__ import run
 
 if __name__ == "__main__":
-    command_line.main(COMMANDS)
+    run("visualize")

@@ -360,7 +360,7 @@ def test_a_wheel_has_all_that_training_needs(tmp_path):
     with zipfile.ZipFile(next((source / "wheels").glob("*.whl"))) as wheel:
         packed = set(wheel.namelist())
         entry_points = wheel.read(next(name for name in packed if name.endswith("entry_points.txt"))).decode()
-    assert "cnnjax = cnnjax.cli.main:main" in entry_points
+    assert "cnnjax = cnnjax.__main__:main" in entry_points
     files = {path.relative_to(ROOT).as_posix() for path in (ROOT / "cnnjax").rglob("*") if path.is_file()}
     assert {name for name in files if "__pycache__" not in name} <= packed
 

@@ -3,6 +3,7 @@
 import fcntl
 import os
 import signal
+import subprocess
 import sys
 import types
 
@@ -80,6 +81,34 @@ def test_ctrl_c_again(monkeypatch):
     clock[0] = 1.5
     handler()
     assert ended == [130] and sys.stderr is not None
+
+
+def test_ctrl_c_ends_the_process_at_once_while_it_imports_and_when_its_work_has_ended(monkeypatch):
+    """A traceback of an import otherwise, and a crash of XLA's threads or a second Ctrl-C during Python's end."""
+    ended, said = [], []
+    monkeypatch.setattr(interrupts.os, "_exit", ended.append)
+    monkeypatch.setattr(interrupts.os, "write", lambda file, text: said.append(text))
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        interrupts.begin()
+        signal.raise_signal(signal.SIGINT)
+        assert ended == [130] and said == [b"\ninterrupted before anything was begun\n"]
+        interrupts.listen()
+        interrupts.end()  # an exception that no signal caused
+        assert ended == [130]
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+        interrupts.end()
+        assert ended == [130, 130]
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def test_the_command_listens_before_it_imports_anything_slow():
+    """Of this package, too, its main module and what that imports on the way."""
+    code = "import cnnjax.__main__, sys; print([m for m in ('jax', 'numpy', 'tyro') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout == "[]\n"
 
 
 def test_somebody_elses_handler_stays(monkeypatch):

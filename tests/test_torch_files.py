@@ -39,6 +39,20 @@ def test_files_that_pytorch_wrote(tmp_path, tiny, name):
     )
 
 
+@pytest.mark.parametrize("prefix", ["", "backbone."])
+def test_a_resnet_as_the_children_of_a_sequential_network(tmp_path, prefix):
+    """torch.nn.Sequential(*resnet.children()) numbers them: 2 and 3 are relu and pooling, 8 is the mean."""
+    state = numpy_nets.filled(numpy_nets.resnet_shapes((2, 2, 2, 2)))
+    numbers = {"conv1": 0, "bn1": 1, "layer1": 4, "layer2": 5, "layer3": 6, "layer4": 7, "fc": 9}
+    parts = {name: name.split(".", 1) for name in state}
+    torch_files.save(tmp_path / "plain.pth", state)
+    torch_files.save(
+        tmp_path / "children.pth", {f"{prefix}{numbers[a]}.{b}": state[name] for name, (a, b) in parts.items()}
+    )
+    network = formats.load(tmp_path / "children.pth")
+    assert network.config["name"] == "resnet18" and network.digest == formats.load(tmp_path / "plain.pth").digest
+
+
 def test_what_a_script_saved_beside_the_parameters_is_named():
     beside = {name: formats.load(TORCH / name).provenance for name in FILES[-3:]}
     assert beside["checkpoint.pth.tar"]["in"] == beside["lightning.ckpt"]["in"] == "state_dict"

@@ -30,6 +30,8 @@ BESIDE = re.compile(
     r"(criterion|criteria|loss(es)?|loss_?f(n|unc|unction)|n_averaged|.*(metric|acc|auroc|f1|iou).*)(_\w+)?"
 )
 """Modules that are kept with a network but are none of its layers: losses with weights, metrics."""
+CHILDREN = {"0": "conv1", "1": "bn1", "4": "layer1", "5": "layer2", "6": "layer3", "7": "layer4", "9": "fc"}
+"""What torchvision's ResNet is called in torch.nn.Sequential(*resnet.children())."""
 AVERAGES = re.compile(r".*(ema|swa|averag|teacher|momentum).*")
 
 
@@ -114,7 +116,11 @@ def _network(tensors: dict[str, Tensor]) -> Found:
 
 def _below(tensors: dict[str, Tensor], prefix: str, more: str) -> Found:
     """What the names with a prefix are, without it and with `more` before them."""
-    own = {more + name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
+    own = {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+    if own.keys() >= {"0.weight", "4.0.conv1.weight", "7.0.conv1.weight"}:
+        parts = {name: name.partition(".") for name in own}
+        own = {f"{CHILDREN.get(first, first)}.{rest}": own[name] for name, (first, _, rest) in parts.items()}
+    own = {more + name: tensor for name, tensor in own.items()}
     beside = [tensor.name for name, tensor in tensors.items() if not name.startswith(prefix)]
     modules = {name.rpartition(".")[0] for name in own}
     architecture, layers = nearest(modules)
