@@ -10,6 +10,10 @@ class UserError(ValueError):
     """Bad input. Commands print the sentence and exit with code 2; nothing already computed is lost."""
 
 
+class Diverged(UserError):
+    """The training loss of a run is no longer finite."""
+
+
 class Preempted(Exception):
     """SIGTERM was received and everything is saved. Commands print the sentence and exit with code 0."""
 

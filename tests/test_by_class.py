@@ -14,7 +14,7 @@ from PIL import Image
 
 from cnnjax import data, losses
 from cnnjax.classify import label_of, score
-from cnnjax.cli import build, train
+from cnnjax.cli import build, groups, train
 from cnnjax.cli.config import Config, DataConfig, LossConfig
 from cnnjax.cli.presets import PRESETS
 from cnnjax.data import ArraySplit, from_folder
@@ -84,7 +84,7 @@ def test_a_run_says_how_unequal_classes_fare(tmp_path):
     test = json.loads((tmp_path / "run" / "test.json").read_text())
     assert test == result.test and test["count_by_class"] == {"cat": 37, "dog": 23}
     assert test["accuracy_by_class"] == {"cat": 1.0, "dog": pytest.approx(20 / 23)}
-    assert "balanced accuracy 93.5%; by class: dog 87.0% of 23, cat 100.0% of 37" in train.describe(result)
+    assert "balanced accuracy 93.5%; by class: dog 87.0% of 23, cat 100.0% of 37" in groups.describe(result)
     again = fit(
         network(),
         dataset,
@@ -163,8 +163,8 @@ def test_a_published_test_split_of_unequal_classes_is_taken_as_a_whole(tmp_path)
 def test_presets_fit_folders_of_a_thousand_images(name, tmp_path, monkeypatch):
     """From one command with no flag but the source."""
     given = Config(**{**vars(PRESETS[name]), "data": DataConfig(**{**vars(PRESETS[name].data), "source": "folder:x"})})
-    config = train._for_files(name, given)
-    assert config.data.classes == () and train._for_files(name, PRESETS[name]) == PRESETS[name]
+    config = train.for_files(name, given)
+    assert config.data.classes == () and train.for_files(name, PRESETS[name]) == PRESETS[name]
     build.check(config)
     steps = config.train.steps_per_epoch or 600 // config.train.batch_size
     build.optimizer(config, config.train.epochs * steps)

@@ -144,23 +144,42 @@ def brief(names: Sequence[str], most: int = 4) -> str:
     return ", ".join(names) if len(names) <= most else f"{len(names)} classes"
 
 
-def optimizer(config: Config, total_steps: int) -> optax.GradientTransformation:
-    """The optimizer with its schedule over `total_steps`. Raises UserError for a schedule that does not fit them."""
+def hyperparams(config: Config) -> dict[str, float]:
+    """The numbers of the optimizer that `optimizer` can be given, where they are not 0 and the optimizer has them."""
     chosen = config.optimizer
-    warmup_steps, weight_decay = chosen.warmup_steps, chosen.weight_decay
+    numbers = {"learning_rate": chosen.learning_rate, "weight_decay": _weight_decay(config)}
+    numbers |= {"clip_norm": chosen.clip_norm, "momentum": chosen.momentum if chosen.name == "sgd" else 0.0}
+    return {name: value for name, value in numbers.items() if value}
+
+
+def _weight_decay(config: Config) -> float:
+    given = config.optimizer.weight_decay
+    if given is None:
+        return ADAMW_WEIGHT_DECAY if config.optimizer.name == "adamw" else 0.0
+    return given
+
+
+def optimizer(config: Config, total_steps: int, **numbers: Any) -> optax.GradientTransformation:
+    """The optimizer with its schedule over `total_steps`. Raises UserError for a schedule that does not fit them.
+
+    numbers: some of `hyperparams`, which may be traced, instead of the config's.
+    """
+    chosen = config.optimizer
+    warmup_steps = chosen.warmup_steps
     if warmup_steps is None:
         short = max(1, total_steps // 4)
         warmup_steps = min(WARMUP_STEPS, short) if chosen.schedule in schedules.WITH_WARMUP else 0
-    if weight_decay is None:
-        weight_decay = ADAMW_WEIGHT_DECAY if chosen.name == "adamw" else 0.0
-    schedule = schedules.create(chosen.schedule, chosen.learning_rate, total_steps, warmup_steps, cycles=chosen.cycles)
+    peak = 1.0 if "learning_rate" in numbers else chosen.learning_rate
+    schedule = schedules.create(chosen.schedule, peak, total_steps, warmup_steps, cycles=chosen.cycles)
+    if "learning_rate" in numbers:
+        schedule = schedules.scale(schedule, numbers["learning_rate"])
     return optimizers.create(
         chosen.name,
         schedule,
-        momentum=chosen.momentum,
+        momentum=numbers.get("momentum", chosen.momentum),
         nesterov=chosen.nesterov,
-        weight_decay=weight_decay,
-        clip_norm=chosen.clip_norm or None,
+        weight_decay=numbers.get("weight_decay", _weight_decay(config)),
+        clip_norm=numbers.get("clip_norm", chosen.clip_norm or None),
     )
 
 

@@ -10,6 +10,7 @@ import itertools
 import os
 import re
 import sys
+import textwrap
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -139,9 +140,10 @@ def _run(commands: Command | Mapping[str, Command], argv: Sequence[str], prog: s
 
 def _run_with_preset(function: Command, argv: Sequence[str], prog: str) -> None:
     if not argv or argv[0] in ("-h", "--help"):
-        print(f"usage: {prog} PRESET [--flag value …]\n\n{first_sentence(function)}\n\npresets:")
+        about = (inspect.getdoc(function) or "").partition("\n\nArgs:")[0]
+        print(f"usage: {prog} PRESET [--flag value …]\n\n{about}\n\npresets:")
         print(columns(presets.DESCRIPTIONS))
-        print(f"\n{prog} PRESET --help lists the flags, with the preset's values as their defaults.")
+        print(f"\n{prog} PRESET --help lists the flags, with the preset's values\nas their defaults.")
         raise SystemExit(0 if argv else 2)
     if argv[0].startswith("-"):
         raise UserError(
@@ -248,9 +250,12 @@ def _deferred(function: Command) -> Command:
 
 
 def columns(rows: Mapping[str, str]) -> str:
-    """Names and sentences in two columns."""
-    width = max(map(len, rows))
-    return "\n".join(f"  {name:{width}}  {sentence}" for name, sentence in rows.items())
+    """Names and sentences in two columns, 80 characters wide."""
+    width, lines = max(map(len, rows)), []
+    for name, sentence in rows.items():
+        first, *more = textwrap.wrap(sentence, 80 - width - 4, break_on_hyphens=False) or [""]
+        lines += [f"  {name:{width}}  {first}", *(" " * (width + 4) + line for line in more)]
+    return "\n".join(lines)
 
 
 def _sentence(box: str) -> str:

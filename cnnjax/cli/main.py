@@ -33,6 +33,7 @@ class Entry(NamedTuple):
 COMMANDS: Mapping[str, Entry] = {
     "article": Entry("article", "article", "Recompute the article and write its page."),
     "train": Entry("train", "train", "Train a network: a preset, with any of its values changed by flags.", True),
+    "sweep": Entry("sweep", "sweep", "Train a preset for every combination of values and seeds, and compare.", True),
     "visualize": Entry("visualize", "COMMANDS", "Show feature maps, filters and classes of a trained network."),
     "atlas": Entry("atlas", "atlas", "Show every filter of a network beside what of a data set fires it most."),
     "film": Entry("film", "COMMANDS", "Film an ascent, filters during training, or feature maps layer by layer."),

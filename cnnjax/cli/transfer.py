@@ -11,8 +11,9 @@ from cnnjax import data as sources
 from cnnjax import figures
 from cnnjax.cli import build
 from cnnjax.cli.config import Config, DataConfig
+from cnnjax.cli.groups import given_to
 from cnnjax.cli.presets import PRESETS
-from cnnjax.cli.train import given_to, prepare
+from cnnjax.cli.train import prepare
 from cnnjax.cli.weights import Flags, Reading, load
 from cnnjax.errors import UserError
 from cnnjax.files import write_json

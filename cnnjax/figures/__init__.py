@@ -23,3 +23,4 @@ from cnnjax.figures.overlays import heat_overlay as heat_overlay
 from cnnjax.figures.overlays import overlay as overlay
 from cnnjax.figures.predictions import predictions as predictions
 from cnnjax.figures.predictions import probabilities as probabilities
+from cnnjax.figures.sweeps import sweep as sweep

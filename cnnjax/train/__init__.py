@@ -2,7 +2,11 @@
 
 from cnnjax.train import metrics, optimizers
 from cnnjax.train.loop import Result, fit
+from cnnjax.train.members import Member, fit_members
 from cnnjax.train.run_data import read_inventory
 from cnnjax.train.state import TrainState
+from cnnjax.train.sweeps import Sweep, sweep
 
-__all__ = ["Result", "TrainState", "fit", "metrics", "optimizers", "read_inventory"]
+__all__ = [
+    "Member", "Result", "Sweep", "TrainState", "fit", "fit_members", "metrics", "optimizers", "read_inventory", "sweep",
+]  # fmt: skip

@@ -84,9 +84,10 @@ class Checkpoints:
     Raises UserError when none is left, or the folder cannot be written.
     """
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path, thread: ThreadPoolExecutor | None = None):
+        """`thread` does the writing; several runs that train together share one, since Orbax writes one at a time."""
         self.folder = folder.absolute()
-        self._thread = ThreadPoolExecutor(1)
+        self._thread, self._is_own = thread or ThreadPoolExecutor(1), thread is None
         self._saving: Future | None = None
         # Of the complete ones, by name.
         self._manifests: dict[str, dict[str, Any]] = json.loads(distributed.run_on_primary(self._open))
@@ -119,7 +120,8 @@ class Checkpoints:
     def __exit__(
         self, kind: type[BaseException] | None, raised: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._thread.shutdown()
+        if self._is_own:
+            self._thread.shutdown()
         try:
             self.wait()
         except UserError as error:

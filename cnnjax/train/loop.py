@@ -1,11 +1,12 @@
 """fit: train a network."""
 
+import inspect
 import json
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import optax
 
@@ -23,7 +24,7 @@ from cnnjax.train.plan import Callback, Options, Plan
 from cnnjax.train.progress import OnProgress
 from cnnjax.train.run_dir import Settings
 from cnnjax.train.step import Augmentation
-from cnnjax.train.training import Result, Training, save_network
+from cnnjax.train.training import Result, Shared, Training, save_network
 
 DEFAULT_LOSS = losses.cross_entropy()
 
@@ -89,12 +90,19 @@ def fit(
     the resumed run's, or a loss that is not finite; Preempted after SIGTERM, when the running call has been saved.
     """
     options = {name: value for name, value in locals().items() if name not in ("network", "dataset", "optimizer")}
-    return _run(Plan(network, as_dataset(dataset), optimizers.with_standard_promotion(optimizer), Options(**options)))
+    optimizer = optimizers.with_standard_promotion(optimizer)
+    return run_plan(Plan(network, as_dataset(dataset), optimizer, Options(**options)))
 # fmt: on
 
 
-def _run(plan: Plan) -> Result:
-    """Train, or return what a finished run left."""
+def defaults() -> dict[str, Any]:
+    """The options of `fit` and their defaults."""
+    parameters = inspect.signature(fit).parameters.values()
+    return {one.name: one.default for one in parameters if one.default is not one.empty}
+
+
+def run_plan(plan: Plan, shared: Shared | None = None) -> Result:
+    """Train, or return what a finished run left. `shared`: what the run has in common with others."""
     _ = plan.steps, plan.strategy, plan.step_config  # refuse what does not fit before anything is written
     plan.check_memory()
     if prefetch.is_streamed(plan.train_split):
@@ -103,13 +111,13 @@ def _run(plan: Plan) -> Result:
     with ExitStack() as opened:
         if plan.folder is not None:
             opened.enter_context(run_lock.locked(plan.folder))
-            if (done := _prepare(plan, plan.folder)) is not None:
+            if (done := prepare(plan, plan.folder)) is not None:
                 return done
         checkpoints = MemoryCheckpoints() if plan.folder is None else Checkpoints(plan.folder / "checkpoints")
-        return Training(plan, opened.enter_context(checkpoints), opened).run()
+        return Training(plan, opened.enter_context(checkpoints), opened, shared).run()
 
 
-def _prepare(plan: Plan, folder: Path) -> Result | None:
+def prepare(plan: Plan, folder: Path) -> Result | None:
     """Make the folder; the result if the run in it is already finished."""
     options = plan.options
     begun = distributed.run_on_primary(lambda: str(run_dir.has_results(folder))) == "True"

@@ -30,7 +30,7 @@ EpochMetrics = dict[str, float]
 """One epoch: epoch, step, train_loss, train_accuracy, valid_loss, valid_accuracy, images_per_second, seconds, and
 train_NAME and valid_NAME of each further metric."""
 
-Sums = dict[str, Array]
+Sums = dict[str, Array | np.ndarray]
 """Running sums over examples. Each name has a float32 array (2,): the sum, and the rounding error that it has left out.
 "count" is the number of examples, "finite" that of the batches before the loss was no longer finite; both are int32."""
 

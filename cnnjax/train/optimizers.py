@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import jax
 import numpy as np
 import optax
-from jaxtyping import PyTree
+from jaxtyping import Array, PyTree
 
 from cnnjax.errors import UserError, unknown
 
@@ -24,10 +24,10 @@ def create(
     name: str,
     learning_rate: float | optax.Schedule,
     *,
-    momentum: float = 0.9,
+    momentum: float | Array = 0.9,
     nesterov: bool = False,
-    weight_decay: float = 0.0,
-    clip_norm: float | None = None,
+    weight_decay: float | Array = 0.0,
+    clip_norm: float | Array | None = None,
     mask: Callable[[optax.Params], PyTree[bool]] | None = None,
     decay_all: bool = False,
 ) -> optax.GradientTransformationExtraArgs:
@@ -55,11 +55,13 @@ def create(
     mask: which parameters decay, a function of the parameters that returns booleans; `decay_mask` if None.
     decay_all: decay every parameter, biases and normalization too, as optax.adamw does without a mask.
 
+    Within a traced function momentum, weight_decay and clip_norm may be arrays (), which are taken not to be 0.
+
     Raises UserError for an unknown name, and for an option that the optimizer does not have.
     """
     _check(name, weight_decay, nesterov)
     decayed = None if decay_all else mask or decay_mask
-    decay = optax.add_decayed_weights(weight_decay, decayed) if weight_decay else optax.identity()
+    decay = optax.add_decayed_weights(weight_decay, decayed) if _is_set(weight_decay) else optax.identity()
     match name:
         case "adam" | "nadam":
             optimizer = optax.adam(learning_rate, eps=EPSILON, nesterov=nesterov or name == "nadam")
@@ -70,8 +72,8 @@ def create(
         case "rmsprop":
             optimizer = optax.rmsprop(learning_rate, decay=0.9, eps=EPSILON)
         case "sgd":
-            optimizer = optax.sgd(learning_rate, momentum=momentum or None, nesterov=nesterov)
-            optimizer = optax.chain(decay, optimizer) if weight_decay else optimizer
+            optimizer = optax.sgd(learning_rate, momentum=momentum if _is_set(momentum) else None, nesterov=nesterov)
+            optimizer = optax.chain(decay, optimizer) if _is_set(weight_decay) else optimizer
         case "lion":
             optimizer = optax.lion(learning_rate, weight_decay=weight_decay, mask=decayed)
         case _:
@@ -79,10 +81,15 @@ def create(
     return optimizer if clip_norm is None else optax.chain(optax.clip_by_global_norm(clip_norm), optimizer)
 
 
-def _check(name: str, weight_decay: float, nesterov: bool) -> None:
+def _is_set(value: float | Array) -> bool:
+    """Whether a number is not 0, which switches a part of an optimizer off. One that is traced is not known."""
+    return isinstance(value, jax.core.Tracer) or bool(value)
+
+
+def _check(name: str, weight_decay: float | Array, nesterov: bool) -> None:
     if name not in OPTIMIZERS:
         raise unknown("optimizer", name, OPTIMIZERS)
-    if weight_decay and name not in WITH_WEIGHT_DECAY:
+    if _is_set(weight_decay) and name not in WITH_WEIGHT_DECAY:
         raise UserError(
             f"{name} has no weight decay, but weight_decay={weight_decay:g}: "
             f"choose {', '.join(WITH_WEIGHT_DECAY[:-1])} or {WITH_WEIGHT_DECAY[-1]}, or weight_decay=0"

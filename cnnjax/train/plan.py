@@ -96,6 +96,9 @@ class Plan:
     dataset: Dataset
     tx: optax.GradientTransformation
     options: Options
+    optimizer: Callable[..., optax.GradientTransformation] | None = None
+    """`tx` as a function of `hyperparams`, for a run that shares a program with others."""
+    hyperparams: Mapping[str, float] | None = None
 
     @cached_property
     def folder(self) -> Path | None:
@@ -121,8 +124,8 @@ class Plan:
             )
         return steps
 
-    def check_memory(self) -> None:
-        """Raises UserError where a step cannot fit into the memory of this host or of a device.
+    def check_memory(self, copies: int = 1) -> None:
+        """Raises UserError where a step, or so many at once, cannot fit into the memory of this host or of a device.
 
         What is counted is the least that a step needs: parameters, gradients, the optimizer's state and, unless they
         are computed again, the activations of a device's part of a batch.
@@ -136,10 +139,12 @@ class Plan:
             each = sum(math.prod(leaf.shape) * (2 if options.precision == "bfloat16" else 4) for leaf in activations)
             part = max(1, options.batch_size // (options.microbatches * self.strategy.devices))
             needed += each * part
+        needed *= copies
         free = runtime.free_memory()
         if needed > free:
+            at_once = f" for {copies} networks at once" if copies > 1 else ""
             raise UserError(
-                f"a step of batch_size={options.batch_size} with images of {network.image_size[0]} × "
+                f"a step of batch_size={options.batch_size}{at_once} with images of {network.image_size[0]} × "
                 f"{network.image_size[1]} pixels takes {limits.gibibytes(needed)} of memory or more, and "
                 f"{limits.gibibytes(free)} are free: lower one of them, or use a smaller model"
             )
@@ -169,6 +174,7 @@ class Plan:
             cast_params=options.precision != "float32" and not getattr(network.model(), "casts_parameters", False),
             microbatches=options.microbatches,
             frozen=state.frozen_layers(options.freeze, network.params),
+            optimizer=self.optimizer,
         )
 
     def is_complete(self, history: list[EpochMetrics]) -> bool:

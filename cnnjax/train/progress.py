@@ -42,11 +42,11 @@ class Progress:
         self._bar.update(number * self._batch_size)
         self._show(numbers)
 
-    def epoch(self, row: EpochMetrics) -> None:
-        """An epoch has been evaluated."""
+    def epoch(self, row: EpochMetrics, name: str = "", epochs: int | None = None) -> None:
+        """An epoch has been evaluated; where there are several runs, of the one of this name, with its own epochs."""
         self._show(row)
         if not self._silent:
-            tqdm.write(format_epoch(row, self._epochs), file=sys.stderr)
+            tqdm.write(name + format_epoch(row, epochs or self._epochs), file=sys.stderr)
 
     def close(self) -> None:
         """Remove the bar."""

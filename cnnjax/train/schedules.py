@@ -1,6 +1,7 @@
 """Learning-rate schedules by name, for a run of a known length. Any function of the step works as well in optax."""
 
 import optax
+from jaxtyping import Array
 
 from cnnjax.errors import UserError, unknown
 
@@ -44,6 +45,11 @@ def create(
             return _cosine_restarts(learning_rate, total_steps, cycles)
         case _:
             return optax.cosine_onecycle_schedule(total_steps, learning_rate)
+
+
+def scale(schedule: optax.Schedule, factor: float | Array) -> optax.Schedule:
+    """The schedule times a factor, which may be traced. Every schedule above is that of learning rate 1, scaled."""
+    return lambda count: factor * schedule(count)
 
 
 def _check_warmup(name: str, warmup_steps: int, total_steps: int) -> None:

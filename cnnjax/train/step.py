@@ -6,7 +6,7 @@ batch), so it does not matter which device computes it.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import NamedTuple, cast
 
@@ -24,6 +24,7 @@ from cnnjax.models import ModelState, Params
 from cnnjax.ops.trilinear import varying_axes
 from cnnjax.train import metrics
 from cnnjax.train.metrics import Metric
+from cnnjax.train.optimizers import with_standard_promotion
 from cnnjax.train.state import TrainState, partition_params, update_average
 
 AUGMENT, DROPOUT, MIX = 0, 1, 2
@@ -50,6 +51,15 @@ class StepConfig:
     microbatches: int = 1
     frozen: frozenset[str] = frozenset()
     """Top-level layers that keep their parameters: they have no gradient and no optimizer state."""
+    optimizer: Callable[..., optax.GradientTransformation] | None = None
+    """Where several runs share a program: `tx` as a function of its hyperparameters, which the program is given."""
+
+    def with_hyperparams(self, values: Mapping[str, Array] | None) -> "StepConfig":
+        """This with the optimizer of these hyperparameters, which may be traced; itself for None."""
+        if values is None:
+            return self
+        assert self.optimizer is not None, "hyperparameters are given to programs of runs that share an optimizer"
+        return replace(self, tx=with_standard_promotion(self.optimizer(**values)))
 
 
 class Batch(NamedTuple):

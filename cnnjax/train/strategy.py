@@ -5,9 +5,12 @@ step, since XLA's CPU compiler makes slow programs of convolutions' gradients in
 every device; each device gathers its own examples by index. Of a streamed split each device is given its part of every
 batch.
 All three ways compute the same to float32 rounding.
+
+Several runs of one shape can also be trained together, as a stack: their arrays along a new axis, the step vmapped over
+it, and the stack divided among the devices, which then have nothing to tell each other.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, TypeAlias
@@ -36,6 +39,9 @@ MODES = ("auto", "jit", "pmap", "mesh")
 Fed: TypeAlias = np.ndarray | Examples
 """Indices (steps, batch) into a resident split, int32; of a streamed one images and labels, placed."""
 
+
+Hyperparams: TypeAlias = Mapping[str, Any]
+"""Numbers of an optimizer, arrays () by the names of its arguments."""
 
 TrainSteps = Callable[[TrainState, metrics.Sums, Fed], tuple[TrainState, metrics.Sums]]
 """Runs some training steps: (state, sums so far, examples) -> (next state, sums). The state's memory is reused."""
@@ -165,8 +171,13 @@ def compile_train_steps(
     split: ArraySplit | LazySplit,
     steps: int,
     batch_size: int,
+    hyperparams: Hyperparams | None = None,
+    shared: dict[Any, Any] | None = None,
 ) -> TrainSteps:
     """Compile a training call of `steps` steps (1 unless `strategy.loop`).
+
+    hyperparams: what `config.optimizer` is given, arrays (). shared: the programs that runs which differ in state, key
+    and hyperparams alone have in common; what is compiled here is added to it.
 
     Everything passed in lies on the devices (`replicate`, `replicate_split`). `examples` are int32 indices
     (steps, batch) in NumPy or, when the split is streamed, the images and labels of as many batches, placed by
@@ -177,13 +188,16 @@ def compile_train_steps(
     positions = shard_batch(strategy, local_shard(strategy, rows))
     streamed = isinstance(split, LazySplit)
     resident = None if streamed else split
-    program = _program(strategy, _training(strategy, config))
+    programs, name = {} if shared is None else shared, (strategy, steps, batch_size)
+    begun = name in programs
+    program = programs[name] if begun else _program(strategy, _training(strategy, config))
 
     def arguments(state: TrainState, sums: metrics.Sums, examples: Any) -> tuple:
         examples = examples if streamed else shard_batch(strategy, local_shard(strategy, examples))
-        return state, sums, (key, normalizer, resident), (examples, positions)
+        return state, sums, (key, normalizer, resident, hyperparams), (examples, positions)
 
-    if strategy.addressable_mesh.size == strategy.devices:  # on several hosts pmap compiles with its first call
+    # On several hosts pmap compiles with its first call.
+    if not begun and strategy.addressable_mesh.size == strategy.devices:
         sums = replicate(strategy, metrics.zeros(("loss", *config.metrics)))
         if streamed:
             shape = (len(local_shard(strategy, rows)), local_shard(strategy, rows).shape[1])
@@ -191,6 +205,7 @@ def compile_train_steps(
             images = np.zeros((*shape, *image_shape(split)), split.images.dtype)
             rows = shard_batch(strategy, Examples(images, labels))
         program = program.lower(*arguments(state, sums, rows)).compile()
+    programs[name] = program
 
     def run(state: TrainState, sums: metrics.Sums, examples: Fed) -> tuple[TrainState, metrics.Sums]:
         return program(*arguments(state, sums, examples))
@@ -250,7 +265,7 @@ def lower_train_step(
     key = jax.eval_shape(lambda: jax.random.key(0))
     sums = jax.eval_shape(lambda: metrics.zeros(("loss", *config.metrics)))
     program = _program(strategy, _training(strategy, config))
-    return program.lower(state, sums, (key, normalizer, None), rows)
+    return program.lower(state, sums, (key, normalizer, None, None), rows)
 
 
 def make_batched_map(
@@ -346,7 +361,8 @@ def dispatches_per_epoch(
 
 
 def _train(config: StepConfig, state: TrainState, sums: Any, fixed: Any, row: Any, axis: str | None = None) -> Any:
-    (key, normalizer, resident), (examples, positions) = fixed, row
+    (key, normalizer, resident, hyperparams), (examples, positions) = fixed, row
+    config = config.with_hyperparams(hyperparams)
     images, labels = examples if resident is None else sampling.gather(resident, examples)
     state, more = train_step(config, state, Batch(images, labels, positions), key, normalizer, axis)
     return state, metrics.add(sums, more)
@@ -379,21 +395,7 @@ def _program(strategy: Strategy, step: Callable[..., Any]) -> Any:
 
     It returns the next (donated, kept); the memory of `donated` is reused.
     """
-
-    def call(donated: Any, kept: Any, fixed: Any, rows: Any, **axis: str) -> Any:
-        def advance(carry: Any, row: Any) -> tuple[Any, None]:
-            return step(*carry, fixed, row, **axis), None
-
-        first = jax.tree.map(lambda a: a[0], rows)
-        if not strategy.loop:
-            return step(donated, kept, fixed, first, **axis)
-        if len(jax.tree.leaves(rows)[0]) > 1:
-            return lax.scan(advance, (donated, kept), rows)[0]
-        # XLA inlines a loop that runs once and compiles its step otherwise, with other rounding. So that the division
-        # of an epoch into calls cannot matter, the compiler does not know how often this loop runs.
-        once = lax.optimization_barrier(jnp.ones((), jnp.int32))
-        return lax.fori_loop(0, once, lambda i, carry: advance(carry, first)[0], (donated, kept))
-
+    call = _over_steps(strategy, step)
     if strategy.mode == "pmap":
         return jax.pmap(
             partial(call, axis=AXIS),
@@ -409,3 +411,136 @@ def _program(strategy: Strategy, step: Callable[..., Any]) -> Any:
     whole, spread = NamedSharding(strategy.mesh, P()), NamedSharding(strategy.mesh, P(None, AXIS))
     shardings = {"in_shardings": (whole, whole, whole, spread), "out_shardings": whole}
     return jax.jit(call, **shardings, donate_argnums=(0,), compiler_options=options)
+
+
+def _over_steps(strategy: Strategy, step: Callable[..., Any]) -> Callable[..., Any]:
+    """`step(donated, kept, fixed, row)` over all rows, in a compiled loop where the strategy has one."""
+
+    def call(donated: Any, kept: Any, fixed: Any, rows: Any, **axis: str) -> Any:
+        def advance(carry: Any, row: Any) -> tuple[Any, None]:
+            return step(*carry, fixed, row, **axis), None
+
+        first = jax.tree.map(lambda a: a[0], rows)
+        if not strategy.loop:
+            return step(donated, kept, fixed, first, **axis)
+        if len(jax.tree.leaves(rows)[0]) > 1:
+            return lax.scan(advance, (donated, kept), rows)[0]
+        # XLA inlines a loop that runs once and compiles its step otherwise, with other rounding. So that the division
+        # of an epoch into calls cannot matter, the compiler does not know how often this loop runs.
+        once = lax.optimization_barrier(jnp.ones((), jnp.int32))
+        return lax.fori_loop(0, once, lambda i, carry: advance(carry, first)[0], (donated, kept))
+
+    return call
+
+
+def stack_strategy(members: int, devices: Sequence[Any] | None = None) -> Strategy:
+    """How a stack of so many runs is divided: each of this host's devices has as many, or a device is left out."""
+    devices = list(devices or jax.local_devices())
+    each = -(-members // len(devices))
+    used = devices[: -(-members // each)]
+    return make_strategy("mesh", len(used), used)
+
+
+def stack(strategy: Strategy, trees: Sequence[PyTree]) -> PyTree:
+    """The arrays of several runs along a new first axis, divided among the devices.
+
+    Where they cannot be divided evenly, the last run is repeated; what becomes of the repetitions is never read.
+    """
+    trees = [*trees, *[trees[-1]] * (-len(trees) % strategy.devices)]
+    sharding = NamedSharding(strategy.mesh, P(AXIS))
+
+    def put(*leaves: Any) -> Array:
+        if jnp.issubdtype(leaves[0].dtype, jax.dtypes.prng_key):
+            data = put(*[jax.random.key_data(leaf) for leaf in leaves])
+            return jax.random.wrap_key_data(data, impl=jax.random.key_impl(leaves[0]))
+        return jax.device_put(np.stack([np.asarray(leaf) for leaf in leaves]), sharding)
+
+    return jax.tree.map(put, *trees)
+
+
+def stacked_size(strategy: Strategy, members: int) -> int:
+    """How many runs `stack` makes of so many."""
+    return members + -members % strategy.devices
+
+
+def compile_stack_steps(
+    strategy: Strategy, config: StepConfig, batch_size: int
+) -> Callable[..., tuple[PyTree, PyTree]]:
+    """`run(states, sums, each, common, active, indices)` makes a training call of a whole stack.
+
+    states, sums, each = (keys, hyperparams): from `stack`. common = (normalizer, resident split): from `replicate`.
+    active: bool (stack,); the states and sums of the others stay as they are. indices: int32 (steps, stack, batch), of
+    each run its own examples. Returns the next states and sums; the memory of the states is reused.
+    """
+    program = _stack_program(strategy, _stack_step(config, batch_size), P(None, AXIS))
+    across = NamedSharding(strategy.mesh, P(None, AXIS))
+
+    def run(states: Any, sums: Any, each: Any, common: Any, active: np.ndarray, indices: np.ndarray) -> Any:
+        rows = jax.device_put((np.broadcast_to(active, indices.shape[:2]), indices), across)
+        return program(states, sums, (each, common), rows)
+
+    return run
+
+
+def _stack_step(config: StepConfig, batch_size: int) -> Callable[..., Any]:
+    """The training step of a whole stack; a row is (active, indices)."""
+
+    def one(state: TrainState, sums: Any, fixed: Any, row: Any) -> Any:
+        positions = jnp.arange(batch_size, dtype=jnp.int32)
+        ((key, hyperparams), (normalizer, resident)), (active, indices) = fixed, row
+        new = _train(config, state, sums, (key, normalizer, resident, hyperparams), (indices, positions))
+        return jax.tree.map(lambda after, before: jnp.where(active, after, before), new, (state, sums))
+
+    return jax.vmap(one, (0, 0, (0, None), 0))
+
+
+def make_stack_evaluator(
+    strategy: Strategy, config: StepConfig, batch_size: int
+) -> Callable[[PyTree, Normalizer, ArraySplit], metrics.Sums]:
+    """`evaluate((params, model_state), normalizer, split)` of a stack: the metrics of a resident split as sums.
+
+    The sums are (stack, …), on the host.
+    """
+
+    def one(nothing: None, sums: Any, fixed: Any, row: Any) -> Any:
+        ((params, model_state), (normalizer, resident)) = fixed
+        return _evaluate(config, nothing, sums, (params, model_state, normalizer, resident), row)
+
+    program = _stack_program(strategy, jax.vmap(one, (None, 0, (0, None), None)), P(), donate=False)
+    whole = NamedSharding(strategy.mesh, P())
+
+    def evaluate(networks: PyTree, normalizer: Normalizer, split: ArraySplit) -> metrics.Sums:
+        count = len(jax.tree.leaves(networks)[0])
+        sums = stack(strategy, [metrics.zeros(("loss", *config.metrics))] * count)
+        rows = sampling.padded_batches(len(split), batch_size)
+        for some in [rows] if strategy.loop else [tuple(a[i : i + 1] for a in rows) for i in range(len(rows[0]))]:
+            sums = program(None, sums, (networks, (normalizer, split)), jax.device_put(some, whole))[1]
+        return jax.device_get(sums)
+
+    return evaluate
+
+
+def lower_stack_step(
+    strategy: Strategy, config: StepConfig, state: TrainState, normalizer: Normalizer, split: ArraySplit, size: int,
+    batch_size: int, hyperparams: Hyperparams,
+) -> jax.stages.Lowered:  # fmt: skip
+    """A call of `compile_stack_steps` with one step of `size` runs, lowered for devices that need not be present.
+
+    All arrays may be jax.ShapeDtypeStruct; those of one run are given, and the split's.
+    """
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    sums = jax.eval_shape(lambda: metrics.zeros(("loss", *config.metrics)))
+    run = jax.tree.map(lambda a: jax.ShapeDtypeStruct((size, *a.shape), a.dtype), (state, sums, (key, hyperparams)))
+    rows = jax.ShapeDtypeStruct((1, size), bool), jax.ShapeDtypeStruct((1, size, batch_size), jnp.int32)
+    program = _stack_program(strategy, _stack_step(config, batch_size), P(None, AXIS))
+    return program.lower(run[0], run[1], (run[2], (normalizer, split)), rows)
+
+
+def _stack_program(strategy: Strategy, step: Callable[..., Any], rows: P, *, donate: bool = True) -> Any:
+    """As `_program`, of a step over a stack: every device computes its own part of it."""
+    call, mine = _over_steps(strategy, step), P(AXIS)
+    if strategy.devices > 1:
+        specs = (mine, mine, (mine, P()), rows)
+        call = jax.shard_map(call, mesh=strategy.mesh, in_specs=specs, out_specs=mine, check_vma=False)
+    options = runtime.compiler_options(strategy.platform)
+    return jax.jit(call, donate_argnums=(0,) if donate else (), compiler_options=options)

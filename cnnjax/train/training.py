@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,7 +19,7 @@ import jax.numpy as jnp
 from cnnjax import distributed, models
 from cnnjax.data import prefetch, sampling
 from cnnjax.data.dataset import ArraySplit, LazySplit, as_split
-from cnnjax.errors import Preempted, UserError
+from cnnjax.errors import Diverged, Preempted, UserError
 from cnnjax.files import write_json
 from cnnjax.network import Network
 from cnnjax.train import by_class, metrics, preemption, state, strategy
@@ -43,14 +44,34 @@ class Result(NamedTuple):
     test: dict[str, Any]
 
 
+@dataclass(frozen=True)
+class Shared:
+    """What several runs have in common that differ in their networks' arrays, seeds and hyperparameters alone.
+
+    steps: their compiled training calls. evaluators: that of their networks, once it is made. terminated: whether
+    SIGTERM came, where one listens for all; else each run listens.
+    """
+
+    steps: dict[Any, Any] = field(default_factory=dict)
+    evaluators: dict[int, Callable[..., metrics.Sums]] = field(default_factory=dict)
+    terminated: Callable[[], bool] | None = None
+
+
 class Training:
     """A run from its last checkpoint, or its start, to its end. `opened` closes what it opens."""
 
-    def __init__(self, plan: Plan, checkpoints: Checkpoints | MemoryCheckpoints, opened: ExitStack) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        checkpoints: Checkpoints | MemoryCheckpoints,
+        opened: ExitStack,
+        shared: Shared | None = None,
+    ) -> None:
+        self.shared = Shared() if shared is None else shared
         self.plan, self.options, self.folder, self.checkpoints = plan, plan.options, plan.folder, checkpoints
         self.opened, self.strategy, self.steps = opened, plan.strategy, plan.steps
         self.stepped = False
-        self.terminated = opened.enter_context(preemption.watch_sigterm(lambda: self.stepped))
+        self.terminated = self.shared.terminated or opened.enter_context(preemption.watch_sigterm(lambda: self.stepped))
         config, network = plan.step_config, plan.network
         self.config = config
         self.state = state.create_state(
@@ -63,19 +84,19 @@ class Training:
         self.step = int(self.state.step)
         self.normalizer = network.normalizer
         eval_batch = max(plan.options.batch_size // config.microbatches, EVAL_BATCH)
-        self.evaluate = strategy.make_evaluator(self.strategy, config, eval_batch)
+        make = self.shared.evaluators.setdefault
+        self.evaluate = make(eval_batch, strategy.make_evaluator(self.strategy, config, eval_batch))
 
     def run(self) -> Result:
         """Train the epochs that are left, then test the best one's parameters."""
-        if self.folder is not None:
-            distributed.run_on_primary(_begin, self.folder, self.history)
+        self.begin()
         self.state, self.sums, self.normalizer = strategy.replicate(
             self.strategy, (self.state, self.sums, self.normalizer)
         )
         options = self.options
         self.progress = Progress(options.epochs, self.steps, options.batch_size, self.step, options.on_progress)
         try:
-            with _as_sentences(self.folder, self.checkpoints):
+            with as_sentences(self.folder, self.checkpoints):
                 self._train_epochs()
         except KeyboardInterrupt:
             if self.folder is not None:
@@ -88,35 +109,46 @@ class Training:
             self.progress.close()
         return self._finish()
 
+    def begin(self) -> None:
+        """Make the files in the folder those of a run that is not finished."""
+        if self.folder is not None:
+            distributed.run_on_primary(_begin, self.folder, self.history)
+
     def _train_epochs(self) -> None:
-        log = self._logger()
+        log = self.logger()
         if self.plan.is_complete(self.history):
             return
         if not self.history:
-            self._keep_weights()
+            self.keep_weights()
         train_epoch = self._compile_epoch()
         valid = strategy.replicate_split(self.strategy, self.plan.valid_split)
         while not self.plan.is_complete(self.history):
             started = time.perf_counter()
             row = train_epoch()
-            sums = self.evaluate(*self._evaluated(self.state), self.normalizer, valid)
-            row |= self._means("valid", sums)
-            self.history = [*self.history, row | {"seconds": time.perf_counter() - started}]
-            self.sums = strategy.replicate(self.strategy, metrics.zeros(("loss", *self.config.metrics)))
-            self.checkpoints.save(self.state, self.sums, self.history)
-            self._keep_weights()
-            distributed.run_on_primary(log, self.history[-1])
+            sums = self.evaluate(*self.evaluated(self.state), self.normalizer, valid)
+            row |= self.means("valid", sums)
+            zeros = strategy.replicate(self.strategy, metrics.zeros(("loss", *self.config.metrics)))
+            self.record(row | {"seconds": time.perf_counter() - started}, zeros, log)
             self.progress.epoch(self.history[-1])
             self._between_calls()
 
-    def _evaluated(self, state: TrainState) -> tuple[models.Params, models.ModelState]:
+    def record(self, row: EpochMetrics, zeros: metrics.Sums, log: Callable[[EpochMetrics], None]) -> None:
+        """An epoch is over: keep its metrics and the state after it, and set the sums to zero."""
+        self.history = [*self.history, row]
+        self.sums = zeros
+        self.checkpoints.save(self.state, self.sums, self.history)
+        self.keep_weights()
+        distributed.run_on_primary(log, row)
+
+    def evaluated(self, state: TrainState) -> tuple[models.Params, models.ModelState]:
+        """The arrays that are evaluated and kept: a state's own or their moving averages."""
         return (state.params, state.model_state) if state.ema is None else (state.ema.params, state.ema.model_state)
 
     def _compile_epoch(self) -> Callable[[], EpochMetrics]:
         """A function that trains to the end of the running epoch and returns the training part of its metrics."""
         self.progress.describe("compiling")
         options, batch = self.options, self.options.batch_size
-        order_key, step_key = jax.random.split(jax.random.key(options.seed))
+        order_key, step_key = self.keys()
         if options.dispatches_per_epoch:
             self.strategy = strategy.looped(self.strategy)
         split = strategy.replicate_split(self.strategy, self.plan.train_split)
@@ -125,12 +157,25 @@ class Training:
         length = math.gcd(self.steps // calls, self.step)
         key = strategy.replicate(self.strategy, step_key)
         arguments = self.config, self.state, key, self.normalizer, split, length, batch
-        compiled = strategy.compile_train_steps(self.strategy, *arguments)
-        examples = self._examples(order_key, split, length)
+        numbers = self.hyperparams()
+        numbers = None if numbers is None else strategy.replicate(self.strategy, numbers)
+        compiled = strategy.compile_train_steps(self.strategy, *arguments, numbers, self.shared.steps)
+        examples = self.examples(order_key, split, length)
         profiler = self.opened.enter_context(Profiler(self.folder, options.profile_steps))
         return partial(self._train_epoch, compiled, examples, length, profiler)
 
-    def _examples(self, key: jax.Array, split: ArraySplit | LazySplit, length: int) -> Iterator[Any]:
+    def keys(self) -> tuple[jax.Array, jax.Array]:
+        """The keys of the order of the examples, and of the steps."""
+        order, step = jax.random.split(jax.random.key(self.options.seed))
+        return order, step
+
+    def hyperparams(self) -> dict[str, jax.Array] | None:
+        """The numbers of the optimizer that the program is given; None where they are a part of it."""
+        if self.plan.hyperparams is None:
+            return None
+        return {name: jnp.asarray(value, jnp.float32) for name, value in self.plan.hyperparams.items()}
+
+    def examples(self, key: jax.Array, split: ArraySplit | LazySplit, length: int) -> Iterator[Any]:
         """What each call from the current step on is given."""
         batch = self.options.batch_size
         if isinstance(split, LazySplit):
@@ -159,18 +204,18 @@ class Training:
             self.stepped = True
             self.state, self.sums = compiled(self.state, self.sums, chosen)
             self.step += length
-            row = self._check(before if ahead else self.sums, epoch)
+            row = self.check(before if ahead else self.sums)
             rate = (self.step - begin) * batch / (time.perf_counter() - started)
             self.progress.steps(length, row | {"images_per_second": rate})
             profiler.step(length)
             self._between_calls()
-        row = self._check(self.sums, epoch)
+        row = self.check(self.sums)
         rate = (last - begin) * batch / (time.perf_counter() - started) if last > begin else 0.0
         return {"epoch": epoch + 1, "step": last, **row, "images_per_second": rate}
 
-    def _check(self, sums: metrics.Sums, epoch: int) -> dict[str, float]:
+    def check(self, sums: metrics.Sums) -> dict[str, float]:
         """The running epoch's means; waits for them. Raises FloatingPointError once the loss is not finite."""
-        row = self._means("train", sums)
+        row, epoch = self.means("train", sums), len(self.history)
         if not math.isfinite(row["train_loss"]):
             step = epoch * self.steps + int(sums["finite"]) + 1
             raise FloatingPointError(
@@ -178,33 +223,56 @@ class Training:
             )
         return row
 
-    def _means(self, name: str, sums: metrics.Sums) -> dict[str, float]:
+    def means(self, name: str, sums: metrics.Sums) -> dict[str, float]:
+        """The loss and the metrics of a split, from their sums."""
         found = metrics.compute(sums)  # in alphabetical order, as jit returns dicts
         return {f"{name}_{key}": found[key] for key in ("loss", *self.config.metrics)}
 
     def _between_calls(self) -> None:
         """Save where a checkpoint is due or SIGTERM came to any host; then stop."""
-        every, stop = self.options.checkpoint_every_steps, distributed.any_process(self.terminated())
-        since = self.step - self.checkpoints.step
-        if since > 0 and (stop or (self.step % self.steps and 0 < every <= since)):
+        stop = distributed.any_process(self.terminated())
+        if self.is_due(stop):
             self.checkpoints.save(self.state, self.sums, self.history)
         if stop:
             self.checkpoints.wait()
             kept = f"{self.folder} keeps all {self.step} steps: continue with resume=True"
             raise Preempted(f"stopped by SIGTERM: {kept if self.folder else self.checkpoints.describe()}")
 
+    def is_due(self, stop: bool) -> bool:
+        """Whether a checkpoint is to be saved now: before the run stops, or after many steps within an epoch."""
+        every, since = self.options.checkpoint_every_steps, self.step - self.checkpoints.step
+        return since > 0 and (stop or bool(self.step % self.steps and 0 < every <= since))
+
     def _finish(self) -> Result:
         """Test the best epoch's parameters and write what a finished run leaves."""
         self.stepped = True
-        network = self.plan.network
-        best, row = self.checkpoints.load_best(self.state, self.history)
-        params, model_state = jax.tree.map(jnp.asarray, self._evaluated(best))
-        if (wanted := metrics.best(self.history)) is not row and wanted["epoch"] != row["epoch"]:
-            params, model_state, row = self._better(wanted, row, params, model_state)
+        params, model_state, row = self.best()
         split = distributed.run_all_or_raise(lambda: as_split(self.plan.dataset.test))
         params_, state_ = strategy.replicate(self.strategy, (params, model_state))
         sums = self.evaluate(params_, state_, self.normalizer, strategy.replicate_split(self.strategy, split))
-        test = metrics.compute(sums) | {"count": len(split), "epoch": row["epoch"]}
+        result = self.conclude(params, model_state, row, metrics.compute(sums), split)
+        self._between_calls()
+        return result
+
+    def best(self) -> tuple[models.Params, models.ModelState, EpochMetrics]:
+        """The arrays and the metrics of the best epoch."""
+        best, row = self.checkpoints.load_best(self.state, self.history)
+        params, model_state = jax.tree.map(jnp.asarray, self.evaluated(best))
+        if (wanted := metrics.best(self.history)) is not row and wanted["epoch"] != row["epoch"]:
+            params, model_state, row = self._better(wanted, row, params, model_state)
+        return params, model_state, row
+
+    def conclude(
+        self,
+        params: models.Params,
+        model_state: models.ModelState,
+        row: EpochMetrics,
+        tested: dict[str, float],
+        split: ArraySplit | LazySplit,
+    ) -> Result:
+        """Write what a finished run leaves: the best epoch's arrays and their metrics on the test split."""
+        network = self.plan.network
+        test = tested | {"count": len(split), "epoch": row["epoch"]}
         numbers = by_class.counts(split.labels, len(network.class_names)) if "accuracy" in test else [1]
         if by_class.are_unequal(numbers):
             judged = network.replace(params=jax.device_get(params), model_state=jax.device_get(model_state))
@@ -218,7 +286,6 @@ class Training:
             distributed.run_on_primary(save_network, self.folder / "weights.safetensors", trained)
             distributed.run_on_primary(_draw_curves, self.folder / "curves.png", self.history)
             distributed.run_on_primary(write_json, self.folder / "test.json", test)
-        self._between_calls()
         return Result(self.history, trained, test)
 
     def _better(
@@ -233,19 +300,19 @@ class Training:
             logger.warning(text, wanted["epoch"], row["epoch"], row["epoch"])
         return params, model_state, row
 
-    def _keep_weights(self) -> None:
+    def keep_weights(self) -> None:
         """The weights of an epoch that are kept, named by the number of epochs that were finished."""
         every, epoch = self.options.weights_every_epochs, len(self.history)
         if self.folder is None or not every or epoch % every:
             return
-        params, model_state = jax.device_get(self._evaluated(self.state))
+        params, model_state = jax.device_get(self.evaluated(self.state))
         notes = {"epoch": epoch, **(self.history[-1] if self.history else {})}
         network = self.plan.network
         kept = network.replace(params=params, model_state=model_state, provenance=dict(network.provenance) | notes)
         path = self.folder / "weights" / f"epoch-{epoch:04d}.safetensors"
         distributed.run_on_primary(save_network, path, kept)
 
-    def _logger(self) -> Callable[[EpochMetrics], None]:
+    def logger(self) -> Callable[[EpochMetrics], None]:
         """What records an epoch: metrics.jsonl, the callbacks and, where wanted, TensorBoard's events."""
         folder, first = self.folder, len(self.history) * self.steps
         wanted = folder is not None and self.options.tensorboard and distributed.is_primary()
@@ -261,14 +328,14 @@ class Training:
 
 
 @contextmanager
-def _as_sentences(folder: Path | None, checkpoints: Checkpoints | MemoryCheckpoints) -> Iterator[None]:
+def as_sentences(folder: Path | None, checkpoints: Checkpoints | MemoryCheckpoints) -> Iterator[None]:
     """What can go wrong while training, as UserErrors that say what is kept."""
     try:
         yield
     except FloatingPointError as error:
         with suppress(UserError):
             checkpoints.wait()
-        raise UserError(f"{error}; {checkpoints.describe()}") from None
+        raise Diverged(f"{error}; {checkpoints.describe()}") from None
     except OSError as error:
         if folder is None:
             raise
