@@ -48,7 +48,7 @@ def fit_members(
     optimizer: `optimizer(**member.hyperparams)` is an optax optimizer. The numbers are traced, so that the program
         serves all members; the function must not decide by them.
     stacked: True trains all at once, the step vmapped over them and the stack divided among the devices. False trains
-        one after another, with one program for all, each in the way of `strategy`. None chooses what is faster: all at
+        one after another, with one program for all, each in the way of `strategy`. None trains all at
         once on accelerators, one after another on a CPU, for streamed images, and on several hosts.
     options: those of `train.fit`, without seed, run_dir and config, which are the members'.
 
