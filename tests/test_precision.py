@@ -163,7 +163,7 @@ def program_of(mode: str, count: int):
     way = strategy.looped(way)
     config, state = start(SMALL, microbatches=count)
     resident = jax.tree.map(jnp.asarray, split)
-    fixed = strategy.replicate(way, (jax.random.key(0), normalize.fit_normalizer("mean", split), resident))
+    fixed = strategy.replicate(way, (jax.random.key(0), normalize.fit_normalizer("mean", split), resident, None))
     state, sums = strategy.replicate(way, (state, metrics.zeros()))
     rows = (
         np.arange(2 * BATCH, dtype=np.int32).reshape(2, BATCH),
@@ -217,7 +217,7 @@ def test_a_loop_over_sharded_parts_would_sum_in_every_iteration():
     """Why a mesh's microbatches are written for one device."""
     way, split = strategy.looped(strategy.make_strategy("mesh", BATCH)), data()
     config, state = start(SMALL, microbatches=2)
-    fixed = (jax.random.key(0), normalize.fit_normalizer("mean", split), split)
+    fixed = (jax.random.key(0), normalize.fit_normalizer("mean", split), split, None)
     rows = (np.zeros((2, BATCH), np.int32),) * 2
     program = strategy._program(way, partial(strategy._train, config)).lower(state, metrics.zeros(), fixed, rows)
     with compiling.quickly():

@@ -138,8 +138,10 @@ def test_remat_changes_nothing(name):
     (plain, expected), without = gradients(graphdef, params, state, images)
     np.testing.assert_allclose(loss, plain, rtol=1e-5)
     jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6), output.model_state, expected.model_state)
+    # The gradient of a bias before a batch normalization is zero but for rounding, which is that of far larger terms.
+    rounding = 1e-6 * max(np.abs(b).max() for b in jax.tree.leaves(without))
     for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(without), strict=True):
-        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5 * np.abs(b).max())
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=max(1e-5 * np.abs(b).max(), rounding))
     moved = jax.tree.map(lambda a, b: bool((a != b).any()), expected.model_state, state)
     assert all(jax.tree.leaves(moved))
 

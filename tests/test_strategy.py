@@ -249,7 +249,7 @@ def test_the_mesh_moves_nothing_but_sums():
     way = strategy.make_strategy("mesh", BATCH)
     config, state = start()
     split = data()
-    fixed = (jax.random.key(0), normalize.fit_normalizer("mean", split), split)
+    fixed = (jax.random.key(0), normalize.fit_normalizer("mean", split), split, None)
     rows, sums = (np.zeros((2, BATCH), np.int32),) * 2, metrics.zeros(("loss", "accuracy"))
     monolith = strategy._program(way, partial(strategy._train, config))
     for program in (monolith, strategy._program(way, strategy._training(way, config))):
