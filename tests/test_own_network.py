@@ -80,18 +80,8 @@ def test_grey_images_of_another_size_train_as_well():
     assert result.network.image_shape == (28, 28, 1) and np.isfinite(result.test["loss"])
 
 
-SLOW = pytest.mark.slow
-
-
-@pytest.mark.parametrize(
-    ("devices", "mode"),
-    [
-        pytest.param(2, "pmap", marks=SLOW),
-        pytest.param(2, "mesh", marks=SLOW),
-        pytest.param(8, "pmap", marks=SLOW),
-        (8, "mesh"),
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("devices", "mode"), [(2, "pmap"), (2, "mesh"), (8, "pmap"), (8, "mesh")])
 def test_devices_and_strategies_agree(alone, devices, mode):
     """The moving average of parameters and of BatchNorm's statistics after ten steps, within 1e-5."""
     result = fit(None, devices=devices, mode=mode)

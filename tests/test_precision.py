@@ -175,9 +175,8 @@ def program_of(mode: str, count: int):
     return program, jax.device_get(program(*arguments)), state
 
 
-@pytest.mark.parametrize(
-    "mode", [pytest.param("jit", marks=pytest.mark.slow), "mesh", pytest.param("pmap", marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", ["jit", "mesh", "pmap"])
 def test_microbatches_on_eight_devices_agree_with_one_batch(programs, mode):
     (state, sums), (one, one_sums) = programs[mode][1], programs["whole"][1]
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-6), state.params, one.params)

@@ -461,7 +461,7 @@ class Clipped:
         return params
 
 
-@pytest.mark.parametrize("channels, num_classes", [(1, 3), (3, 1)])
+@pytest.mark.parametrize("channels, num_classes", [(1, 3), pytest.param(3, 1, marks=pytest.mark.slow)])
 def test_a_model_of_flax_layers_grey_oblong_and_sigmoid(channels, num_classes, tmp_path):
     network = tiny.flax(tiny.Plain(channels, num_classes, rngs=nnx.Rngs(0)), (10, 14), channels)
     clipped, plain = Clipped(), Recipe("plain", (Stage(12, lp=0.0),))

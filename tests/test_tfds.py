@@ -167,7 +167,8 @@ answer = [first, describe(load()), other, left, only]
     assert only == ["dog", "cat"]
 
 
-@pytest.mark.parametrize("kind", ["array_record", pytest.param("tfrecord", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["array_record", "tfrecord"])
 def test_streamed_by_worker_processes_as_from_memory(python, request, kind):
     """The workers open the prepared files by themselves, without TensorFlow; they import this script, too."""
     place = request.getfixturevalue(kind)
