@@ -76,7 +76,7 @@ def _plan(
     member: Member, dataset: Any, optimizer: Callable[..., optax.GradientTransformation], options: Mapping[str, Any]
 ) -> Plan:
     own = {"seed": member.seed, "run_dir": member.run_dir, "config": member.config}
-    chosen = Options(**loop.defaults() | options | own)
+    chosen = Options(**{**loop.defaults(), **options, **own})
     tx = optimizers.with_standard_promotion(optimizer(**member.hyperparams))
     return Plan(member.network, dataset, tx, chosen, optimizer, dict(member.hyperparams))
 
@@ -126,7 +126,7 @@ def _check_alike(plans: Sequence[Plan]) -> None:
         different = ""
         if plan.network.graphdef != first.network.graphdef or _shapes(plan.network) != _shapes(first.network):
             different = "models of other layers or shapes"
-        elif _paths(state) != _paths(states[0]) or plan.hyperparams.keys() != first.hyperparams.keys():
+        elif _paths(state) != _paths(states[0]) or set(plan.hyperparams or ()) != set(first.hyperparams or ()):
             different = "optimizers of other parts"
         elif not _equal(plan.network.normalizer, first.network.normalizer):
             different = "other normalizers"

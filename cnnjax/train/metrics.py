@@ -30,7 +30,7 @@ EpochMetrics = dict[str, float]
 """One epoch: epoch, step, train_loss, train_accuracy, valid_loss, valid_accuracy, images_per_second, seconds, and
 train_NAME and valid_NAME of each further metric."""
 
-Sums = dict[str, Array | np.ndarray]
+Sums = Mapping[str, Array | np.ndarray]
 """Running sums over examples. Each name has a float32 array (2,): the sum, and the rounding error that it has left out.
 "count" is the number of examples, "finite" that of the batches before the loss was no longer finite; both are int32."""
 
@@ -98,13 +98,17 @@ def batch_sums(values: Mapping[str, Shaped[Array, "..."]], mask: Bool[Array, " n
     return sums | {"count": jnp.sum(mask, dtype=jnp.int32)}
 
 
-def add(sums: Sums, batch: Mapping[str, Array]) -> Sums:
+def add(sums: Sums, batch: Sums) -> Sums:
     """The running sums with those of one more batch, which has the same names.
 
     Sums are compensated (Knuth, The Art of Computer Programming, volume 2, section 4.2.2, theorem B): counts of correct
     answers stay exact beyond float32's 2^24, and the mean loss does not depend on the length of the epoch.
     """
-    total = {name: _add_compensated(sums[name], value) for name, value in batch.items() if name not in RESERVED}
+    total = {
+        name: _add_compensated(jnp.asarray(sums[name]), jnp.asarray(value))
+        for name, value in batch.items()
+        if name not in RESERVED
+    }
     # Once the sum of the losses is not finite, it stays so.
     finite = jnp.isfinite(total["loss"][0]).astype(jnp.int32)
     return total | {"count": sums["count"] + batch["count"], "finite": sums["finite"] + finite}

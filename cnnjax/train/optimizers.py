@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import jax
 import numpy as np
 import optax
+from jax.core import Tracer
 from jaxtyping import Array, PyTree
 
 from cnnjax.errors import UserError, unknown
@@ -83,7 +84,7 @@ def create(
 
 def _is_set(value: float | Array) -> bool:
     """Whether a number is not 0, which switches a part of an optimizer off. One that is traced is not known."""
-    return isinstance(value, jax.core.Tracer) or bool(value)
+    return isinstance(value, Tracer) or bool(value)
 
 
 def _check(name: str, weight_decay: float | Array, nesterov: bool) -> None:

@@ -197,7 +197,9 @@ class Stack:
         split = cast(ArraySplit, as_split(self.first.plan.dataset.test))
         some = next(iter(best.values()))
         networks = strategy.stack(self.strategy, [best.get(i, some)[:2] for i in range(len(self.runs))])
-        sums = self.evaluate(networks, self.normalizer, strategy.replicate_split(self.strategy, split))
+        sums = self.evaluate(
+            networks, self.normalizer, cast(ArraySplit, strategy.replicate_split(self.strategy, split))
+        )
         outcomes: list[Outcome] = []
         for i, run in enumerate(self.runs):
             if i in self.failed:
