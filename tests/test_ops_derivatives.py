@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from jax import lax
 from jax.sharding import AxisType
@@ -324,6 +324,8 @@ def test_derivatives_keep_the_precision_of_the_call():
     st.sampled_from([(3, 4), (32, 64), (5, 2)]), st.integers(1, 2),
 )  # fmt: skip
 def test_conv_of_any_shape(sides, window, stride, padding, channels, batch):
+    # With more padding a window could lie in it as a whole, and a result of zeros has no scale to compare at.
+    assume(isinstance(padding, str) or padding < min(window))
     sides = [max(side, size) for side, size in zip(sides, window, strict=True)]
     x, kernel = normal(0, batch, *sides, channels[0]), normal(1, *window, *channels)
 
