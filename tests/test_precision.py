@@ -24,8 +24,6 @@ from cnnjax.train import loop, metrics, optimizers, step, strategy
 from cnnjax.train.state import TrainState, create_state
 from cnnjax.train.training import EVAL_BATCH
 
-pytestmark = pytest.mark.usefixtures("quickly_compiled")
-
 SIDE, BATCH, STEPS, SIZE, CLASSES = 32, 32, 50, 96, 3
 SMALL = {"name": "small-cnn", "width_multiplier": 0.25}
 VGG = {"name": "vgg13", "width_multiplier": 1 / 8, "dense_units": 64, "dropout": 0.25}
