@@ -5,8 +5,8 @@
 The work is divided into stages, each in a folder of `runs/article/`. A second run finds the finished ones; an
 interrupted one continues where it stopped, training at its last epoch; `--fresh` starts over.
 
-Two CPU cores, empty caches: 10 to 13 minutes; again, with all stages finished: 4 s. One seed: validation accuracy at
-the lowest validation loss 78.7% without and 87.9% with augmentation (version 4 of the renderer).
+Two CPU cores beside other work, empty caches: 14 min 12 s. One seed: validation accuracy at the lowest validation loss
+78.6% without and 87.1% with augmentation (version 4 of the renderer).
 """
 
 from cnnjax.__main__ import run

@@ -24,7 +24,7 @@ SHORT = dataclasses.replace(DREAM, stages=tuple(dataclasses.replace(stage, steps
 
 
 @pytest.fixture(scope="module")
-def network(quickly_compiled):
+def network():
     return tiny.flax(tiny.Plain(rngs=nnx.Rngs(0)), SIZE)
 
 
@@ -105,7 +105,7 @@ def test_what_cannot_start_is_one_sentence(network):
 
 
 @pytest.mark.slow
-def test_the_command_dreams(tmp_path, capsys, quickly_compiled):
+def test_the_command_dreams(tmp_path, capsys):
     commands.deepdream(layer="block1_conv2", weights="vgg16-mini", steps=4, image_size=90, out=tmp_path)
     image = Image.read(tmp_path / "block1_conv2-layer.png")
     assert image.pixels.shape == (90, 90, 3) and image.provenance["recipe"] == "deepdream"

@@ -108,7 +108,7 @@ def test_the_attention_is_the_sum_of_the_gradients_by_the_image_and_changes_noth
 
 
 @pytest.fixture(scope="module")
-def drawn(quickly_compiled):
+def drawn():
     return visualize.render_filters(tiny.network(), "conv_2", range(3), recipe=SHORT)
 
 
@@ -136,7 +136,7 @@ class Last:
         self.frames.append(np.asarray(images))
 
 
-def test_the_last_image_is_kept_since_the_best_score_is_that_of_a_lucky_crop(quickly_compiled):
+def test_the_last_image_is_kept_since_the_best_score_is_that_of_a_lucky_crop():
     kept, lucky = Last(), Last()
     options = {"steps": 4, "image_size": 12}
     (image,) = visualize.render(tiny.network(), visualize.channel("conv_2", 1), recipe="maco", frames=kept, **options)

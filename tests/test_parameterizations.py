@@ -126,7 +126,7 @@ def test_a_data_sets_colours_have_its_covariance():
 
 
 @pytest.fixture(scope="module")
-def drawn(quickly_compiled):
+def drawn():
     return visualize.render_filters(tiny.network(), "conv_2", range(4), recipe=SHORT)
 
 
@@ -141,7 +141,7 @@ def test_activations_rise_and_the_same_seed_gives_the_same_bits_alone_and_in_com
     assert not np.array_equal(other.pixels, alone.pixels)
 
 
-def test_one_program_for_many_calls_whatever_the_numbers(quickly_compiled):
+def test_one_program_for_many_calls_whatever_the_numbers():
     network = tiny.network()
 
     def draw(decay, degrees, channel):
@@ -157,7 +157,7 @@ def test_one_program_for_many_calls_whatever_the_numbers(quickly_compiled):
 
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
-def test_it_draws_for_a_network_of_grey_images_in_either_precision(quickly_compiled, dtype):
+def test_it_draws_for_a_network_of_grey_images_in_either_precision(dtype):
     class Cast(nnx.Module):
         def __init__(self, rngs):
             self.conv = nnx.Conv(1, 4, (3, 3), dtype=dtype, rngs=rngs)
@@ -172,7 +172,7 @@ def test_it_draws_for_a_network_of_grey_images_in_either_precision(quickly_compi
     assert image.provenance["activation_after"] > image.provenance["activation_before"]
 
 
-def test_the_lucid_recipe_is_lucids(quickly_compiled):
+def test_the_lucid_recipe_is_lucids():
     chosen = visualize.recipes.recipe("lucid")
     assert chosen.steps == 512 and not chosen.is_penalized and not chosen.in_place and chosen.before_relu
     shown = visualize.transforms.apply(

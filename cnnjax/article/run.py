@@ -27,8 +27,8 @@ from cnnjax.visualize import recipes
 from cnnjax.visualize.recipes import Recipe
 
 PLAN = {
-    "worked-examples": 8, "plain": 150, "augmented": 360, "small-network": 16, "feature-maps": 12, "filters": 150,
-    "article-recipe": 60, "classes": 80, "attribution": 40,
+    "worked-examples": 5, "plain": 128, "augmented": 415, "small-network": 11, "feature-maps": 8, "filters": 119,
+    "article-recipe": 54, "classes": 70, "attribution": 38,
 }  # fmt: skip
 """The stages in order, with the seconds that each takes on two CPU cores."""
 

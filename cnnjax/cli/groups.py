@@ -18,9 +18,6 @@ from cnnjax.train.loop import Result
 from cnnjax.train.members import Member, fit_members
 from cnnjax.train.stack import Outcome
 
-INJECTED = ("learning_rate", "weight_decay", "momentum", "clip_norm")
-"""Fields of the optimizer that a program can be given as numbers."""
-
 
 def fit_all(runs: Mapping[Path, Config], *, resume: bool, stacked: bool | None = None) -> dict[Path, Outcome]:
     """Train each run in its folder, which is prepared, and print what each gave. Several share a program where one

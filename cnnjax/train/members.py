@@ -65,8 +65,7 @@ def fit_members(
     _check_alike(plans)
     if len({plan.folder for plan in plans}) < len(plans) and plans[0].folder is not None:
         raise UserError("two runs have the same run_dir: give each its own")
-    together = _is_stacked(plans[0], stacked)
-    if together:
+    if _is_stacked(plans[0], stacked):
         return _stacked(plans)
     shared = Shared()
     return [_in_turn(plan, shared) for plan in plans]

@@ -93,9 +93,9 @@ class Stack:
         self.length = math.gcd(steps // calls, *[run.step for run in self.runs])
         keys = [run.keys() for run in self.runs]
         numbers = [run.hyperparams() for run in self.runs]
-        steps_keys = [key for _, key in keys]
+        step_keys = [key for _, key in keys]
         self.given = (
-            strategy.stack(self.strategy, list(zip(steps_keys, numbers, strict=True))),
+            strategy.stack(self.strategy, list(zip(step_keys, numbers, strict=True))),
             (self.normalizer, train),
         )
         self.compiled = strategy.compile_stack_steps(self.strategy, self.first.config, batch)
@@ -152,9 +152,10 @@ class Stack:
 
     def _end_epoch(self, ended: list[int], valid: ArraySplit) -> None:
         rows = self._check(ended, self.sums)
-        found = self.evaluate(self._evaluated(self.states), self.normalizer, valid)
-        host, zeros = jax.device_get(self.states), metrics.zeros(("loss", *self.first.config.metrics))
-        sums = [zeros if i in rows else _one(jax.device_get(self.sums), i) for i in range(len(self.runs))]
+        found = self.evaluate(self.first.evaluated(self.states), self.normalizer, valid)
+        host, running = jax.device_get((self.states, self.sums))
+        zeros = metrics.zeros(("loss", *self.first.config.metrics))
+        sums = [zeros if i in rows else _one(running, i) for i in range(len(self.runs))]
         self.sums = strategy.stack(self.strategy, sums)
         for i, row in rows.items():
             run, (started, begun) = self.runs[i], self.began[i]
@@ -167,9 +168,6 @@ class Stack:
                 run.record(record, zeros, self.logs[i])
             self.progress.epoch(record, f"{name_of(run.folder, i)}: ", self.options.epochs)
             self.began[i] = time.perf_counter(), run.step
-
-    def _evaluated(self, state: Any) -> Any:
-        return self.first.evaluated(state)
 
     def _between_calls(self) -> None:
         """Save where a checkpoint is due or SIGTERM came; then stop."""

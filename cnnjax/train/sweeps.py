@@ -155,20 +155,18 @@ def sweep(
             if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
                 raise UserError(f"{name}={value!r} is not a finite number: the optimizer's numbers are swept here")
     combinations = [Combination(values) for values in grid(over)]
-    places = [(one, seed) for one in combinations for seed in seeds]
-    folders = folder_names([one.values for one in combinations])
+    names = folder_names([one.values for one in combinations])
+    places = [(one, name, seed) for one, name in zip(combinations, names, strict=True) for seed in seeds]
     members = []
-    for one, seed in places:
-        name = folders[combinations.index(one)]
+    for one, name, seed in places:
         folder = None if run_dir is None else Path(run_dir) / name / f"seed-{seed}"
         numbers = {key: float(value) for key, value in one.values.items()}
         # Without this, config.json could not tell the runs of a sweep apart.
         own = {"seed": seed, "hyperparams": numbers} | dict(options.get("config") or {}) if folder else None
         members.append(Member(network(seed), numbers, seed, folder, own))
     options = {name: value for name, value in options.items() if name != "config"}
-    for (one, seed), outcome in zip(
-        places, fit_members(members, dataset, optimizer, stacked=stacked, **options), strict=True
-    ):
+    outcomes = fit_members(members, dataset, optimizer, stacked=stacked, **options)
+    for (one, _, seed), outcome in zip(places, outcomes, strict=True):
         one.add(seed, outcome)
     found = Sweep(combinations)
     if run_dir is not None:
