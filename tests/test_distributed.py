@@ -29,8 +29,8 @@ TRAIN = [sys.executable, str(ROOT / "experiments" / "train.py"), "debug", "--dat
          "--train.steps-per-epoch", "10", "--train.dispatches-per-epoch", "10", "--train.checkpoint-every-steps",
          "1"]  # fmt: skip
 
-
-pytestmark = pytest.mark.usefixtures("quickly_compiled")
+# Compiled as users have it: without LLVM's optimizations other roundings, which RMSProp's first step enlarges where a
+# gradient is almost zero, lead one device and four to parameters that differ by 0.006 after 20 steps.
 
 
 @pytest.fixture(scope="module")
