@@ -1,6 +1,7 @@
-"""Names of files and classes as text that a terminal, a figure or a log can show: names may hold any bytes."""
+"""Names of files and classes, which may hold any bytes, and settings as text for a terminal, a figure or a log."""
 
 import re
+from typing import Any
 
 _MIDDLE = 200
 _ESCAPES = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
@@ -14,6 +15,13 @@ def printable(text: object) -> str:
 def shortened(text: str) -> str:
     """The text, with the middle of every word of more than 200 characters left out."""
     return re.sub(rf"\S{{{_MIDDLE + 1},}}", lambda match: f"{match[0][:120]}…{match[0][-60:]}", text)
+
+
+def format_value(value: Any) -> str:
+    """The value of a setting as it is written on a command line."""
+    if isinstance(value, tuple | list):
+        return ",".join(map(format_value, value))
+    return f"{value:g}" if isinstance(value, float) and float(f"{value:g}") == value else str(value)
 
 
 def _escape(match: re.Match[str]) -> str:

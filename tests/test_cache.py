@@ -62,6 +62,17 @@ def test_names_left_out_are_kept_too(folder):
     assert source.calls == 1
 
 
+def test_a_flipped_bit_in_a_name_left_out_is_noticed(folder, caplog):
+    source = Source()
+    cached("pets", {}, Examples, lambda: (source()[0], ("a/broken.jpg",)))
+    (entry,) = folder.iterdir()
+    about = entry / "entry.json"
+    about.write_text(about.read_text().replace("a/broken.jpg", "a/brokel.jpg"))
+    with caplog.at_level(logging.WARNING):
+        assert cached("pets", {}, Examples, lambda: (source()[0], ("a/broken.jpg",)))[1] == ("a/broken.jpg",)
+    assert source.calls == 2 and "is damaged: making it again" in caplog.text
+
+
 @pytest.mark.parametrize("file", ["images.npy", "labels.npy", "entry.json"])
 @pytest.mark.parametrize("damage", ["flip", "truncate", "remove"])
 def test_damage_is_noticed_and_repaired(folder, caplog, file, damage):

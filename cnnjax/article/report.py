@@ -3,11 +3,12 @@
 `write_page(run_folder, content)` writes `run_folder/index.html`. `content` is an `Article`, or a dict with its fields:
 JSON-able data, with paths relative to `run_folder`.
 
-    figures     slot -> PNG. From `figures.worked_examples`: operands, windows, volume, maps, two-maps, relu, strides,
-                padding, pooling, pooled, flattened, descent, dropout, receptive-fields. From `sections`: small-network,
-                dataset, curves-plain, curves, augmented and, if `cat_dog` is not empty, cat-dog. From `section_6`:
-                vgg-network, photo, map-alone, maps-in-a-row, feature-maps, article-recipe, classes, attribution,
-                filters/LAYER for every layer in `filters`.
+    figures     slot -> PNG or GIF. From `figures.worked_examples`: operands, windows, volume, maps, two-maps, relu,
+                strides, padding, pooling, pooled, flattened, descent, dropout, receptive-fields, and in motion
+                windows-moving, strides-moving, padding-moving, pooling-moving, dropout-moving. From `sections`:
+                small-network, dataset, curves-plain, curves, augmented and, if `cat_dog` is not empty, cat-dog.
+                From `section_6`: vgg-network, photo, map-alone, maps-in-a-row, feature-maps, article-recipe, classes,
+                attribution, filters/LAYER for every layer in `filters`, ascent.
                 Optional: overview (the article's network), prediction (bars).
     worked_examples  worked_examples.numbers(…)
     networks    small, article_small, vgg, article_vgg -> {image_size: [height, width], parameters, rows: [{layer,
@@ -31,6 +32,7 @@ JSON-able data, with paths relative to `run_folder`.
 
 import base64
 import inspect
+import io
 import re
 import textwrap
 from collections.abc import Callable, Mapping
@@ -135,18 +137,36 @@ def _source(function: Callable[..., Any]) -> str:
 
 
 def _embedded(path: Path, alt: str) -> Markup:
-    """A PNG as an <img> that contains its bytes. Its size follows from its resolution; 96 dpi is one CSS pixel."""
+    """A PNG or GIF as an <img> that contains its bytes. Its size follows from its resolution; 96 dpi is one CSS pixel.
+
+    Of a GIF, whoever has asked the browser for less motion is shown the last frame.
+    """
     try:
         with Image.open(path) as image:
             width, height = image.size
             scale = float(image.info.get("dpi", (192, 192))[0]) / 96
+            still = _last_frame(image) if path.suffix == ".gif" else None
     except OSError:
         raise UserError(f"the page's figure {path} is missing or broken: run its stage again with fresh=True") from None
     shown = min(_MAX_WIDTH, round(width / scale))
-    data = base64.b64encode(path.read_bytes()).decode()
-    return Markup('<img src="data:image/png;base64,{}" alt="{}" width="{}" height="{}" style="width:{}px">').format(
-        data, alt, shown, round(height * shown / width), shown
+    tag = Markup('<img src="data:image/{};base64,{}" alt="{}" width="{}" height="{}" style="width:{}px">').format(
+        path.suffix[1:], _base64(path.read_bytes()), alt, shown, round(height * shown / width), shown
     )
+    if still is None:
+        return tag
+    source = Markup('<source srcset="data:image/png;base64,{}" media="(prefers-reduced-motion: reduce)">')
+    return Markup("<picture>{}{}</picture>").format(source.format(_base64(still)), tag)
+
+
+def _last_frame(film: Image.Image) -> bytes:
+    film.seek(getattr(film, "n_frames", 1) - 1)
+    contents = io.BytesIO()
+    film.convert("P").save(contents, "png")
+    return contents.getvalue()
+
+
+def _base64(contents: bytes) -> str:
+    return base64.b64encode(contents).decode()
 
 
 def _large(number: float) -> str:

@@ -17,11 +17,13 @@ from cnnjax.article import captions, sections
 from cnnjax.article.stage_cache import Result
 from cnnjax.data import example_image
 from cnnjax.network import Network
-from cnnjax.visualize import recipes
+from cnnjax.visualize import films, recipes
 from cnnjax.visualize.recipes import Recipe
 
 COMPARED_LAYER, COMPARED = "block3_conv3", 4
 """The layer and the number of its filters that are drawn by the article's recipe too."""
+FILMED, FRAMES = 4, 16
+"""How many filters of the last layer are shown while they are drawn, and how many images of each after the noise."""
 ATTRIBUTION_METHODS = (
     "gradient",
     "smooth-grad",
@@ -80,11 +82,16 @@ def filters(folder: Path, vgg: Network, recipe: Recipe, image_size: int, seed: i
     """Section 6.2. A layer that is finished is not computed again when the stage is repeated."""
     result: Result = {"figures": {}, "provenance": {}}
     shapes = visualize.layer_shapes(vgg, image_size)
-    for layer in (name for name in recipes.FILTERS if name in shapes):
+    layers = [name for name in recipes.FILTERS if name in shapes]
+    film = folder / "ascent.gif"
+    for layer in layers:
         record = folder / f"{layer}.json"
         if not record.exists():
             channels = recipes.filters_of(layer, shapes[layer][-1])
-            rendered = _filters_of_layer(folder, vgg, layer, channels, recipe, image_size, seed)
+            recorder = films.Recorder(max(1, recipe.steps // FRAMES)) if layer == layers[-1] else None
+            rendered = _filters_of_layer(folder, vgg, layer, channels, recipe, image_size, seed, recorder)
+            if recorder is not None:
+                films.tile(recorder.films()[:FILMED]).save(film, milliseconds=250)
             figures.image_grid(
                 [image.pixels for image in rendered],
                 [f"filter {image.provenance['channel']}" for image in rendered],
@@ -94,6 +101,7 @@ def filters(folder: Path, vgg: Network, recipe: Recipe, image_size: int, seed: i
             files.write_json(record, [image.provenance for image in rendered])
         result["provenance"][layer] = json.loads(record.read_text())
         result["figures"] |= sections.relative(folder, {f"filters/{layer}": folder / f"{layer}.png"})
+    result["figures"] |= sections.relative(folder, {"ascent": film})
     return result
 
 
@@ -120,13 +128,20 @@ def article_recipe(folder: Path, vgg: Network, recipe: Recipe, ours: Recipe, ima
 
 
 def _filters_of_layer(
-    folder: Path, vgg: Network, layer: str, channels: Sequence[int], recipe: Recipe, image_size: int, seed: int
+    folder: Path,
+    vgg: Network,
+    layer: str,
+    channels: Sequence[int],
+    recipe: Recipe,
+    image_size: int,
+    seed: int,
+    frames: films.Recorder | None = None,
 ) -> list[visualize.Image]:
     """Images of some filters of a layer, saved with a progress bar."""
 
     def render(bar: Callable[[int], object]) -> list[visualize.Image]:
         return visualize.render_filters(
-            vgg, layer, channels, recipe=recipe, image_size=image_size, seed=seed, on_progress=bar
+            vgg, layer, channels, recipe=recipe, image_size=image_size, seed=seed, on_progress=bar, frames=frames
         )
 
     return sections.render(folder, layer, render, len(channels) * recipe.steps)

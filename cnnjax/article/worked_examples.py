@@ -86,7 +86,7 @@ class Descent(NamedTuple):
 
 
 class Dropout(NamedTuple):
-    """Section 4.1: which nodes of a small network are dropped, at two training steps and at test time."""
+    """Section 4.1: which nodes of a small network are dropped, at some training steps and at test time."""
 
     rate: float
     masks: tuple[tuple[np.ndarray, ...], ...]  # step -> layer -> (nodes,): 0 if dropped, else the scale factor
@@ -112,6 +112,7 @@ class WorkedExamples(NamedTuple):
     hyperparameters: tuple[Hyperparameters, ...]
     descent: Descent
     dropout: Dropout
+    dropout_steps: Dropout
     receptive_fields: tuple[ReceptiveField, ...]
 
 
@@ -216,8 +217,8 @@ def descent(seed: int = 0, steps: int = 60, rate: float = 0.1) -> Descent:
     return Descent(np.asarray(losses), np.asarray(kernels)[:, :, :, 0, 0], np.asarray(target)[:, :, 0, 0])
 
 
-def dropout(seed: int = 0, rate: float = 0.5, layers: tuple[int, ...] = (5, 6, 6, 1)) -> Dropout:
-    """Dropout masks of a small fully connected network, at two training steps and at test time.
+def dropout(seed: int = 0, rate: float = 0.5, layers: tuple[int, ...] = (5, 6, 6, 1), steps: int = 2) -> Dropout:
+    """Dropout masks of a small fully connected network, at some training steps and at test time.
 
     A mask is the result of the package's dropout for an input of ones: 0 where a node is dropped, and 1 / (1 - rate)
     elsewhere. The output layer is never dropped. layers: the number of nodes in each layer.
@@ -229,9 +230,10 @@ def dropout(seed: int = 0, rate: float = 0.5, layers: tuple[int, ...] = (5, 6, 6
             hidden.append(np.asarray(drop(jnp.ones((1, nodes)), rate, key, layer))[0])
         return (*hidden, np.ones(layers[-1], np.float32))
 
-    keys = jax.random.split(jax.random.key(seed), 2)
-    panels = (keys[:1], keys[1:], None)
-    return Dropout(rate, tuple(map(masks, panels)), ("training step 1", "training step 2", "test time"))
+    keys = jax.random.split(jax.random.key(seed), steps)
+    panels = (*(keys[step : step + 1] for step in range(steps)), None)
+    titles = (*(f"training step {step + 1}" for step in range(steps)), "test time")
+    return Dropout(rate, tuple(map(masks, panels)), titles)
 
 
 def receptive_field(depth: int, side: int = 9) -> ReceptiveField:
@@ -264,6 +266,7 @@ def compute_all(image: Float[np.ndarray, "32 32 3"]) -> WorkedExamples:
         hyperparameters(),
         descent(),
         dropout(),
+        dropout(steps=8),
         tuple(receptive_field(depth) for depth in (2, 3)),
     )
 

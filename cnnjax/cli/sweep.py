@@ -15,6 +15,7 @@ from cnnjax.cli.config import Config, DistributedConfig
 from cnnjax.cli.train import connect, for_files, prepare
 from cnnjax.distributed import print_once, run_on_primary
 from cnnjax.errors import UserError, unknown
+from cnnjax.printable import format_value
 from cnnjax.train import run_dir, run_lock, sweeps
 
 NAMED = tyro.conf.UseAppendAction[tuple[tuple[str, ...], ...]]
@@ -93,7 +94,7 @@ def _best(found: sweeps.Sweep) -> str:
     best = found.best()
     if best is None:
         return "every run diverged: sweep smaller learning rates"
-    values = ", ".join(f"{name} {sweeps.format_value(value)}" for name, value in best.values.items())
+    values = ", ".join(f"{name} {format_value(value)}" for name, value in best.values.items())
     test = best.summary()[sweeps.TEST_ACCURACY]
     return (
         f"the lowest validation loss has {values}, with a test accuracy of {test['mean']:.1%} ± {test['deviation']:.1%}"

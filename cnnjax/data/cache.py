@@ -13,6 +13,7 @@ import os
 import re
 import shutil
 import tempfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -25,7 +26,7 @@ logger = logging.getLogger(__name__)
 
 Arrays = TypeVar("Arrays")
 
-_FORMAT = 1  # part of every key: raise it when an entry's layout changes
+_FORMAT = 2  # part of every key: raise it when an entry's layout changes
 
 
 def cached(
@@ -59,8 +60,10 @@ def _read(entry: Path, kind: type[Arrays]) -> tuple[Arrays, tuple[str, ...]] | N
     try:
         about = json.loads((entry / "entry.json").read_text())
         arrays = {name: np.load(entry / f"{name}.npy", mmap_mode="r").view(np.ndarray) for name in kind._fields}
-        if all(_describe(array) == about[name] for name, array in arrays.items()):
-            return kind(**arrays), tuple(about["skipped"])
+        skipped = tuple(about["skipped"])
+        whole = about["skipped_crc32"] == _checksum(skipped)
+        if whole and all(_describe(array) == about[name] for name, array in arrays.items()):
+            return kind(**arrays), skipped
         logger.warning("the cache entry %s is damaged: making it again", entry)
     except Exception as error:  # of many kinds: a flipped bit in a header makes NumPy raise a TokenError
         logger.warning("the cache entry %s cannot be read (%s): making it again", entry, error)
@@ -73,7 +76,7 @@ def _write(entry: Path, name: str, key: dict[str, Any], kept: Arrays, skipped: t
     try:
         entry.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(prefix=f".{entry.name}-", dir=entry.parent))
-        about = {"name": name, "key": key, "skipped": skipped}
+        about = {"name": name, "key": key, "skipped": skipped, "skipped_crc32": _checksum(skipped)}
         for field, array in kept._asdict().items():
             np.save(temporary / f"{field}.npy", array)
             about[field] = _describe(array)
@@ -84,6 +87,10 @@ def _write(entry: Path, name: str, key: dict[str, Any], kept: Arrays, skipped: t
             logger.warning("cannot keep %s in the cache (%s): it will be made again next time", name, error)
         if temporary is not None:
             shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _checksum(names: tuple[str, ...]) -> int:
+    return zlib.crc32(json.dumps(names).encode())
 
 
 def _describe(array: np.ndarray) -> dict[str, Any]:

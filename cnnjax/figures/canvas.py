@@ -143,12 +143,7 @@ def save(figure: Figure, path: Path | str, limit: int = _LIMIT) -> Path:
     path = Path(path)
     contents = b""
     for scale in (2.0, 1.6, 1.3, 1.0):
-        figure.set_dpi(_DPI * scale)
-        canvas = FigureCanvasAgg(figure)
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "Glyph .* missing from")  # a box is drawn in its place
-            canvas.draw()
-        drawn = Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3])
+        drawn = _drawn(figure, scale)
         # Only in photographs is a palette of 256 colors visible. They keep all colors if the file is small enough.
         for palette in (False, True):
             pixels = drawn.quantize(256, dither=Image.Dither.NONE) if palette else drawn
@@ -162,3 +157,30 @@ def save(figure: Figure, path: Path | str, limit: int = _LIMIT) -> Path:
             break
     atomic_write(path, lambda temporary: temporary.write_bytes(contents))
     return path
+
+
+def save_film(figures: Sequence[Figure], path: Path | str, milliseconds: int = 700, hold: int = 2500) -> Path:
+    """Write a GIF at twice the CSS size, which repeats for ever, and return its path.
+
+    figures: the frames, of one size. milliseconds: that each is shown; the last one is shown for `hold`.
+    """
+    path = Path(path)
+    frames = [_drawn(figure, 2.0) for figure in figures]
+    # One palette for all frames, so that what does not change is not stored again.
+    palette = Image.fromarray(np.concatenate([np.asarray(frame)[::2] for frame in frames])).quantize(64)
+    pictures = [frame.quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames]
+    durations = [milliseconds] * (len(pictures) - 1) + [hold]
+    buffer = io.BytesIO()
+    pictures[0].save(buffer, "gif", save_all=True, append_images=pictures[1:], duration=durations, loop=0)
+    atomic_write(path, lambda temporary: temporary.write_bytes(buffer.getvalue()))
+    return path
+
+
+def _drawn(figure: Figure, scale: float) -> Image.Image:
+    """The figure as an image with `scale` pixels for each CSS pixel."""
+    figure.set_dpi(_DPI * scale)
+    canvas = FigureCanvasAgg(figure)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from")  # a box is drawn in its place
+        canvas.draw()
+    return Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3])

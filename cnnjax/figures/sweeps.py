@@ -9,6 +9,7 @@ from matplotlib.ticker import NullLocator, PercentFormatter
 
 from cnnjax.figures.canvas import plot, save, sheet, text
 from cnnjax.figures.style import BLUE, BODY, GOLD, GREEN, MUTED, PLUM, RED, SMALL, WIDTH
+from cnnjax.printable import format_value
 
 _COLORS = (BLUE, RED, GREEN, GOLD, PLUM)
 _MARKS = "osD^v"
@@ -27,7 +28,7 @@ def sweep(points: Points, panels: Mapping[str, str], path: Path) -> Path:
     places, is_log = _places(values)
     lines: dict[str, list[tuple[float, Mapping[str, Any]]]] = {}
     for point, found in points:
-        label = ", ".join(f"{name} {_written(point[name])}" for name in others)
+        label = ", ".join(f"{name} {format_value(point[name])}" for name in others)
         lines.setdefault(label, []).append((places[values.index(point[swept])], found))
     shown = {title: name for title, name in panels.items() if any(name in found for _, found in points)}
     left, top, height, gap = 58, 18, 230, 66
@@ -42,7 +43,7 @@ def sweep(points: Points, panels: Mapping[str, str], path: Path) -> Path:
         if is_log:
             axes.set_xscale("log")
             axes.xaxis.set_minor_locator(NullLocator())
-        axes.set_xticks(places, [_written(value) for value in values])
+        axes.set_xticks(places, [format_value(value) for value in values])
         axes.set_xlabel(swept, fontsize=BODY, color=MUTED, parse_math=False)
         axes.set_ylabel(title, fontsize=BODY, color=MUTED)
         if "accuracy" in name:
@@ -71,7 +72,3 @@ def _places(values: Sequence[Any]) -> tuple[list[float], bool]:
     if len(numbers) < len(values) or not all(map(math.isfinite, numbers)):
         return [float(i) for i in range(len(values))], False
     return numbers, min(numbers) > 0 and max(numbers) / min(numbers) >= 8
-
-
-def _written(value: Any) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value)

@@ -237,12 +237,17 @@ def make_evaluator(
                     jax.block_until_ready(sums)  # two calls must not be in flight
             return sums
         fixed = params, model_state, normalizer, split
-        for some in [rows] if strategy.loop else [tuple(a[i : i + 1] for a in rows) for i in range(len(rows[0]))]:
+        for some in _rows_of_calls(strategy, rows):
             sums = program(None, sums, fixed, shard_batch(strategy, some))[1]
             jax.block_until_ready(sums)
         return sums
 
     return evaluate
+
+
+def _rows_of_calls(strategy: Strategy, rows: Sequence[np.ndarray]) -> list[Sequence[np.ndarray]]:
+    """Arrays (steps, batch), divided into those of each call: one step, or all of them where a call is a loop."""
+    return [rows] if strategy.loop else [[a[i : i + 1] for a in rows] for i in range(len(rows[0]))]
 
 
 def lower_train_step(
@@ -513,7 +518,7 @@ def make_stack_evaluator(
         count = len(jax.tree.leaves(networks)[0])
         sums = stack(strategy, [metrics.zeros(("loss", *config.metrics))] * count)
         rows = sampling.padded_batches(len(split), batch_size)
-        for some in [rows] if strategy.loop else [tuple(a[i : i + 1] for a in rows) for i in range(len(rows[0]))]:
+        for some in _rows_of_calls(strategy, rows):
             sums = program(None, sums, (networks, (normalizer, split)), jax.device_put(some, whole))[1]
         return jax.device_get(sums)
 

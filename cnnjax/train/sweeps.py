@@ -16,6 +16,7 @@ import optax
 from cnnjax import files
 from cnnjax.errors import UserError
 from cnnjax.network import Network
+from cnnjax.printable import format_value
 from cnnjax.train import loop, metrics
 from cnnjax.train.members import Member, fit_members
 from cnnjax.train.stack import Outcome
@@ -187,13 +188,6 @@ def check_grid(over: Mapping[str, Sequence[Any]], seeds: Sequence[int]) -> None:
 def grid(over: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
     """Every combination of one value of each; the last name varies fastest."""
     return [dict(zip(over, values, strict=True)) for values in itertools.product(*over.values())]
-
-
-def format_value(value: Any) -> str:
-    """A swept value as it is written on a command line."""
-    if isinstance(value, tuple | list):
-        return ",".join(map(format_value, value))
-    return f"{value:g}" if isinstance(value, float) and float(f"{value:g}") == value else str(value)
 
 
 def folder_names(combinations: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -138,6 +138,7 @@ def render_filters(
     seed: int = 0,
     batch_size: int = 16,
     on_progress: Progress | None = None,
+    frames: Frames | None = None,
 ) -> list[Image]:
     """An image for each of a layer's channels (a number: the first so many) that drives its mean most. See `render`.
 
@@ -154,6 +155,7 @@ def render_filters(
         seed=seed,
         batch_size=batch_size,
         on_progress=on_progress,
+        frames=frames,
     )
 
 

@@ -7,12 +7,12 @@ itself does not import them, so that it does not depend on `cnnjax.article`.
 from pathlib import Path
 
 from cnnjax.article.worked_examples import WorkedExamples
-from cnnjax.figures.worked_examples import connections, volumes, windows
+from cnnjax.figures.worked_examples import connections, moving, volumes, windows
 from cnnjax.figures.worked_examples.learned_filter import descent
 
 
 def draw_all(examples: WorkedExamples, folder: Path | str) -> dict[str, Path]:
-    """Draw the figures of section 2, and those of dropout and receptive fields: name -> PNG in `folder`."""
+    """Draw the figures of section 2, and those of dropout and receptive fields: name -> PNG or GIF in `folder`."""
     folder = Path(folder)
     plan = {
         "operands": (windows.operands, examples.convolution),
@@ -30,4 +30,15 @@ def draw_all(examples: WorkedExamples, folder: Path | str) -> dict[str, Path]:
         "dropout": (connections.dropout, examples.dropout),
         "receptive-fields": (connections.receptive_fields, examples.receptive_fields),
     }
-    return {name: draw(example, folder / f"{name}.png") for name, (draw, example) in plan.items()}
+    films = {
+        "windows-moving": (moving.convolution, examples.convolution),
+        "strides-moving": (moving.strides, examples.strides),
+        "padding-moving": (moving.padding, examples.padding),
+        "pooling-moving": (moving.pooling, examples.pooling),
+        "dropout-moving": (moving.dropout, examples.dropout_steps),
+    }
+    return {
+        name: draw(example, folder / f"{name}.{ending}")
+        for ending, part in (("png", plan), ("gif", films))
+        for name, (draw, example) in part.items()
+    }

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.colors import to_rgb
 
@@ -23,29 +24,34 @@ def dropout(example: Dropout, path: Path) -> Path:
         dropped = sum(int((mask == 0).sum()) for mask in masks)
         text(board, left + panel / 2, 14, title, HEAD, weight="bold")
         text(board, left + panel / 2, height - 12, f"{dropped} of {nodes} nodes dropped", SMALL, MUTED)
-        places = [
-            [(left + 32 + layer * (panel - 64) / (len(masks) - 1), 142 + (node - (len(mask) - 1) / 2) * 36)
-             for node in range(len(mask))]
-            for layer, mask in enumerate(masks)
-        ]  # fmt: skip
-        edges = [
-            (start, end)
-            for layer in range(len(masks) - 1)
-            for start, a in zip(places[layer], masks[layer], strict=True)
-            for end, b in zip(places[layer + 1], masks[layer + 1], strict=True)
-            if a != 0 and b != 0
-        ]
-        board.add_collection(LineCollection(edges, colors=BLUE, linewidths=0.7, alpha=0.55, zorder=1))
-        for layer, mask in zip(places, masks, strict=True):
-            for (x, y), kept in zip(layer, mask, strict=True):
-                if kept:
-                    board.plot(x, y, "o", markersize=14, markerfacecolor=BLUE, markeredgecolor=PAPER, zorder=2)
-                else:
-                    board.plot(x, y, "o", markersize=13, markerfacecolor=PAPER, markeredgecolor=RULE, zorder=2)
-                    board.plot(x, y, "x", markersize=7, markeredgewidth=1.8, color=RED, zorder=3)
+        network(board, masks, left, panel)
         if index:
             board.plot((left, left), (36, height - 34), color=RULE, linewidth=0.8)
     return save(figure, path)
+
+
+def network(board: Axes, masks: Sequence[np.ndarray], left: float, width: float, middle: float = 142) -> None:
+    """Draw nodes in columns, from `left` on: those whose mask is 0 are crossed out and have no connections."""
+    places = [
+        [(left + 32 + layer * (width - 64) / (len(masks) - 1), middle + (node - (len(mask) - 1) / 2) * 36)
+         for node in range(len(mask))]
+        for layer, mask in enumerate(masks)
+    ]  # fmt: skip
+    edges = [
+        (start, end)
+        for layer in range(len(masks) - 1)
+        for start, a in zip(places[layer], masks[layer], strict=True)
+        for end, b in zip(places[layer + 1], masks[layer + 1], strict=True)
+        if a != 0 and b != 0
+    ]
+    board.add_collection(LineCollection(edges, colors=BLUE, linewidths=0.7, alpha=0.55, zorder=1))
+    for layer, mask in zip(places, masks, strict=True):
+        for (x, y), kept in zip(layer, mask, strict=True):
+            if kept:
+                board.plot(x, y, "o", markersize=14, markerfacecolor=BLUE, markeredgecolor=PAPER, zorder=2)
+            else:
+                board.plot(x, y, "o", markersize=13, markerfacecolor=PAPER, markeredgecolor=RULE, zorder=2)
+                board.plot(x, y, "x", markersize=7, markeredgewidth=1.8, color=RED, zorder=3)
 
 
 def receptive_fields(fields: Sequence[ReceptiveField], path: Path) -> Path:

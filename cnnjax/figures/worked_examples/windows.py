@@ -10,13 +10,15 @@ from cnnjax.figures.canvas import arrow, cell, image, outline, plot, save, sheet
 from cnnjax.figures.style import BLUE, BODY, GOLD, GREEN, HEAD, INK, MUTED, PAPER, RED, SMALL, TINTS, WIDTH
 
 
-def _number(value: float | np.floating) -> str:
+def number(value: float | np.floating) -> str:
+    """A value as it stands in a cell."""
     return f"{value:g}"
 
 
-def _table(board: Axes, values: np.ndarray, x: float, y: float, side: float, **style) -> None:
+def table(board: Axes, values: np.ndarray, x: float, y: float, side: float, **style) -> None:
+    """Draw an array of two axes as cells."""
     for row, column in np.ndindex(*values.shape):
-        content = _number(values[row, column])
+        content = number(values[row, column])
         cell(board, x + column * side, y + row * side, side, content, **{"size": BODY, **style})
 
 
@@ -25,13 +27,13 @@ def operands(example: Convolution, path: Path) -> Path:
     figure, board = sheet(WIDTH, 246)
     side, top, left = 38, 40, 70
     text(board, left + 2.5 * side, 20, "input", HEAD, MUTED)
-    _table(board, example.image, left, top, side, size=HEAD, fill=TINTS[BLUE], edge=PAPER)
+    table(board, example.image, left, top, side, size=HEAD, fill=TINTS[BLUE], edge=PAPER)
     text(board, left + 232, top + 2.5 * side, "∗", 20, MUTED)
     text(board, left + 276 + 1.5 * side, top + side - 20, "filter", HEAD, MUTED)
-    _table(board, example.kernel, left + 276, top + side, side, size=HEAD, fill=TINTS[GOLD], edge=PAPER)
+    table(board, example.kernel, left + 276, top + side, side, size=HEAD, fill=TINTS[GOLD], edge=PAPER)
     text(board, left + 434, top + 2.5 * side, "=", 20, MUTED)
     text(board, left + 480 + 1.5 * side, top + side - 20, "feature map", HEAD, MUTED)
-    _table(board, example.map, left + 480, top + side, side, size=HEAD, fill=TINTS[RED], edge=PAPER, weight="bold")
+    table(board, example.map, left + 480, top + side, side, size=HEAD, fill=TINTS[RED], edge=PAPER, weight="bold")
     return save(figure, path)
 
 
@@ -45,8 +47,8 @@ def sliding(example: Convolution, path: Path) -> Path:
         left, top = column * (panel + gap) + 2, row * height + 26
         text(board, left, top - 13, f"window {row * columns + column + 1}", SMALL, MUTED, ha="left")
         for i, j in np.ndindex(size, size):
-            value, inside = _number(example.image[i, j]), row <= i < row + kernel and column <= j < column + kernel
-            content = f"{value}×{_number(example.kernel[i - row, j - column])}" if inside else value
+            value, inside = number(example.image[i, j]), row <= i < row + kernel and column <= j < column + kernel
+            content = f"{value}×{number(example.kernel[i - row, j - column])}" if inside else value
             color = (INK if example.products[row, column, i - row, j - column] else MUTED) if inside else MUTED
             fill = TINTS[GREEN] if inside else PAPER
             cell(board, left + j * side, top + i * side, side, content, fill, size=7.2, color=color)
@@ -55,7 +57,7 @@ def sliding(example: Convolution, path: Path) -> Path:
         for i, j in np.ndindex(rows, columns):
             filled, now = i * columns + j <= row * columns + column, (i, j) == (row, column)
             fill = (TINTS[RED] if now else "#f4f6f8") if filled else PAPER
-            content = _number(example.map[i, j]) if filled else ""
+            content = number(example.map[i, j]) if filled else ""
             style = {"weight": "bold", "color": RED} if now else {}
             cell(board, right + j * side, top + (i + 1) * side, side, content, fill, **style)
     return save(figure, path)
@@ -85,7 +87,7 @@ def strides(example: Strides, path: Path) -> Path:
         for i, j in np.ndindex(*map_.shape):
             color = {(0, 0): GREEN, (0, 1): RED}.get((i, j))
             fill, ink = (TINTS[color], color) if color else (PAPER, INK)
-            cell(board, right + j * small, down + i * small, small, _number(map_[i, j]), fill, color=ink)
+            cell(board, right + j * small, down + i * small, small, number(map_[i, j]), fill, color=ink)
     return save(figure, path)
 
 
@@ -98,7 +100,7 @@ def padding(example: Padding, path: Path) -> Path:
     for i, j in np.ndindex(size, size):
         border = not (0 < i < size - 1 and 0 < j < size - 1)
         fill, color = ("#e6eaed", "#9aa5af") if border else (TINTS[BLUE], INK)
-        cell(board, 4 + j * side, top + i * side, side, _number(example.padded[i, j]), fill, color=color, edge=PAPER)
+        cell(board, 4 + j * side, top + i * side, side, number(example.padded[i, j]), fill, color=color, edge=PAPER)
     outline(board, 4, top, 3 * side, 3 * side, GREEN)
     for left, map_, title, first in (
         (312, example.same, "map with padding", GREEN),
@@ -107,8 +109,8 @@ def padding(example: Padding, path: Path) -> Path:
         rows = map_.shape[0]
         text(board, left, 16, f"{title}: {rows}×{rows}", HEAD, ha="left", weight="bold")
         y = top + (size - rows) / 2 * side
-        _table(board, map_, left, y, side, fill="#f4f6f8", edge=PAPER)
-        cell(board, left, y, side, _number(map_[0, 0]), TINTS[first], color=first, weight="bold", edge=PAPER)
+        table(board, map_, left, y, side, fill="#f4f6f8", edge=PAPER)
+        cell(board, left, y, side, number(map_[0, 0]), TINTS[first], color=first, weight="bold", edge=PAPER)
     arrow(board, (4 + size * side + 16, top + size * side / 2), (292, top + size * side / 2))
     return save(figure, path)
 
@@ -122,7 +124,7 @@ def pooling(example: Pooling, path: Path) -> Path:
         largest = example.image[i, j] == example.map[i // 2, j // 2]
         style = {"weight": "bold", "color": color} if largest else {"color": INK}
         cell(
-            board, 90 + j * side, 8 + i * side, side, _number(example.image[i, j]), TINTS[color],
+            board, 90 + j * side, 8 + i * side, side, number(example.image[i, j]), TINTS[color],
             edge=PAPER, size=13, **style,
         )  # fmt: skip
     middle = 8 + 2 * side
@@ -132,7 +134,7 @@ def pooling(example: Pooling, path: Path) -> Path:
     for i, j in np.ndindex(*example.map.shape):
         color = colors[i * 2 + j]
         cell(
-            board, 520 + j * side, middle - side + i * side, side, _number(example.map[i, j]), TINTS[color],
+            board, 520 + j * side, middle - side + i * side, side, number(example.map[i, j]), TINTS[color],
             edge=PAPER, size=13, weight="bold", color=color,
         )  # fmt: skip
     return save(figure, path)
