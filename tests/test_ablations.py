@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 
 FOLDER = Path(__file__).parents[1] / "experiments" / "ablations"
-TINY = ["--budget.image-size", "32", "--budget.per-class", "8", "--budget.held-out", "8", "--budget.epochs", "1",
+TINY = ["--budget.image-size", "32", "--budget.per-class", "16", "--budget.held-out", "8", "--budget.epochs", "1",
         "--budget.steps-per-epoch", "2", "--budget.seeds", "0", "1"]  # fmt: skip
 FLAGS = {
     "dropout": ["--rates", "0", "0.5"],
     "augmentation": ["--kinds", "none", "rotation", "all"],
-    "images_per_class": ["--counts", "4", "8"],
+    "images_per_class": ["--counts", "10", "16"],
     "kernel_size": [],
     "depth": ["--depths", "1", "3"],
     "batch_norm": ["--learning-rates", "0.01"],

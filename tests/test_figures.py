@@ -1,5 +1,6 @@
 """Every figure is written, is small and not blank, and what it shows follows from the arrays."""
 
+import itertools
 import subprocess
 import sys
 from pathlib import Path
@@ -60,12 +61,36 @@ def examples() -> worked_examples.WorkedExamples:
 
 def test_worked_examples_are_drawn(examples, tmp_path):
     paths = drawings.draw_all(examples, tmp_path)
+    moving = {"windows": 9, "strides": 25, "padding": 25, "pooling": 4, "dropout": 9}
     assert set(paths) == {
         "operands", "windows", "volume", "maps", "two-maps", "relu", "strides", "padding", "pooling", "pooled",
-        "flattened", "descent", "dropout", "receptive-fields",
+        "flattened", "descent", "dropout", "receptive-fields", *(f"{name}-moving" for name in moving),
     }  # fmt: skip
     for path in paths.values():
-        check(path)
+        if path.suffix == ".png":
+            check(path)
+    for name, frames in moving.items():
+        with Image.open(paths[f"{name}-moving"]) as film:
+            assert (film.format, film.n_frames, film.info["loop"]) == ("GIF", frames, 0)
+            assert film.info["background"] is not None and film.convert("RGB").getpixel((1, 1)) == (255, 255, 255)
+            shown = []
+            for frame in range(frames):
+                film.seek(frame)
+                shown.append(np.asarray(film.convert("RGB")))
+        assert all((one != other).any() for one, other in itertools.pairwise(shown))
+        assert paths[f"{name}-moving"].stat().st_size < 250_000
+
+
+def test_the_window_is_where_the_frame_says(examples, tmp_path):
+    """The green frame of the moving convolution is three cells wide, and goes right, then down."""
+    green, corners = np.array([0x3A, 0x8F, 0x6B]), []
+    with Image.open(drawings.moving.convolution(examples.convolution, tmp_path / "a.gif")) as film:
+        for frame in range(film.n_frames):
+            film.seek(frame)
+            rows, columns = (np.asarray(film.convert("RGB"), int) == green).all(-1).nonzero()
+            corners.append((round(rows.min() / 80 - 0.9), round(columns.min() / 80 - 0.5)))
+            assert np.ptp(rows) == pytest.approx(240, abs=8) and np.ptp(columns) == pytest.approx(240, abs=8)
+    assert corners == [(row, column) for row in range(3) for column in range(3)]
 
 
 def test_the_windows_figure_shows_the_map_that_it_is_given(examples, tmp_path):

@@ -1,7 +1,9 @@
 """The page of made-up results: complete, self-contained, and with sentences that follow from its numbers."""
 
+import base64
 import copy
 import html
+import io
 import re
 from html.parser import HTMLParser
 from pathlib import Path
@@ -19,13 +21,14 @@ from cnnjax.data import normalize
 from cnnjax.data.augment import Augment
 from cnnjax.errors import UserError
 from cnnjax.figures import worked_examples as drawings
+from cnnjax.visualize import films
 from cnnjax.visualize.feature_maps import FeatureMaps
 
 pytestmark = pytest.mark.usefixtures("quickly_compiled")
 
 LAYERS = tuple(f"block{b}_conv1" for b in range(1, 6))
 CLASSES = ("rabbit", "crocodile", "starfish", "husky")
-VOID = {"br", "img", "meta", "link", "hr", "input"}
+VOID = {"br", "img", "meta", "link", "hr", "input", "source"}
 SECTIONS = (
     "1 Introduction", "2 Architecture", "2.1 Convolution", "2.2 Non-linearity", "2.3 Stride and padding", "2.4 Pooling",
     "2.5 Hyperparameters", "2.6 Fully connected", "2.7 Training", "3 Intuition", "4 Implementation", "4.1 Dropout",
@@ -44,6 +47,7 @@ class Page(HTMLParser):
         self.open: list[str] = []
         self.headings: list[str] = []
         self.images: list[dict] = []
+        self.stills: list[str] = []
         self.ids: list[str] = []
         self.anchors: list[str] = []
         self.loads: list[str] = []
@@ -64,8 +68,10 @@ class Page(HTMLParser):
             self.anchors.append(attrs["href"])
         elif "href" in attrs:
             self.loads.append(attrs["href"])
-        if "src" in attrs:
-            self.loads.append(attrs["src"])
+        self.loads += [attrs[name] for name in ("src", "srcset") if name in attrs]
+        if tag == "source":
+            assert attrs["media"] == "(prefers-reduced-motion: reduce)"
+            self.stills.append(attrs["srcset"])
         if "id" in attrs:
             self.ids.append(attrs["id"])
 
@@ -168,6 +174,7 @@ def fake_results(folder: Path) -> dict:
     }
     slots |= {
         "article-recipe": figures.image_grid(images(4), list("abab"), drawn / "article-recipe.png", columns=2),
+        "ascent": films.Film(images(3)).save(drawn / "ascent.gif"),
         "attribution": figures.attribution_sheet(
             list(images(1)),
             {"gradient": [np.eye(32)], "grad-cam": [np.ones((32, 32))]},
@@ -249,9 +256,20 @@ def test_every_image_is_inside_and_described(page, results):
     _, parsed = page
     assert len(parsed.images) == len(results[1]["figures"])
     for image in parsed.images:
-        assert image["src"].startswith("data:image/png;base64,")
+        assert image["src"].startswith(("data:image/png;base64,", "data:image/gif;base64,"))
         assert len(image["alt"]) > 10
         assert 0 < int(image["width"]) <= 760
+
+
+def test_a_film_has_its_last_frame_for_those_who_want_no_motion(page):
+    _, parsed = page
+    films = [image["src"] for image in parsed.images if image["src"].startswith("data:image/gif")]
+    assert len(films) == len(parsed.stills) == 6
+    for film, still in zip(films, parsed.stills, strict=True):
+        moving, last = (Image.open(io.BytesIO(base64.b64decode(data.partition(",")[2]))) for data in (film, still))
+        moving.seek(moving.n_frames - 1)
+        assert last.format == "PNG"
+        assert (np.asarray(moving.convert("RGB")) == np.asarray(last.convert("RGB"))).all()
 
 
 def test_nothing_is_loaded_from_elsewhere(page):

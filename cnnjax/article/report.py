@@ -161,7 +161,7 @@ def _embedded(path: Path, alt: str) -> Markup:
 def _last_frame(film: Image.Image) -> bytes:
     film.seek(getattr(film, "n_frames", 1) - 1)
     contents = io.BytesIO()
-    film.convert("P").save(contents, "png")
+    film.convert("RGB").save(contents, "png", optimize=True)
     return contents.getvalue()
 
 

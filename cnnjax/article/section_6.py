@@ -22,7 +22,7 @@ from cnnjax.visualize.recipes import Recipe
 
 COMPARED_LAYER, COMPARED = "block3_conv3", 4
 """The layer and the number of its filters that are drawn by the article's recipe too."""
-FILMED, FRAMES = 4, 16
+FILMED, FRAMES = 4, 12
 """How many filters of the last layer are shown while they are drawn, and how many images of each after the noise."""
 ATTRIBUTION_METHODS = (
     "gradient",
@@ -91,7 +91,7 @@ def filters(folder: Path, vgg: Network, recipe: Recipe, image_size: int, seed: i
             recorder = films.Recorder(max(1, recipe.steps // FRAMES)) if layer == layers[-1] else None
             rendered = _filters_of_layer(folder, vgg, layer, channels, recipe, image_size, seed, recorder)
             if recorder is not None:
-                films.tile(recorder.films()[:FILMED]).save(film, milliseconds=250)
+                films.tile(recorder.films()[:FILMED]).save(film, milliseconds=250, scale=2)
             figures.image_grid(
                 [image.pixels for image in rendered],
                 [f"filter {image.provenance['channel']}" for image in rendered],

@@ -94,20 +94,20 @@ def text(
 def cell(board: Axes, x: float, y: float, side: float, content: str = "", fill: Color = PAPER, **style) -> None:
     """Draw one square cell of a table, with text in it."""
     edge = style.pop("edge", RULE)
-    board.add_patch(Rectangle((x, y), side, side, facecolor=fill, edgecolor=edge, linewidth=0.8))
+    board.add_artist(Rectangle((x, y), side, side, facecolor=fill, edgecolor=edge, linewidth=0.8))
     if content:
         text(board, x + side / 2, y + side / 2 + 0.5, content, **style)
 
 
 def outline(board: Axes, x: float, y: float, width: float, height: float, color: str, **style) -> None:
     """Draw a frame without filling it."""
-    board.add_patch(Rectangle((x, y), width, height, fill=False, edgecolor=color, **{"linewidth": 2, **style}))
+    board.add_artist(Rectangle((x, y), width, height, fill=False, edgecolor=color, **{"linewidth": 2, **style}))
 
 
 def arrow(board: Axes, start: tuple[float, float], end: tuple[float, float], color: str = MUTED) -> None:
     """Draw a thin arrow from `start` to `end`."""
     style = {"arrowstyle": "-|>", "mutation_scale": 9, "linewidth": 1.1, "shrinkA": 0, "shrinkB": 0}
-    board.add_patch(FancyArrowPatch(start, end, color=color, **style))
+    board.add_artist(FancyArrowPatch(start, end, color=color, **style))
 
 
 def box(board: Axes, x: float, y: float, size: tuple[float, float, float], color: str, alpha: float = 1.0) -> None:
@@ -126,7 +126,7 @@ def box(board: Axes, x: float, y: float, size: tuple[float, float, float], color
         [(x + width, y), (x + width + dx, y + dy), (x + width + dx, y + height + dy), (x + width, y + height)],
     )
     for corners, shade in zip(faces, shades, strict=True):
-        board.add_patch(Polygon(corners, facecolor=shade, edgecolor=PAPER, linewidth=0.6, alpha=alpha))
+        board.add_artist(Polygon(corners, facecolor=shade, edgecolor=PAPER, linewidth=0.6, alpha=alpha))
 
 
 def _shade(color: str, factor: float) -> tuple[float, float, float]:
@@ -165,15 +165,30 @@ def save_film(figures: Sequence[Figure], path: Path | str, milliseconds: int = 7
     figures: the frames, of one size. milliseconds: that each is shown; the last one is shown for `hold`.
     """
     path = Path(path)
-    frames = [_drawn(figure, 2.0) for figure in figures]
-    # One palette for all frames, so that what does not change is not stored again.
-    palette = Image.fromarray(np.concatenate([np.asarray(frame)[::2] for frame in frames])).quantize(64)
-    pictures = [frame.quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames]
+    pictures = _with_palette([_drawn(figure, 2.0) for figure in figures])
     durations = [milliseconds] * (len(pictures) - 1) + [hold]
     buffer = io.BytesIO()
     pictures[0].save(buffer, "gif", save_all=True, append_images=pictures[1:], duration=durations, loop=0)
     atomic_write(path, lambda temporary: temporary.write_bytes(buffer.getvalue()))
     return path
+
+
+def _with_palette(frames: Sequence[Image.Image]) -> list[Image.Image]:
+    """The frames in the 64 most frequent colours of all of them: what does not change has the same number in each.
+
+    Pillow's own palettes hold means, in which white is a little grey.
+    """
+    packed = np.stack([np.asarray(frame, np.int32) @ np.array([1 << 16, 1 << 8, 1], np.int32) for frame in frames])
+    counts = np.bincount(packed.reshape(-1), minlength=1 << 24)
+    found = np.flatnonzero(counts)
+    colors = np.stack([found >> 16, found >> 8 & 255, found & 255], axis=1)
+    palette = colors[np.argsort(-counts[found], kind="stable")[:64]]
+    numbers = np.zeros(1 << 24, np.uint8)
+    numbers[found] = ((colors[:, None] - palette) ** 2).sum(-1).argmin(1)
+    pictures = [Image.fromarray(numbers[frame]) for frame in packed]
+    for picture in pictures:
+        picture.putpalette(palette.astype(np.uint8).tobytes())
+    return pictures
 
 
 def _drawn(figure: Figure, scale: float) -> Image.Image:

@@ -9,7 +9,7 @@ from cnnjax.article.worked_examples import Convolution, Dropout, Padding, Poolin
 from cnnjax.figures.canvas import arrow, cell, outline, save_film, sheet, text
 from cnnjax.figures.style import BLUE, BODY, GOLD, GREEN, HEAD, INK, MUTED, PAPER, RED, SMALL, TINTS, Color
 from cnnjax.figures.worked_examples.connections import network
-from cnnjax.figures.worked_examples.windows import number, table
+from cnnjax.figures.worked_examples.windows import format_number, table
 
 _WIDTH = 560  # CSS pixels
 
@@ -19,7 +19,7 @@ def _filled(board: Axes, map_: np.ndarray, step: int, x: float, y: float, side: 
     for place, (i, j) in enumerate(np.ndindex(*map_.shape)):
         now = place == min(step, map_.size - 1)
         fill: Color = (TINTS[RED] if now else "#f4f6f8") if place <= step else PAPER
-        content = number(map_[i, j]) if place <= step else ""
+        content = format_number(map_[i, j]) if place <= step else ""
         style = {"weight": "bold", "color": RED} if now else {}
         cell(board, x + j * side, y + i * side, side, content, fill, **style)
 
@@ -37,16 +37,16 @@ def convolution(example: Convolution, path: Path) -> Path:
         for i, j in np.ndindex(size, size):
             y, x = i - row, j - column
             inside = 0 <= y < kernel and 0 <= x < kernel
-            value = number(example.image[i, j])
-            content = f"{value}×{number(example.kernel[y, x])}" if inside else value
+            value = format_number(example.image[i, j])
+            content = f"{value}×{format_number(example.kernel[y, x])}" if inside else value
             color = INK if inside and example.products[row, column, y, x] else MUTED
             fill = TINTS[GREEN] if inside else PAPER
             cell(board, 20 + j * side, top + i * side, side, content, fill, size=BODY, color=color)
         outline(board, 20 + column * side, top + row * side, kernel * side, kernel * side, GREEN)
         arrow(board, (20 + size * side + 40, top + size * side / 2), (right - 40, top + size * side / 2))
         _filled(board, example.map, step, right, top + side, side)
-        products = " + ".join(number(value) for value in example.products[row, column].ravel())
-        total = number(example.map[row, column])
+        products = " + ".join(format_number(value) for value in example.products[row, column].ravel())
+        total = format_number(example.map[row, column])
         text(board, 20, top + size * side + 20, f"{products} = {total}", HEAD, ha="left")
         frames.append(figure)
     return save_film(frames, path, 900)
@@ -84,7 +84,7 @@ def padding(example: Padding, path: Path) -> Path:
         for i, j in np.ndindex(size, size):
             border = not (0 < i < size - 1 and 0 < j < size - 1)
             fill, color = ("#e6eaed", "#9aa5af") if border else (TINTS[BLUE], INK)
-            content = number(example.padded[i, j])
+            content = format_number(example.padded[i, j])
             cell(board, 20 + j * side, top + i * side, side, content, fill, color=color, edge=PAPER)
         outline(board, 20 + column * side, top + row * side, kernel * side, kernel * side, GREEN)
         arrow(board, (20 + size * side + 24, top + size * side / 2), (right - 24, top + size * side / 2))
@@ -104,13 +104,13 @@ def pooling(example: Pooling, path: Path) -> Path:
             largest = inside and example.image[i, j] == example.map[row, column]
             fill = TINTS[colors[step]] if inside else PAPER
             style = {"weight": "bold", "color": colors[step]} if largest else {"color": INK}
-            content = number(example.image[i, j])
+            content = format_number(example.image[i, j])
             cell(board, 60 + j * side, top + i * side, side, content, fill, size=13, **style)
         outline(board, 60 + column * 2 * side, top + row * 2 * side, 2 * side, 2 * side, colors[step])
         arrow(board, (60 + 4 * side + 30, top + 2 * side), (60 + 4 * side + 110, top + 2 * side))
         for place, (i, j) in enumerate(np.ndindex(*example.map.shape)):
             fill = TINTS[colors[place]] if place <= step else PAPER
-            content = number(example.map[i, j]) if place <= step else ""
+            content = format_number(example.map[i, j]) if place <= step else ""
             style = {"size": 13, "weight": "bold", "color": colors[place]}
             cell(board, 60 + 4 * side + 140 + j * side, top + (1 + i) * side, side, content, fill, **style)
         frames.append(figure)

@@ -10,7 +10,7 @@ from cnnjax.figures.canvas import arrow, cell, image, outline, plot, save, sheet
 from cnnjax.figures.style import BLUE, BODY, GOLD, GREEN, HEAD, INK, MUTED, PAPER, RED, SMALL, TINTS, WIDTH
 
 
-def number(value: float | np.floating) -> str:
+def format_number(value: float | np.floating) -> str:
     """A value as it stands in a cell."""
     return f"{value:g}"
 
@@ -18,7 +18,7 @@ def number(value: float | np.floating) -> str:
 def table(board: Axes, values: np.ndarray, x: float, y: float, side: float, **style) -> None:
     """Draw an array of two axes as cells."""
     for row, column in np.ndindex(*values.shape):
-        content = number(values[row, column])
+        content = format_number(values[row, column])
         cell(board, x + column * side, y + row * side, side, content, **{"size": BODY, **style})
 
 
@@ -47,8 +47,11 @@ def sliding(example: Convolution, path: Path) -> Path:
         left, top = column * (panel + gap) + 2, row * height + 26
         text(board, left, top - 13, f"window {row * columns + column + 1}", SMALL, MUTED, ha="left")
         for i, j in np.ndindex(size, size):
-            value, inside = number(example.image[i, j]), row <= i < row + kernel and column <= j < column + kernel
-            content = f"{value}×{number(example.kernel[i - row, j - column])}" if inside else value
+            value, inside = (
+                format_number(example.image[i, j]),
+                row <= i < row + kernel and column <= j < column + kernel,
+            )
+            content = f"{value}×{format_number(example.kernel[i - row, j - column])}" if inside else value
             color = (INK if example.products[row, column, i - row, j - column] else MUTED) if inside else MUTED
             fill = TINTS[GREEN] if inside else PAPER
             cell(board, left + j * side, top + i * side, side, content, fill, size=7.2, color=color)
@@ -57,7 +60,7 @@ def sliding(example: Convolution, path: Path) -> Path:
         for i, j in np.ndindex(rows, columns):
             filled, now = i * columns + j <= row * columns + column, (i, j) == (row, column)
             fill = (TINTS[RED] if now else "#f4f6f8") if filled else PAPER
-            content = number(example.map[i, j]) if filled else ""
+            content = format_number(example.map[i, j]) if filled else ""
             style = {"weight": "bold", "color": RED} if now else {}
             cell(board, right + j * side, top + (i + 1) * side, side, content, fill, **style)
     return save(figure, path)
@@ -87,7 +90,7 @@ def strides(example: Strides, path: Path) -> Path:
         for i, j in np.ndindex(*map_.shape):
             color = {(0, 0): GREEN, (0, 1): RED}.get((i, j))
             fill, ink = (TINTS[color], color) if color else (PAPER, INK)
-            cell(board, right + j * small, down + i * small, small, number(map_[i, j]), fill, color=ink)
+            cell(board, right + j * small, down + i * small, small, format_number(map_[i, j]), fill, color=ink)
     return save(figure, path)
 
 
@@ -100,7 +103,16 @@ def padding(example: Padding, path: Path) -> Path:
     for i, j in np.ndindex(size, size):
         border = not (0 < i < size - 1 and 0 < j < size - 1)
         fill, color = ("#e6eaed", "#9aa5af") if border else (TINTS[BLUE], INK)
-        cell(board, 4 + j * side, top + i * side, side, number(example.padded[i, j]), fill, color=color, edge=PAPER)
+        cell(
+            board,
+            4 + j * side,
+            top + i * side,
+            side,
+            format_number(example.padded[i, j]),
+            fill,
+            color=color,
+            edge=PAPER,
+        )
     outline(board, 4, top, 3 * side, 3 * side, GREEN)
     for left, map_, title, first in (
         (312, example.same, "map with padding", GREEN),
@@ -110,7 +122,7 @@ def padding(example: Padding, path: Path) -> Path:
         text(board, left, 16, f"{title}: {rows}×{rows}", HEAD, ha="left", weight="bold")
         y = top + (size - rows) / 2 * side
         table(board, map_, left, y, side, fill="#f4f6f8", edge=PAPER)
-        cell(board, left, y, side, number(map_[0, 0]), TINTS[first], color=first, weight="bold", edge=PAPER)
+        cell(board, left, y, side, format_number(map_[0, 0]), TINTS[first], color=first, weight="bold", edge=PAPER)
     arrow(board, (4 + size * side + 16, top + size * side / 2), (292, top + size * side / 2))
     return save(figure, path)
 
@@ -124,7 +136,7 @@ def pooling(example: Pooling, path: Path) -> Path:
         largest = example.image[i, j] == example.map[i // 2, j // 2]
         style = {"weight": "bold", "color": color} if largest else {"color": INK}
         cell(
-            board, 90 + j * side, 8 + i * side, side, number(example.image[i, j]), TINTS[color],
+            board, 90 + j * side, 8 + i * side, side, format_number(example.image[i, j]), TINTS[color],
             edge=PAPER, size=13, **style,
         )  # fmt: skip
     middle = 8 + 2 * side
@@ -134,7 +146,7 @@ def pooling(example: Pooling, path: Path) -> Path:
     for i, j in np.ndindex(*example.map.shape):
         color = colors[i * 2 + j]
         cell(
-            board, 520 + j * side, middle - side + i * side, side, number(example.map[i, j]), TINTS[color],
+            board, 520 + j * side, middle - side + i * side, side, format_number(example.map[i, j]), TINTS[color],
             edge=PAPER, size=13, weight="bold", color=color,
         )  # fmt: skip
     return save(figure, path)
