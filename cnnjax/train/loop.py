@@ -22,9 +22,10 @@ from cnnjax.train.checkpoint import Checkpoints, MemoryCheckpoints
 from cnnjax.train.metrics import EpochMetrics, Metric
 from cnnjax.train.plan import Callback, Options, Plan
 from cnnjax.train.progress import OnProgress
+from cnnjax.train.results import Result, save_network
 from cnnjax.train.run_dir import Settings
 from cnnjax.train.step import Augmentation
-from cnnjax.train.training import Result, Shared, Training, save_network
+from cnnjax.train.training import Shared, Training
 
 DEFAULT_LOSS = losses.cross_entropy()
 

@@ -22,7 +22,8 @@ from cnnjax.train.checkpoint import Checkpoints, MemoryCheckpoints
 from cnnjax.train.plan import Plan
 from cnnjax.train.profiling import Profiler
 from cnnjax.train.progress import Progress
-from cnnjax.train.training import EVAL_BATCH, Result, Shared, Training, as_sentences
+from cnnjax.train.results import Result
+from cnnjax.train.training import EVAL_BATCH, Shared, Training, as_sentences
 
 Outcome = Result | Diverged
 """What a run gives; Diverged, with the sentence to show, where its loss was no longer finite."""

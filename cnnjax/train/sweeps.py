@@ -19,8 +19,8 @@ from cnnjax.network import Network
 from cnnjax.printable import format_value
 from cnnjax.train import loop, metrics
 from cnnjax.train.members import Member, fit_members
+from cnnjax.train.results import Result
 from cnnjax.train.stack import Outcome
-from cnnjax.train.training import Result
 
 VALID_LOSS, VALID_ACCURACY = "validation loss at its lowest", "validation accuracy at the lowest loss"
 TEST_ACCURACY = "test accuracy at the lowest loss"

@@ -1,7 +1,6 @@
 """The epochs of a run: feed, step, evaluate, record, checkpoint, stop, resume."""
 
 import itertools
-import json
 import logging
 import math
 import sys
@@ -11,7 +10,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -20,28 +19,19 @@ from cnnjax import distributed, models
 from cnnjax.data import prefetch, sampling
 from cnnjax.data.dataset import ArraySplit, LazySplit, as_split
 from cnnjax.errors import Diverged, Preempted, UserError
-from cnnjax.files import write_json
-from cnnjax.network import Network
-from cnnjax.train import by_class, metrics, preemption, state, strategy
+from cnnjax.train import metrics, preemption, results, state, strategy
 from cnnjax.train.checkpoint import Checkpoints, MemoryCheckpoints
 from cnnjax.train.metrics import EpochMetrics
 from cnnjax.train.plan import Plan
 from cnnjax.train.profiling import Profiler
 from cnnjax.train.progress import Progress
+from cnnjax.train.results import Result
 from cnnjax.train.state import TrainState
 from cnnjax.train.strategy import TrainSteps
 
 logger = logging.getLogger(__name__)
 
 EVAL_BATCH = 64
-
-
-class Result(NamedTuple):
-    """What a run returns: one dict of numbers an epoch, the best epoch's network, its metrics on the test split."""
-
-    history: list[EpochMetrics]
-    network: Network
-    test: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -270,29 +260,14 @@ class Training:
         tested: dict[str, float],
         split: ArraySplit | LazySplit,
     ) -> Result:
-        """Write what a finished run leaves: the best epoch's arrays and their metrics on the test split."""
-        network = self.plan.network
-        test = tested | {"count": len(split), "epoch": row["epoch"]}
-        numbers = by_class.counts(split.labels, len(network.class_names)) if "accuracy" in test else [1]
-        if by_class.are_unequal(numbers):
-            judged = network.replace(params=jax.device_get(params), model_state=jax.device_get(model_state))
-            shares = distributed.run_on_primary(lambda: json.dumps(by_class.accuracy_by_class(judged, split)))
-            test |= _by_class(json.loads(shares), dict(zip(network.class_names, numbers, strict=True)))
-        notes = {"config": dict(self.options.settings()), "best": row, "test": test, **(self.options.provenance or {})}
-        notes["seconds"] = sum(row["seconds"] for row in self.history)
-        notes["data"] = self.plan.dataset.provenance
-        trained = network.replace(params=params, model_state=model_state, provenance=dict(network.provenance) | notes)
-        if self.folder is not None:
-            distributed.run_on_primary(save_network, self.folder / "weights.safetensors", trained)
-            distributed.run_on_primary(_draw_curves, self.folder / "curves.png", self.history)
-            distributed.run_on_primary(write_json, self.folder / "test.json", test)
-        return Result(self.history, trained, test)
+        """`results.conclude` of this run's epochs."""
+        return results.conclude(self.plan, self.history, (params, model_state), row, tested, split)
 
     def _better(
         self, wanted: EpochMetrics, row: EpochMetrics, params: models.Params, model_state: models.ModelState
     ) -> tuple[models.Params, models.ModelState, EpochMetrics]:
         """The arrays of the best epoch, whose checkpoint is damaged, from the weights of an earlier end of this run."""
-        kept = None if self.folder is None else _kept_weights(self.folder / "weights.safetensors", wanted, self.plan)
+        kept = results.kept_weights(self.plan, wanted)
         if kept is not None:
             return *jax.tree.map(jnp.asarray, kept), wanted
         if distributed.is_primary():
@@ -310,7 +285,7 @@ class Training:
         network = self.plan.network
         kept = network.replace(params=params, model_state=model_state, provenance=dict(network.provenance) | notes)
         path = self.folder / "weights" / f"epoch-{epoch:04d}.safetensors"
-        distributed.run_on_primary(save_network, path, kept)
+        distributed.run_on_primary(results.save_network, path, kept)
 
     def logger(self) -> Callable[[EpochMetrics], None]:
         """What records an epoch: metrics.jsonl, the callbacks and, where wanted, TensorBoard's events."""
@@ -351,45 +326,9 @@ def as_sentences(folder: Path | None, checkpoints: Checkpoints | MemoryCheckpoin
         ) from error
 
 
-def save_network(path: Path, network: Network) -> None:
-    """Write a network in this package's format."""
-    from cnnjax.formats.native import save
-
-    save(path, network)
-
-
-def _kept_weights(path: Path, row: EpochMetrics, plan: Plan) -> tuple[models.Params, models.ModelState] | None:
-    """The parameters and state in a run's weights file, if they are those of an epoch and intact."""
-    from cnnjax import formats
-
-    try:
-        found = (
-            formats.load(path) if plan.network.config is not None else formats.load(path, model=plan.network.model())
-        )
-    except UserError:
-        return None
-    best = found.provenance.get("best")
-    if not isinstance(best, dict) or best.get("epoch") != row["epoch"] or best.get("valid_loss") != row["valid_loss"]:
-        return None
-    same = jax.tree.structure(found.params) == jax.tree.structure(plan.network.params)
-    return (found.params, found.model_state) if same else None
-
-
-def _by_class(shares: dict[str, float], numbers: dict[str, int]) -> dict[str, Any]:
-    """What test.json says of unequal classes."""
-    balanced = shares.pop("balanced_accuracy")
-    return {"balanced_accuracy": balanced, "accuracy_by_class": shares, "count_by_class": numbers}
-
-
 def _begin(folder: Path, history: list[EpochMetrics]) -> None:
     try:
         (folder / "test.json").unlink(missing_ok=True)  # its presence means that the run is finished
     except OSError as error:
         raise UserError(f"{folder / 'test.json'} is no file of a run ({error.strerror}): remove it") from error
     metrics.rewrite(folder / "metrics.jsonl", history)
-
-
-def _draw_curves(path: Path, history: list[EpochMetrics]) -> None:
-    from cnnjax import figures  # matplotlib takes a second to import
-
-    figures.curves({"": history}, path)

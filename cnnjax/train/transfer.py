@@ -24,8 +24,8 @@ from cnnjax.errors import UserError
 from cnnjax.models import VGG, Params
 from cnnjax.network import Network
 from cnnjax.train import loop, strategy
+from cnnjax.train.results import save_network
 from cnnjax.train.step import to_float01
-from cnnjax.train.training import save_network
 
 BATCH = 64  # images at a time through the convolutions
 HEAD = ("fc1", "fc2", "predictions")
