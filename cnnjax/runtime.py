@@ -209,6 +209,24 @@ def _set_compilation_cache() -> None:
         folder = cache_dir() / "xla"
         jax.config.update("jax_compilation_cache_dir", str(folder))
         changes.append(f"compiled programs are kept in {folder}")
+        _check_kept_programs()
+
+
+def _check_kept_programs() -> None:
+    """Have JAX keep compiled programs with a checksum also where it compresses them by zstd.
+
+    JAX's own frames have none there, as they have with zlib: a flipped bit in the cache was a segmentation fault, or
+    could have been a wrong number. Reading checks the checksum by itself; a damaged program is compiled again.
+    """
+    from jax._src import compilation_cache
+
+    standard, package = (getattr(compilation_cache, name, None) for name in ("zstd", "zstandard"))
+    if standard is not None:
+        options = {standard.CompressionParameter.checksum_flag: 1}
+        compilation_cache.compress_executable = lambda program: standard.compress(program, options=options)
+    elif package is not None:
+        # A compressor serves one thread at a time.
+        compilation_cache.compress_executable = lambda data: package.ZstdCompressor(write_checksum=True).compress(data)
 
 
 def _keep_memory() -> bool:

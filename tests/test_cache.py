@@ -2,6 +2,10 @@
 
 import json
 import logging
+import os
+import re
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -131,3 +135,50 @@ def test_any_flipped_bit_in_the_head_of_an_array_is_a_warning_and_a_recomputatio
         if source.calls > calls:  # a bit of the filling may change nothing
             assert "making it again" in caplog.text
     assert source.calls > 15
+
+
+FLIPS = """
+import random, sys, warnings
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+from jax._src import compilation_cache
+
+if sys.argv[1] == "zlib":
+    compilation_cache.zstd = compilation_cache.zstandard = None
+
+import cnnjax
+
+cnnjax.configure()
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)
+x = jnp.ones((2, 8, 8, 3))
+wanted = float(jax.jit(lambda x: jnp.tanh(x).sum())(x))
+kept = {path: path.read_bytes() for path in Path(sys.argv[2]).rglob("*-cache")}
+random.seed(0)
+for _ in range(12):
+    for path, contents in kept.items():
+        damaged = bytearray(contents)
+        damaged[random.randrange(len(damaged))] ^= 1 << random.randrange(8)
+        path.write_bytes(damaged)
+    jax.clear_caches()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        assert float(jax.jit(lambda x: jnp.tanh(x).sum())(x)) == wanted
+    assert any("persistent compilation cache" in str(one.message) for one in caught)
+print("all", len(kept), "compiled again")
+"""
+
+
+@pytest.mark.parametrize("compression", ["zlib", "zstd"])
+def test_a_flipped_bit_in_a_compiled_program_is_a_warning_and_a_compilation(tmp_path, compression):
+    """JAX's own zstd frames have no checksum: a flipped bit was a segmentation fault."""
+    pytest.importorskip("zstandard")
+    environment = {name: value for name, value in os.environ.items() if name != "JAX_COMPILATION_CACHE_DIR"}
+    environment |= {"CNNJAX_CACHE": str(tmp_path), "JAX_PLATFORMS": "cpu"}
+    environment.pop("CNNJAX_RUNTIME", None)
+    command = [sys.executable, "-c", FLIPS, compression, str(tmp_path)]
+    ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    assert ended.returncode == 0, ended.stderr
+    assert re.fullmatch(r"all [1-9]\d* compiled again\n", ended.stdout)
