@@ -408,6 +408,19 @@ def test_what_is_missing_is_named(results, tmp_path):
         report.write_page(folder, content | {"figures": slots})
 
 
+def test_a_damaged_figure_is_named_before_it_reaches_the_page(tmp_path):
+    noise = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
+    path = tmp_path / "noise.png"
+    Image.fromarray(noise).save(path)
+    contents = path.read_bytes()
+    for place in range(60, len(contents) - 20, 150):
+        damaged = bytearray(contents)
+        damaged[place] ^= 4
+        path.write_bytes(damaged)
+        with pytest.raises(UserError, match="noise.png is missing or broken"):
+            report._embedded(path, "noise")
+
+
 def test_figures_are_shown_at_the_size_they_were_drawn_for(tmp_path):
     figures.image_grid([np.zeros((8, 8, 3), np.uint8)], [""], tmp_path / "a.png", columns=1, width=300)
     assert 'width="300"' in report._embedded(tmp_path / "a.png", "a")

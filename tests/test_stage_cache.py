@@ -67,6 +67,34 @@ def test_a_damaged_record_counts_as_unfinished(tmp_path):
     assert calls == ["first", "second", "first"]
 
 
+def test_any_flipped_bit_in_a_record_is_noticed(tmp_path, caplog):
+    """A digit of an accuracy among them; bytes that are no text, and names of fields, were tracebacks."""
+    calls = []
+    _job(tmp_path, calls)
+    record = tmp_path / "first" / "stage.json"
+    contents = record.read_bytes()
+    for place in range(len(contents)):
+        damaged = bytearray(contents)
+        damaged[place] ^= 1 << (place % 8)
+        record.write_bytes(damaged)
+        calls.clear()
+        caplog.clear()
+        _job(tmp_path, calls)
+        if calls:
+            assert calls[0] == "first" and "this stage is run again" in caplog.text
+        else:  # one kind of white space for another
+            assert contents[place : place + 1].isspace()
+
+
+@pytest.mark.parametrize("text", ["[]", "null", "3", '{"sha256": 5}', '{"fingerprint": "a", "result": {}}'])
+def test_a_record_of_another_kind_counts_as_unfinished(tmp_path, text):
+    calls = []
+    _job(tmp_path, calls)
+    (tmp_path / "first" / "stage.json").write_text(text)
+    _job(tmp_path, calls)
+    assert calls[2:] == ["first"]
+
+
 def test_a_folder_that_cannot_be_written(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match="cannot write to .*file.*choose another folder"):

@@ -143,10 +143,11 @@ def _embedded(path: Path, alt: str) -> Markup:
     """
     try:
         with Image.open(path) as image:
+            image.load()
             width, height = image.size
             scale = float(image.info.get("dpi", (192, 192))[0]) / 96
             still = _last_frame(image) if path.suffix == ".gif" else None
-    except OSError:
+    except (OSError, SyntaxError):  # Pillow raises the latter for a wrong checksum
         raise UserError(f"the page's figure {path} is missing or broken: run its stage again with fresh=True") from None
     shown = min(_MAX_WIDTH, round(width / scale))
     tag = Markup('<img src="data:image/{};base64,{}" alt="{}" width="{}" height="{}" style="width:{}px">').format(

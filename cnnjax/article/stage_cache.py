@@ -7,6 +7,7 @@ inputs of a stage change, that stage and all later ones are run again.
 
 import hashlib
 import json
+import logging
 import os
 import shutil
 import time
@@ -16,6 +17,9 @@ from typing import Any
 
 from cnnjax import files
 from cnnjax.errors import UserError
+from cnnjax.printable import printable
+
+logger = logging.getLogger(__name__)
 
 Result = dict[str, Any]
 """A stage's result: JSON-able data."""
@@ -84,7 +88,7 @@ class StageCache:
         print(f"{label}; about {duration(self._left(name))} left for all stages", flush=True)
         make_folder(folder)
         result, seconds = self._timed(folder, compute)
-        files.write_json(folder / "stage.json", {"fingerprint": fingerprint, "seconds": seconds, "result": result})
+        _write(folder / "stage.json", {"fingerprint": fingerprint, "seconds": seconds, "result": result})
         self._measured += seconds
         self._planned += self.plan[name]
         self.results[name], self.seconds[name] = result, seconds
@@ -97,7 +101,7 @@ class StageCache:
         try:
             result = compute(folder)
         except BaseException:
-            files.write_json(folder / "spent.json", {"seconds": spent + time.perf_counter() - start})
+            _write(folder / "spent.json", {"seconds": spent + time.perf_counter() - start})
             raise
         return result, spent + time.perf_counter() - start
 
@@ -114,8 +118,25 @@ def duration(seconds: float) -> str:
     return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
 
 
+def _write(path: Path, record: dict[str, Any]) -> None:
+    record = json.loads(json.dumps(record))  # as it will be read: keys are strings
+    files.write_json(path, record | {"sha256": _digest(record)})
+
+
 def _read(path: Path) -> dict[str, Any] | None:
+    """What was written; None, with a warning if there is a file, unless every number and letter is as it was."""
     try:
-        return json.loads(path.read_text())
-    except (FileNotFoundError, json.JSONDecodeError):
+        record = json.loads(path.read_bytes())
+        if record.pop("sha256") == _digest(record):
+            return record
+        reason = "it has changed since it was written"
+    except FileNotFoundError:
         return None
+    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
+        reason = str(error)
+    logger.warning("%s cannot be used (%s): this stage is run again", path, printable(reason))
+    return None
+
+
+def _digest(record: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
