@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import jax
@@ -15,7 +16,7 @@ from PIL import Image
 from cnnjax import data, losses
 from cnnjax.classify import label_of, score
 from cnnjax.cli import build, groups, train
-from cnnjax.cli.config import Config, DataConfig, LossConfig
+from cnnjax.cli.config import Config, DataConfig, LossConfig, ModelConfig, OptimizerConfig, TrainConfig
 from cnnjax.cli.presets import PRESETS
 from cnnjax.data import ArraySplit, from_folder
 from cnnjax.errors import UserError
@@ -116,8 +117,21 @@ def test_a_network_that_has_learned_nothing_is_told():
             f"ln 2 = 0.693, and it gives every image the same answer; {share} of its units were not active" in sentence
         )
         assert "schedule='warmup'" in sentence
-    assert diagnosis.diagnose(stuck, network(), dataset) == []  # its answers differ
+    assert diagnosis.diagnose(stuck, network(), dataset) == []  # its answers differ, and it may learn yet
     assert diagnosis.diagnose(history((0.6931, 0.5, 0.5), (0.4, 0.8, 0.8)), network(slope=0.0), dataset) == []
+
+
+def test_a_network_whose_answers_differ_is_told_once_it_had_time_to_learn():
+    dataset = data.Dataset(split(40, 40), split(4, 4), split(4, 4), ("cat", "dog"))
+    stuck = [row | {"step": 500 * row["epoch"]} for row in history((0.6931, 0.5, 0.5), (0.6932, 0.5, 0.5))]
+    (sentence,) = diagnosis.diagnose(stuck, network(), dataset)
+    assert "learned nothing" in sentence and "ln 2 = 0.693: check the labels" in sentence
+    by_heart = [row | {"train_loss": 0.1} for row in stuck]
+    (sentence,) = diagnosis.diagnose(by_heart, network(), dataset)
+    assert "does not hold for others: the training loss fell to 0.100" in sentence
+    early = [row | {"step": 499} for row in by_heart]
+    assert diagnosis.diagnose(early, network(), dataset) == []
+    assert diagnosis.diagnose([row | {"valid_loss": 0.6} for row in by_heart], network(), dataset) == []
 
 
 def test_validation_far_below_training_is_told():
@@ -194,3 +208,25 @@ def test_from_folder_counts_nothing_twice(tmp_path):
     folder(tmp_path, 10, 10)
     dataset = from_folder(tmp_path, image_size=8, cache=False)
     assert by_class.counts(np.eye(2)[dataset.train.labels], 2) == by_class.counts(dataset.train.labels, 2) == [6, 6]
+
+
+def test_a_warm_up_that_is_shortened_is_told():
+    given = PRESETS["cnn"]
+    automatic = replace(given, optimizer=replace(given.optimizer, warmup_steps=None))
+    said = build.describe_warmup(automatic, 120)
+    assert said == "the learning rate rises over the first 30 of 120 steps, a quarter of this short run"
+    assert build.describe_warmup(automatic, 2000) == build.describe_warmup(given, 600) == ""
+    assert build.describe_warmup(replace(automatic, optimizer=OptimizerConfig()), 120) == ""
+
+
+def test_a_short_run_says_how_long_its_warm_up_is(tmp_path, capsys):
+    folder(tmp_path / "pets", 30, 30)
+    config = Config(
+        data=DataConfig(source=f"folder:{tmp_path / 'pets'}", image_size=16, cache=False, eval_per_class=5),
+        model=ModelConfig(width_multiplier=0.125),
+        optimizer=OptimizerConfig(schedule="warmup"),
+        train=TrainConfig(epochs=1, batch_size=8, steps_per_epoch=4),
+        run=str(tmp_path / "run"),
+    )
+    groups.fit_all({tmp_path / "run": config}, resume=False)
+    assert "rises over the first 1 of 4 steps, a quarter" in capsys.readouterr().out

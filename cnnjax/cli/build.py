@@ -159,16 +159,28 @@ def _weight_decay(config: Config) -> float:
     return given
 
 
+def describe_warmup(config: Config, total_steps: int) -> str:
+    """What is to be said of a warm-up that was shortened for a short run; nothing of any other."""
+    steps = _warmup_steps(config, total_steps)
+    if config.optimizer.warmup_steps is not None or not 0 < steps < WARMUP_STEPS:
+        return ""
+    return f"the learning rate rises over the first {steps} of {total_steps} steps, a quarter of this short run"
+
+
+def _warmup_steps(config: Config, total_steps: int) -> int:
+    """The warm-up that is given; by default a quarter of the run at most."""
+    chosen = config.optimizer
+    if chosen.warmup_steps is not None:
+        return chosen.warmup_steps
+    return min(WARMUP_STEPS, max(1, total_steps // 4)) if chosen.schedule in schedules.WITH_WARMUP else 0
+
+
 def optimizer(config: Config, total_steps: int, **numbers: Any) -> optax.GradientTransformation:
     """The optimizer with its schedule over `total_steps`. Raises UserError for a schedule that does not fit them.
 
     numbers: some of `hyperparams`, which may be traced, instead of the config's.
     """
-    chosen = config.optimizer
-    warmup_steps = chosen.warmup_steps
-    if warmup_steps is None:
-        short = max(1, total_steps // 4)
-        warmup_steps = min(WARMUP_STEPS, short) if chosen.schedule in schedules.WITH_WARMUP else 0
+    chosen, warmup_steps = config.optimizer, _warmup_steps(config, total_steps)
     peak = 1.0 if "learning_rate" in numbers else chosen.learning_rate
     schedule = schedules.create(chosen.schedule, peak, total_steps, warmup_steps, cycles=chosen.cycles)
     if "learning_rate" in numbers:

@@ -164,7 +164,8 @@ class OptimizerConfig:
     warmup-cosine, which does both; cosine-restarts, which is several cosines; one-cycle, which rises for 30% of the run
     and then falls."""
     warmup_steps: int | None = None
-    """Steps over which the learning rate rises from 0 in warmup and warmup-cosine. By default 500."""
+    """Steps over which the learning rate rises from 0 in warmup and warmup-cosine. By default 500, at most a quarter of
+    the run."""
     cycles: int = 3
     """How many cosines cosine-restarts has."""
 

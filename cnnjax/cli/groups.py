@@ -68,6 +68,9 @@ def _load(config: Config, inventory: Inventory | None) -> Dataset:
 
 def _fit_group(runs: Mapping[Path, Config], dataset: Dataset, resume: bool, stacked: bool | None) -> list[Outcome]:
     first = next(iter(runs.values()))
+    steps = build.total_steps(first, dataset)
+    if found := build.describe_warmup(first, steps):
+        print_once(found)
     if len(runs) == 1 and not stacked:
         return [build.fit(first, dataset, next(iter(runs)), resume=resume)]
     numbers = [build.hyperparams(config) for config in runs.values()]
@@ -81,7 +84,6 @@ def _fit_group(runs: Mapping[Path, Config], dataset: Dataset, resume: bool, stac
     options: dict[str, Any] = build.fit_options(first, dataset)
     for name in ("seed", "config"):
         del options[name]
-    steps = build.total_steps(first, dataset)
     return fit_members(
         members, dataset, partial(build.optimizer, first, steps), stacked=stacked, resume=resume, **options
     )

@@ -17,6 +17,8 @@ CHANCE = 0.98
 """Share of the loss at chance, ln(classes), from which on a network has learned nothing."""
 ALIKE = 0.02
 """Answers whose probabilities differ by less are the same."""
+LONG_ENOUGH = 500
+"""Steps after which a network whose answers differ should be better than guessing."""
 GAP = 0.25
 """Accuracy by which validation is below training where the two do not belong together."""
 
@@ -35,13 +37,30 @@ def _stuck(history: Sequence[EpochMetrics], network: Network, dataset: Any) -> s
     images = jnp.asarray(split.images[np.arange(0, len(split), max(1, len(split) // IMAGES))[:IMAGES]])
     odds, alive = jax.device_get(_answers(network, images))
     if float(np.ptp(odds, axis=0).max()) > ALIKE:
-        return None
+        return _no_better_than_guessing(history, classes)
     silent = [~units for units in alive]
     share = sum(int(units.sum()) for units in silent) / max(1, sum(units.size for units in silent))
     return (
         f"the network has learned nothing: its loss stays at that of guessing, ln {classes} = {chance:.3f}, and it "
         f"gives every image the same answer; {share:.0%} of its units were not active on any of {len(images)} training "
         f"images: train again with another train.seed, a lower learning_rate, or a warm-up (schedule='warmup')"
+    )
+
+
+def _no_better_than_guessing(history: Sequence[EpochMetrics], classes: int) -> str | None:
+    """Of a network whose answers differ from image to image, once it had time to learn."""
+    if history[-1].get("step", 0) < LONG_ENOUGH:
+        return None
+    chance, lowest = math.log(classes), min(row["train_loss"] for row in history)
+    if lowest >= CHANCE * chance:
+        return (
+            f"the network has learned nothing: its loss stays at that of guessing, ln {classes} = {chance:.3f}: check "
+            f"the labels, or train again with another learning_rate"
+        )
+    return (
+        f"what the network learned of its training images does not hold for others: the training loss fell to "
+        f"{lowest:.3f}, and the validation loss never below that of guessing, ln {classes} = {chance:.3f}: check the "
+        f"labels, or train with more images or with augmentation"
     )
 
 
