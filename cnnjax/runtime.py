@@ -150,7 +150,11 @@ def compiler_options(platform: str) -> dict[str, str | bool] | None:
 
 @functools.cache
 def jaxlib_knows(flag: str) -> bool:
-    """Whether the installed jaxlib has this XLA flag. XLA aborts the process on a flag that it does not know."""
+    """Whether the installed jaxlib has this XLA flag. XLA aborts the process on a flag that it does not know.
+
+    The library holds a flag's name as a string of its own, which ends with a zero. The name of a flag that was removed,
+    such as that of the fusion emitters in jaxlib 0.12, is still there, but in a list of names not to be used again.
+    """
     spec = find_spec("jaxlib")
     if spec is None or not spec.submodule_search_locations:
         return False
@@ -159,7 +163,7 @@ def jaxlib_knows(flag: str) -> bool:
             if os.fstat(file.fileno()).st_size == 0:
                 continue
             with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as contents:
-                if contents.find(flag.encode()) >= 0:
+                if contents.find(flag.encode() + b"\0") >= 0:
                     return True
     return False
 
