@@ -4,12 +4,15 @@ import gc
 import re
 import resource
 import shutil
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from orbax.checkpoint import v1 as ocp
 
 from cnnjax.errors import UserError
 from cnnjax.train import metrics, optimizers
@@ -74,6 +77,39 @@ def test_the_two_latest_and_the_best_are_kept_and_come_back_bit_for_bit(saved):
         assert same(latest, state(50)) and history == ROWS and sums["count"] == 0
         best, of = checkpoints.load_best(state(0), history)
         assert same(best, state(30)) and of == ROWS[2]
+
+
+def test_runs_that_share_a_thread_do_not_read_while_another_writes(tmp_path, monkeypatch):
+    """Orbax numbers the running operation: a load beside a save made it write before its folder was there."""
+    busy: list[str] = []
+    beside: list[list[str]] = []
+
+    def watched(name):
+        function = getattr(ocp, name)
+
+        def call(*arguments):
+            beside.append(busy.copy())
+            busy.append(name)
+            time.sleep(0.05)
+            try:
+                return function(*arguments)
+            finally:
+                busy.remove(name)
+
+        return call
+
+    save(tmp_path / "a", ROWS[:1])
+    for name in ("save", "load"):
+        monkeypatch.setattr(ocp, name, watched(name))
+    with (
+        ThreadPoolExecutor(1) as thread,
+        Checkpoints(tmp_path / "a", thread) as first,
+        Checkpoints(tmp_path / "b", thread) as second,
+    ):
+        for step in range(10, 60, 10):
+            second.save(state(step), ZEROS, [row(step // 10, 0.5, 1.0)])
+            assert same(first.load(state(0), ZEROS)[0], state(10))
+    assert beside == [[]] * 10
 
 
 def test_a_checkpoint_within_an_epoch_holds_its_sums(saved):

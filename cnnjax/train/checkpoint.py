@@ -85,7 +85,7 @@ class Checkpoints:
     """
 
     def __init__(self, folder: Path, thread: ThreadPoolExecutor | None = None):
-        """`thread` does the writing; several runs that train together share one, since Orbax writes one at a time."""
+        """`thread` writes and reads; several runs that train together share one, as Orbax does one thing at a time."""
         self.folder = folder.absolute()
         self._thread, self._is_own = thread or ThreadPoolExecutor(1), thread is None
         self._saving: Future | None = None
@@ -179,7 +179,8 @@ class Checkpoints:
                 f"{where} is of another network or optimizer ({min(different)}): start over in an empty run_dir"
             )
         try:
-            host = ocp.load(str(self.folder / name / "orbax"), like)
+            # Beside a save of another run Orbax's threads would not wait for its folder to be made.
+            host = self._thread.submit(ocp.load, str(self.folder / name / "orbax"), like).result()
         except Exception as error:
             raise UserError(f"{where} cannot be read ({_reason(error)}): resume the run again") from error
         found = checksums.leaves(host)
