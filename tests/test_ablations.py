@@ -28,9 +28,8 @@ def test_every_ablation_is_tried_here():
     assert commands == FLAGS.keys() == VARIANTS.keys()
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=() if name == "dropout" else pytest.mark.slow) for name in FLAGS]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", FLAGS)
 def test_an_ablation_writes_its_table(name, tmp_path):
     command = [sys.executable, FOLDER / f"{name}.py", *TINY, *FLAGS[name], "--budget.run", tmp_path]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)

@@ -69,6 +69,7 @@ def test_flops_are_those_of_the_traced_step(model, image_size, task, monkeypatch
     assert flops.count(work) == sum(walk.flops.values())
 
 
+@pytest.mark.slow
 def test_the_peak_is_measured_in_a_process_of_its_own():
     found = peak.measure()
     assert np.isfinite(found.measured) and found.measured > 1e8

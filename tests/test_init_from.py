@@ -18,6 +18,7 @@ pytestmark = pytest.mark.usefixtures("quickly_compiled")
 OTHERS = ("ant", "bee")
 NARROW = ("small-cnn", "vgg11", "vgg11-bn", "resnet18", "resnet50")
 """One of each family, with and without batch normalization; the others differ in the number of layers."""
+QUICK_FIRST = (*NARROW[:-1], pytest.param(NARROW[-1], marks=pytest.mark.slow))
 
 
 def dataset(names=OTHERS, size=32, channels=3):
@@ -48,7 +49,7 @@ def kept(before, after):
     return {name.rpartition("/")[0] for name in same}
 
 
-@pytest.mark.parametrize("name", NARROW)
+@pytest.mark.parametrize("name", QUICK_FIRST)
 def test_other_classes_get_a_new_last_layer(tmp_path, capsys, name):
     before, path = trained(tmp_path, name)
     after = build.network(config(name, path), dataset())
@@ -60,7 +61,7 @@ def test_other_classes_get_a_new_last_layer(tmp_path, capsys, name):
     np.testing.assert_array_equal(after.normalizer.mean, before.normalizer.mean)
 
 
-@pytest.mark.parametrize("name", NARROW)
+@pytest.mark.parametrize("name", QUICK_FIRST)
 def test_images_of_another_size(tmp_path, name):
     before, path = trained(tmp_path, name, names=OTHERS)
     after = build.network(config(name, path), dataset(size=64))

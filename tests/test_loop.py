@@ -197,6 +197,7 @@ def test_a_run_stopped_within_an_epoch_goes_on_there_bit_for_bit(whole, tmp_path
     assert seen[0] == 9 and same(resumed, whole[1])
 
 
+@pytest.mark.slow
 def test_calls_of_several_steps_agree_bit_for_bit_however_an_epoch_is_divided(tmp_path):
     """With calls of two steps, later of three, and of one: none may reach over the end of the epoch."""
     expected = fit(None, dispatches_per_epoch=1)
@@ -517,6 +518,7 @@ def test_other_metrics_are_reported_beside_accuracy():
     assert result.test["confidence"] == pytest.approx(np.abs(result.network(images)[0]).mean(), rel=1e-5)
 
 
+@pytest.mark.slow
 def test_a_loss_that_is_not_finite_names_the_step_however_an_epoch_is_divided(tmp_path):
     tx, named = optax.sgd(optax.linear_schedule(0.0, 1e3, 40)), set()
     for calls in (0, 2, 1):

@@ -201,6 +201,7 @@ def reduced_within_microbatches(text: str) -> list[bool]:
     return [depth > 1 for depth in depths(entry, 0)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["mesh", "pmap"])
 def test_gradients_are_summed_over_devices_once_a_step(programs, mode):
     text = programs[mode][0].as_text()

@@ -74,6 +74,7 @@ def test_layers_of_a_bottleneck():
     assert shapes["layer2.0.conv1"] == (16, 24, 128) and shapes["layer2.0.conv2"] == (8, 12, 128)
 
 
+@pytest.mark.slow
 def test_five_steps_of_sgd_against_torchvision():
     """Logits, losses, parameters and running statistics after each step, then the logits in evaluation."""
     stored = np.load(Path(__file__).parent / "oracles" / "resnet18.npz")

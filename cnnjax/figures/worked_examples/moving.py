@@ -6,10 +6,10 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from cnnjax.article.worked_examples import Convolution, Dropout, Padding, Pooling, Strides
-from cnnjax.figures.canvas import arrow, cell, outline, save_film, sheet, text
+from cnnjax.figures.canvas import arrow, cell, grid, outline, save_film, sheet, text
 from cnnjax.figures.style import BLUE, BODY, GOLD, GREEN, HEAD, INK, MUTED, PAPER, RED, SMALL, TINTS, Color
 from cnnjax.figures.worked_examples.connections import network
-from cnnjax.figures.worked_examples.windows import format_number, table
+from cnnjax.figures.worked_examples.windows import format_number
 
 _WIDTH = 560  # CSS pixels
 
@@ -62,7 +62,7 @@ def strides(example: Strides, path: Path) -> Path:
             left, top, rows = index * 292 + 4, 38, map_.shape[0]
             text(board, left, 16, f"stride {stride}:  {rows}×{rows} positions", HEAD, ha="left", weight="bold")
             row, column = np.unravel_index(min(step, map_.size - 1), map_.shape)
-            table(board, example.image, left, top, side, size=SMALL, color=MUTED)
+            grid(board, size, size, left, top, side)
             x, y = left + int(column) * stride * side, top + int(row) * stride * side
             board.fill_between((x, x + kernel * side), y, y + kernel * side, color=GREEN, alpha=0.16, linewidth=0)
             outline(board, x, y, kernel * side, kernel * side, GREEN)
