@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import random_networks
+from PIL import Image as PIL
 
 from cnnjax import Network, formats
 from cnnjax.article import run
@@ -99,6 +100,8 @@ def test_interrupted_resumed_and_found_finished(small):
     assert [row["epoch"] for row in history] == [1, 2, 3]
     for words in ("73", "81", "138,357,544", "5,681,345", "block5_conv3", "tennis ball"):
         assert words in page
+    with PIL.open(out / "filters" / "ascent.gif") as film:
+        assert film.n_frames > 4
     drawn = list((out / "filters" / "images").glob("*.png"))
     shapes = [4, 8, 8, 8, 8]  # block1 has only four channels at this width
     assert len(drawn) == sum(shapes) and len(list((out / "classes" / "images").glob("*.png"))) == len(recipes.CLASSES)

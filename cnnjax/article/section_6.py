@@ -85,10 +85,10 @@ def filters(folder: Path, vgg: Network, recipe: Recipe, image_size: int, seed: i
     layers = [name for name in recipes.FILTERS if name in shapes]
     film = folder / "ascent.gif"
     for layer in layers:
-        record = folder / f"{layer}.json"
-        if not record.exists():
+        record, filmed = folder / f"{layer}.json", layer == layers[-1]
+        if not record.exists() or (filmed and not film.exists()):
             channels = recipes.filters_of(layer, shapes[layer][-1])
-            recorder = films.Recorder(max(1, recipe.steps // FRAMES)) if layer == layers[-1] else None
+            recorder = films.Recorder(max(1, recipe.steps // FRAMES)) if filmed else None
             rendered = _filters_of_layer(folder, vgg, layer, channels, recipe, image_size, seed, recorder)
             if recorder is not None:
                 films.tile(recorder.films()[:FILMED]).save(film, milliseconds=250, scale=2)
