@@ -30,7 +30,7 @@ class Budget:
     """Epochs of 100 steps of 20 images."""
     steps_per_epoch: int = 100
     learning_rate: float = 1e-3
-    """Of Adam, at its peak; it rises through the first epoch, as in the presets."""
+    """Of Adam, at its peak; it rises through a quarter of the run, 500 steps at most, as in the presets."""
     seeds: tuple[int, ...] = (0, 1, 2)
     """Of the initial weights, the order of the images, dropout and augmentation. The images are the same for all."""
     run: Path = Path("runs/ablations")
@@ -53,7 +53,9 @@ def compare(name: str, setting: str, values: Sequence[Any], variant: Variant, bu
     """Train `variant(value, seed)` for every value and seed, and print the table of means and deviations."""
     configure()
     found, folder = Sweep([Combination({setting: value}) for value in values]), budget.run / name
-    rate = optax.linear_schedule(budget.learning_rate / 100, budget.learning_rate, budget.steps_per_epoch)
+    # With 100 steps of warm-up the seeds of one variant differed by 16 points of validation accuracy.
+    warmup = max(1, min(500, budget.epochs * budget.steps_per_epoch // 4))
+    rate = optax.linear_schedule(0.0, budget.learning_rate, warmup)
     for one in found.combinations:
         value = one.values[setting]
         for seed in budget.seeds:
