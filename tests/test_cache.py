@@ -174,7 +174,8 @@ print("all", len(kept), "compiled again")
 @pytest.mark.parametrize("compression", ["zlib", "zstd"])
 def test_a_flipped_bit_in_a_compiled_program_is_a_warning_and_a_compilation(tmp_path, compression):
     """JAX's own zstd frames have no checksum: a flipped bit was a segmentation fault."""
-    pytest.importorskip("zstandard")
+    if compression == "zstd":
+        pytest.importorskip("zstandard")
     environment = {name: value for name, value in os.environ.items() if name != "JAX_COMPILATION_CACHE_DIR"}
     environment |= {"CNNJAX_CACHE": str(tmp_path), "JAX_PLATFORMS": "cpu"}
     environment.pop("CNNJAX_RUNTIME", None)

@@ -1,7 +1,9 @@
 """Augmentation by kind (article, section 4.3): each of the article's transformations alone, and all of them together.
 
-python experiments/ablations/augmentation.py
-python experiments/ablations/augmentation.py --kinds none flip all --budget.epochs 40
+    python experiments/ablations/augmentation.py
+    python experiments/ablations/augmentation.py --kinds none flip all --budget.epochs 40
+
+The table and the figure are written to runs/ablations. docs/explanation/ablations.md says more.
 """
 
 from compare import BUDGET, Budget, compare
@@ -12,7 +14,6 @@ from cnnjax.cli import command_line
 from cnnjax.errors import unknown
 
 NOTHING = {"rotation": 0.0, "shift": 0.0, "shear": 0.0, "zoom": 0.0, "flip": False}
-ARTICLE = {"rotation": 40.0, "shift": 0.2, "shear": 0.2, "zoom": 0.2, "flip": True}
 KINDS = ("none", "flip", "rotation", "shift", "zoom", "all")  # 0.2 degrees of shear change nothing
 
 
@@ -24,8 +25,9 @@ def augmentation(*, kinds: tuple[str, ...] = KINDS, budget: Budget = BUDGET) -> 
         budget: Images, epochs and seeds.
     """
     dataset = budget.images()
-    ranges = {kind: data.Augment(**NOTHING | {kind: value}) for kind, value in ARTICLE.items()}
-    ranges |= {"none": None, "all": data.Augment(**ARTICLE)}
+    article = data.Augment()
+    ranges = {kind: data.Augment(**NOTHING | {kind: getattr(article, kind)}) for kind in NOTHING}
+    ranges |= {"none": None, "all": article}
     for kind in kinds:
         if kind not in ranges:
             raise unknown("kind", kind, ranges)

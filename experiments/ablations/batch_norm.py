@@ -1,6 +1,8 @@
 """Batch normalization (Ioffe and Szegedy 2015) in a network of four blocks, at two learning rates.
 
-python experiments/ablations/batch_norm.py
+    python experiments/ablations/batch_norm.py
+
+The table and the figure are written to runs/ablations. docs/explanation/ablations.md says more.
 """
 
 from dataclasses import replace

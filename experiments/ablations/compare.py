@@ -9,10 +9,9 @@ import optax
 from flax import nnx
 
 from cnnjax import Network, configure, data, train
-from cnnjax.data.dataset import Dataset
-from cnnjax.train.sweeps import Combination, Sweep
+from cnnjax.train.sweeps import Combination
 
-Variant = Callable[[Any, int], tuple[nnx.Module, Dataset, dict[str, Any]]]
+Variant = Callable[[Any, int], tuple[nnx.Module, data.Dataset, dict[str, Any]]]
 """(value, seed) -> the new model, its images and further options of `train.fit`."""
 
 
@@ -36,7 +35,7 @@ class Budget:
     run: Path = Path("runs/ablations")
     """The folder of the runs. Finished ones are found there, and others continued."""
 
-    def images(self, per_class: int = 0) -> Dataset:
+    def images(self, per_class: int = 0) -> data.Dataset:
         """Cats and dogs, rendered once and then read from the cache."""
         return data.procedural.load(
             image_size=self.image_size,
@@ -49,10 +48,10 @@ class Budget:
 BUDGET = Budget()
 
 
-def compare(name: str, setting: str, values: Sequence[Any], variant: Variant, budget: Budget) -> Sweep:
+def compare(name: str, setting: str, values: Sequence[Any], variant: Variant, budget: Budget) -> train.Sweep:
     """Train `variant(value, seed)` for every value and seed, and print the table of means and deviations."""
     configure()
-    found, folder = Sweep([Combination({setting: value}) for value in values]), budget.run / name
+    found, folder = train.Sweep([Combination({setting: value}) for value in values]), budget.run / name
     # With 100 steps of warm-up the seeds of one variant differed by 16 points of validation accuracy.
     warmup = max(1, min(500, budget.epochs * budget.steps_per_epoch // 4))
     rate = optax.linear_schedule(0.0, budget.learning_rate, warmup)

@@ -1,6 +1,8 @@
 """Depth: one to four blocks of a convolution and pooling, with as many channels as the small network's.
 
-python experiments/ablations/depth.py
+    python experiments/ablations/depth.py
+
+The table and the figure are written to runs/ablations. docs/explanation/ablations.md says more.
 """
 
 from blocks_cnn import BlocksCNN

@@ -1,7 +1,9 @@
 """Dropout against overfitting (article, section 4.2): the small network that drops 0, 25, 50 and 75% of its features.
 
-python experiments/ablations/dropout.py
-python experiments/ablations/dropout.py --budget.epochs 5 --budget.seeds 0
+    python experiments/ablations/dropout.py
+    python experiments/ablations/dropout.py --budget.epochs 5 --budget.seeds 0
+
+The table and the figure are written to runs/ablations. docs/explanation/ablations.md says more.
 """
 
 from compare import BUDGET, Budget, compare

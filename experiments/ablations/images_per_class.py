@@ -1,6 +1,8 @@
 """More images against overfitting (article, section 4): 250 to 4,000 training images per class, the same steps.
 
-python experiments/ablations/images_per_class.py
+    python experiments/ablations/images_per_class.py
+
+The table and the figure are written to runs/ablations. docs/explanation/ablations.md says more.
 """
 
 from compare import BUDGET, Budget, compare

@@ -1,6 +1,8 @@
 """Why VGG has filters of 3×3 (article, section 5): two of them see as much as one of 5×5, with fewer parameters.
 
-python experiments/ablations/kernel_size.py
+    python experiments/ablations/kernel_size.py
+
+The table and the figure are written to runs/ablations. docs/explanation/ablations.md says more.
 """
 
 from blocks_cnn import BlocksCNN
