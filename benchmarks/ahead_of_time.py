@@ -62,11 +62,14 @@ class Row(compiled.Found):
 
 def row(name: str, program: str, found: dict[str, Any]) -> Row:
     """What the compiler reports, with what follows from it."""
-    machine, model = MACHINES[name], program.split()[0]
-    ascent = program.endswith("ascent")
-    images, chips = (compiled.FILTERS, 1) if ascent else (compiled.EACH, 8)
-    work = {"model": model, "image_size": compiled.MODELS[model], "batch_size": images, "layer": compiled.LAYER}
-    count = flops.count(work | {"task": "input-gradient" if ascent else "train"})
+    machine, model, mode = MACHINES[name], *program.split()[:2]
+    draws = mode in ("ascent", "atlas")
+    images, chips = compiled.FILTERS if draws else compiled.EACH, 1 if mode in ("ascent", "stack") else 8
+    if mode == "stack":
+        images = compiled.STACKS[program] * compiled.STACK_BATCH
+    size = compiled.ATLAS_SIZE if mode == "atlas" else compiled.MODELS[model]
+    work = {"model": model, "image_size": size, "batch_size": images, "layer": compiled.LAYER}
+    count = flops.count(work | {"task": "input-gradient" if draws else "train"})
     more = dict.fromkeys(("step", "of_step", "images_per_second", "share", "roofline_share"))
     if machine.platform == "tpu":
         parts = times(machine, chips, found)

@@ -6,7 +6,7 @@
 Measured is the CPU time of the process, not the time on the clock, so that other work on the machine matters little: on
 n free cores an atlas takes about an n-th of it. Steps of the `measured` layers are timed, with compilation left out;
 those of the others follow by their FLOPs, at the rate of the next measured layer. For accelerators the rate is that of
-the program "vgg16 ascent" in results/ahead_of_time.json, for chips that draw different filters and never communicate.
+the program "vgg16 atlas" in results/ahead_of_time.json, for chips that draw different filters and never communicate.
 Writes benchmarks/results/atlas.json.
 """
 
@@ -90,7 +90,7 @@ def accelerators(rows: list[Row], steps: int, compiled: Path) -> dict[str, float
     total = steps * sum(row.flops * row.filters for row in rows)
     found = {}
     for one in json.loads(compiled.read_text())["rows"] if compiled.is_file() else []:
-        if one["program"] == "vgg16 ascent" and one["share"]:
+        if one["program"] == "vgg16 atlas" and one["share"]:
             found[one["machine"]] = total / (one["share"] * MACHINES[one["machine"]].peak * 8)
     return found
 

@@ -12,17 +12,19 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import machines
+import optax
 import workloads
 from flax import nnx
-from jax.sharding import SingleDeviceSharding
 from machines import MACHINES, Machine
 
 from cnnjax import models
 from cnnjax.data import normalize
+from cnnjax.data.dataset import ArraySplit
 from cnnjax.data.normalize import Normalizer
 from cnnjax.network import Network
-from cnnjax.train import strategy
+from cnnjax.train import optimizers, strategy
 from cnnjax.train.state import create_state
 from cnnjax.visualize.render import lower as lower_render
 
@@ -30,7 +32,15 @@ EACH = 128
 FILTERS = 16
 LAYER = "block5_conv3"
 MODELS = {"small-cnn": 150, "vgg16": 224}
-PROGRAMS = tuple(f"{m} {mode}" for m in MODELS for mode in ("mesh", "pmap", "mesh, plain Flax")) + ("vgg16 ascent",)
+ATLAS_SIZE = 128
+STACKS = {f"small-cnn stack of {size}": size for size in (1, 8, 64)}
+STACK_BATCH, SPLIT = 32, 2000
+PROGRAMS = (
+    *(f"{model} {mode}" for model in MODELS for mode in ("mesh", "pmap", "mesh, plain Flax")),
+    "vgg16 ascent",
+    "vgg16 atlas",
+    *STACKS,
+)
 
 
 @dataclass(frozen=True)
@@ -117,6 +127,24 @@ def training(
     return strategy.lower_train_step(where, config, state, no_normalizer(), (size, size, 3), batch_size)
 
 
+def stacking(size: int, chips: list[jax.Device]) -> jax.stages.Lowered:
+    """A training step of a sweep's stack of `size` small networks in bfloat16, which differ in learning rate, lowered.
+
+    Each has `STACK_BATCH` images a step, all from the same split.
+    """
+    image_size = MODELS["small-cnn"]
+    network = workloads.abstract("small-cnn", image_size)
+    config = workloads.step_config(network, "small-cnn", precision="bfloat16")
+    config = replace(config, tx=optimizers.with_standard_promotion(optax.adam(1e-3)), optimizer=optax.adam)
+    _, params, model_state = models.split(network)
+    state = jax.eval_shape(lambda *arrays: create_state(*arrays, config.tx), params, model_state)
+    images = jax.ShapeDtypeStruct((SPLIT, image_size, image_size, 3), jnp.uint8)
+    split = ArraySplit(images, jax.ShapeDtypeStruct((SPLIT,), jnp.int32))
+    rates = {"learning_rate": jax.ShapeDtypeStruct((), jnp.float32)}
+    where = strategy.stack_strategy(size, chips)
+    return strategy.lower_stack_step(where, config, state, no_normalizer(), split, size, STACK_BATCH, rates)
+
+
 def no_normalizer() -> Normalizer:
     """The identity, with shapes in place of its arrays."""
     return jax.eval_shape(normalize.identity)
@@ -132,20 +160,23 @@ def plain_model(model: str, image_size: int) -> nnx.Module:
     return network
 
 
-def drawing(chip: jax.Device) -> jax.stages.Lowered:
-    """Steps of the ascent for `FILTERS` filters of VGG16's last convolution, on one chip, lowered."""
-    size = MODELS["vgg16"]
+def drawing(chips: list[jax.Device], recipe: str, size: int) -> jax.stages.Lowered:
+    """Steps of the ascent for `FILTERS` filters a chip of VGG16's last convolution, lowered."""
     graphdef, params, model_state = models.split(workloads.abstract("vgg16", size))
     names = tuple(map(str, range(1000)))
     network = Network(graphdef, params, model_state, no_normalizer(), names, (size, size), 3)
-    return lower_render(network, LAYER, FILTERS, SingleDeviceSharding(chip))
+    return lower_render(network, LAYER, FILTERS * len(chips), chips, recipe)
 
 
 def lower(program: str, chips: list[jax.Device]) -> jax.stages.Lowered:
     """The program of that name for these chips."""
+    if program in STACKS:
+        return stacking(STACKS[program], chips[:1])
     model, _, mode = program.partition(" ")
     if mode == "ascent":
-        return drawing(chips[0])
+        return drawing(chips[:1], "filters", MODELS[model])
+    if mode == "atlas":
+        return drawing(chips, "lucid", ATLAS_SIZE)
     mode, _, plain = mode.partition(", ")
     return training(model, mode, chips, plain=bool(plain))
 

@@ -25,8 +25,8 @@ def test_layers_follow_from_the_next_measured_one():
 def test_chips_share_the_filters(tmp_path):
     row = atlas.Row("a", 100, (64, 64), 10**9, True, 1.0)
     assert atlas.accelerators([row], 10, tmp_path / "missing.json") == {}
-    known = {"machine": "TPU v5e-8", "program": "vgg16 ascent", "share": 0.5}
-    other = {"machine": "8 × H100", "program": "vgg16 ascent", "share": None}
+    known = {"machine": "TPU v5e-8", "program": "vgg16 atlas", "share": 0.5}
+    other = {"machine": "8 × H100", "program": "vgg16 atlas", "share": None}
     (tmp_path / "rows.json").write_text(json.dumps({"rows": [known, other]}))
     found = atlas.accelerators([row], 10, tmp_path / "rows.json")
     assert found == {"TPU v5e-8": pytest.approx(10 * 100 * 1e9 / (8 * 0.5 * 197e12))}

@@ -301,9 +301,12 @@ def make_batched_map(
     return run
 
 
-def rows_strategy(rows: int) -> Strategy:
-    """The strategy for work on so many independent rows: this host's devices, or one of them for fewer rows."""
-    devices = jax.local_devices()
+def rows_strategy(rows: int, devices: list | None = None) -> Strategy:
+    """The strategy for work on so many independent rows: this host's devices, or one of them for fewer rows.
+
+    devices: others than this host's, which need not be present.
+    """
+    devices = devices or jax.local_devices()
     return make_strategy("mesh" if rows >= len(devices) > 1 else "jit", len(devices), devices)
 
 
@@ -337,6 +340,16 @@ def place_rows(strategy: Strategy, rows: PyTree) -> PyTree:
 def place_fixed(strategy: Strategy, fixed: PyTree) -> PyTree:
     """Arrays that all rows have in common, on all devices."""
     return fixed if strategy.devices == 1 else replicate(strategy, fixed)
+
+
+def describe_placed(strategy: Strategy, fixed: PyTree, rows: PyTree) -> tuple[PyTree, PyTree]:
+    """What `place_fixed` and `place_rows` make of arrays, as jax.ShapeDtypeStruct: for devices that are not present."""
+    return _describe(strategy, P(), fixed), _describe(strategy, P(AXIS), rows)
+
+
+def _describe(strategy: Strategy, spec: P, tree: PyTree) -> PyTree:
+    sharding = NamedSharding(strategy.mesh, spec)
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), tree)
 
 
 def _over_rows(strategy: Strategy, function: Callable[[Any, Any], Any], out: P) -> Callable[[Any, Any], Any]:
@@ -537,8 +550,9 @@ def lower_stack_step(
     sums = jax.eval_shape(lambda: metrics.zeros(("loss", *config.metrics)))
     run = jax.tree.map(lambda a: jax.ShapeDtypeStruct((size, *a.shape), a.dtype), (state, sums, (key, hyperparams)))
     rows = jax.ShapeDtypeStruct((1, size), bool), jax.ShapeDtypeStruct((1, size, batch_size), jnp.int32)
+    common, run = describe_placed(strategy, (normalizer, split), run)
     program = _stack_program(strategy, _stack_step(config, batch_size), P(None, AXIS))
-    return program.lower(run[0], run[1], (run[2], (normalizer, split)), rows)
+    return program.lower(run[0], run[1], (run[2], common), _describe(strategy, P(None, AXIS), rows))
 
 
 def _stack_program(strategy: Strategy, step: Callable[..., Any], rows: P, *, donate: bool = True) -> Any:

@@ -242,29 +242,29 @@ def describe_input(network: Network, recipe: Recipe) -> str:
     return sentence
 
 
-def lower(network: Network, layer: str, batch_size: int, sharding: jax.sharding.Sharding) -> jax.stages.Lowered:
+def lower(network: Network, layer: str, batch_size: int, devices: list, recipe: str = "filters") -> jax.stages.Lowered:
     """The program that draws `batch_size` of a layer's channels, lowered for devices that need not be present.
 
-    The network's arrays may be jax.ShapeDtypeStruct. To compile it, and read what XLA makes of it.
+    The network's arrays may be jax.ShapeDtypeStruct. `batch_size` is divided among the devices. To compile it, and read
+    what XLA makes of it.
     """
     objective = objectives.channel(layer, np.zeros(batch_size, np.int32))
-    recipe = recipe_of("filters")
-    parameterization = cast(Parameterization[ImageParams], recipe.parameterization)
-    layers = choose_layers(network, objective.layers(), wanted=recipe.before_relu, demanded=False)
-    plan = Plan(
-        network, recipe, parameterization, Optimizer(recipe.optimizer), None, 0, strategies.rows_strategy(1), layers
-    )
+    chosen = recipe_of(recipe, "filters")
+    parameterization = cast(Parameterization[ImageParams], chosen.parameterization)
+    layers = choose_layers(network, objective.layers(), wanted=chosen.before_relu, demanded=False)
+    strategy = strategies.rows_strategy(batch_size, devices)
+    plan = Plan(network, chosen, parameterization, Optimizer(chosen.optimizer), None, 0, strategy, layers)
     problem = plan.problem(objective, plan.recipe.stages[0])
 
     def abstract(problem: Problem, numbers: Array) -> tuple[Problem, Array, State, Array]:
         keys, params, _ = plan.noise(numbers)
         return problem, keys, ascent.init_state(problem, params), jnp.int32(0)
 
-    found = jax.eval_shape(abstract, problem, jnp.zeros(batch_size, jnp.int32))
-    problem, keys, state, number = jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), found
-    )
-    return ascent.advance.lower(problem, keys, state, number, number, number, plan.strategy)
+    problem, keys, state, number = jax.eval_shape(abstract, problem, jnp.zeros(batch_size, jnp.int32))
+    own = problem.objective, problem.penalty, keys, state
+    (problem, number), (objective, penalty, keys, state) = strategies.describe_placed(strategy, (problem, number), own)
+    problem = replace(problem, objective=objective, penalty=penalty)
+    return ascent.advance.lower(problem, keys, state, number, number, number, strategy)
 
 
 def _choose_recipe(
