@@ -6,7 +6,7 @@
 Column k of every class is rendered from the same key: background, light and camera are the same, the subject differs.
 The README's docs/contact-sheet.jpg was made by
 
-    python experiments/contact_sheet.py --count 8 --image-size 96 --seed 3 --rendering 3 --out docs/contact-sheet.jpg
+    python experiments/contact_sheet.py --count 8 --image-size 96 --out docs/contact-sheet.jpg
 """
 
 from cnnjax.__main__ import run

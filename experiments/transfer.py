@@ -6,16 +6,18 @@
 
 This is the next step of the article's source (Chollet, 2016, "Building powerful image classification models using very
 little data"). For comparison the small CNN is trained from scratch on the same images, without and with augmentation.
-Without --weights the base is the small VGG16 that is part of the package; it has never seen the classes to learn.
+Without --weights the base is vgg16-mini, the narrow VGG16 that is part of the package. It was not trained on the new
+classes.
 
-RUN/seed-N/ holds four runs, head, fine-tune, small-cnn and small-cnn-augmented; RUN has summary.json and curves.png.
-Runs that SIGTERM or Ctrl-C stopped continue with --resume; a head begins anew, which takes seconds.
+RUN/seed-N/ holds four runs: head, fine-tune, small-cnn and small-cnn-augmented. RUN has summary.json and curves.png.
+Runs that were stopped by SIGTERM or Ctrl-C continue with --resume; the training of a head starts over, which takes
+seconds.
 
-As measured by the first command: fox against axe, 100 training images per class, 500 for validation and 500 for test,
-64 × 64 pixels; mean ± standard deviation over the seeds 0, 1, 2; parameters of the lowest validation loss. Two CPU
-cores with much other work going on, about 11 minutes of CPU time altogether.
+Measured with the first edition, whose images are those of --data.rendering 3: fox against axe, 100 training images per
+class, 500 for validation and 500 for test, 64 × 64 pixels; mean ± standard deviation over the seeds 0, 1, 2; parameters
+of the lowest validation loss. Two CPU cores with much other work going on, about 11 minutes of CPU time altogether.
 
-    new head, base frozen      test 96.6 ± 0.1%    30 epochs in 2 to 3 s, after the features' computation
+    new head, base frozen      test 96.6 ± 0.1%    30 epochs in 2 to 3 s, after the features have been computed
     then block 5 fine-tuned    test 96.5 ± 0.1%    12 epochs in 75 s
     small CNN from scratch     test 76.8 ± 5.2%    17 to 20 epochs of 50 steps in 2 min
     small CNN, augmented       test 89.6 ± 3.9%    22 to 40 epochs of 50 steps in 5 to 7 min

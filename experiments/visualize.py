@@ -8,11 +8,13 @@ With --weights imagenet the network is the article's VGG16, downloaded once; `--
 in the article. --weights takes what `cnnjax.formats.load` reads: Keras' .h5, .weights.h5 and .keras, PyTorch's .pth,
 .safetensors of torchvision, timm or cnnjax, the folder of a run. The images are display RGB, and each network is given
 them as its weights require; --recipe article gives Caffe's weights raw values, as the article did.
-Without --weights the network is the small VGG16 that is part of the package, without --image the image is its cat
-photograph. Every image is saved as PNG with its provenance inside and as JSON beside it, and all of them on one sheet.
+Without --weights the network is vgg16: the real VGG16's convolutions, which are part of the package, with dense layers
+for the fourteen rendered classes. Without --image the image is the photograph of a cat in the package. Every optimized
+image is saved as a PNG file that contains its provenance, with the same as JSON beside it, and all of them are shown on
+one sheet.
 
-Two CPU cores with other work going on, the package's VGG16: 8 filters of block5_conv3 at 96², 500 steps, take 46 s; the
-article's 12 classes at 64², 600 steps, 42 s.
+On two CPU cores with other work going on, with --weights vgg16-mini: 8 filters of block5_conv3 at 96², 500 steps, take
+46 s; the article's 12 classes at 64², 600 steps, take 42 s.
 """
 
 from cnnjax.__main__ import run

@@ -44,8 +44,8 @@ def explain(
 
     Args:
         images: Image files, or folders of them; none uses the photograph of a cat that is part of the package.
-        weights: A weights file, the folder of a run, or imagenet (downloaded and kept). Empty uses the VGG16 that is
-            part of the package.
+        weights: A weights file, the folder of a run, vgg16 or vgg16-mini, which are part of the package, or imagenet
+            (downloaded and kept). Empty uses vgg16-mini.
         methods: Which methods.
         layer: The layer whose activation grad-cam, grad-cam++ and layer-cam weigh. Empty uses the last one with maps.
         class_name: Which class. Empty uses the likeliest of each image.

@@ -52,15 +52,15 @@ def transfer(
     """Learn other classes from few images, with a trained VGG and from scratch, and compare.
 
     Args:
-        weights: The weights file of a VGG, or imagenet (downloaded and kept). Empty uses the VGG16 that is part of the
-            package.
+        weights: The weights file of a VGG, vgg16 or vgg16-mini, which are part of the package, or imagenet (downloaded
+            and kept). Empty uses vgg16-mini.
         data: Which images. Empty classes of the procedural source are fox and axe.
         seeds: Each fixes the initial weights, the order of the images, dropout and augmentation. The images stay those
             of --data.seed.
         head_epochs: Passes over the features of the images and of their mirror images.
         fine_tune_epochs: Passes over the augmented images.
-        small_epochs: Epochs of 50 steps, which end after 15 without a lower validation loss.
-        run: The folder of the runs.
+        small_epochs: Epochs of the small CNN, of 50 steps each; 15 without a lower validation loss end its training.
+        run: The folder of the runs: seed-N/head and so on, with summary.json and curves.png beside them.
         resume: Continue the runs in the folder.
         fresh: Delete the runs in the folder first.
     """
