@@ -177,7 +177,7 @@ def _run_to_exit(run: Callable[[Sequence[str]], None], arguments: Sequence[str] 
         print(f"\n{stop}", file=sys.stderr)
     except KeyboardInterrupt:
         sentence = "interrupted: finished work is kept. To continue, run the same command again"
-        print(f"\n{sentence}; train and transfer need --resume for that", file=sys.stderr)
+        print(f"\n{sentence}; train, sweep and transfer need --resume for that", file=sys.stderr)
         interrupts.end()
         raise SystemExit(130) from None
     raise SystemExit(0)

@@ -1,4 +1,4 @@
-"""The article's own network (section 3): four convolutions with pooling, then two dense layers."""
+"""The article's own network (section 4): four convolutions with pooling, then two dense layers."""
 
 from collections.abc import Mapping
 

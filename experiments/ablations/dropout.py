@@ -1,4 +1,4 @@
-"""Dropout against overfitting (article, section 4.2): the small network that drops 0, 25, 50 and 75% of its features.
+"""Dropout against overfitting (article, section 4.1): the small network that drops 0, 25, 50 and 75% of its features.
 
     python experiments/ablations/dropout.py
     python experiments/ablations/dropout.py --budget.epochs 5 --budget.seeds 0
