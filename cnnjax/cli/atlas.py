@@ -35,9 +35,10 @@ def atlas(
     fresh: bool = False,
     out: Path = Path("runs/atlas"),
 ) -> None:
-    """Draw every filter of a network, beside what of a data set fires it most, on one page.
+    """Draw every filter of a network beside the image patches that activate it most.
 
-    A run that was interrupted goes on where it stopped when it is started again.
+    The patches are from the images of a data set. The page is OUT/index.html. A
+    run that was interrupted continues when it is started again.
 
     Args:
         weights: A weights file, the folder of a run, vgg16 or vgg16-mini, which are part of the package, or imagenet

@@ -35,7 +35,7 @@ COMMANDS: Mapping[str, Entry] = {
     "train": Entry("train", "train", "Train a network: a preset, with any of its values changed by flags.", True),
     "sweep": Entry("sweep", "sweep", "Train a preset for every combination of values and seeds, and compare.", True),
     "visualize": Entry("visualize", "COMMANDS", "Show feature maps, filters and classes of a trained network."),
-    "atlas": Entry("atlas", "atlas", "Show every filter of a network beside what of a data set fires it most."),
+    "atlas": Entry("atlas", "atlas", "Show every filter of a network beside the image patches that activate it most."),
     "film": Entry("film", "COMMANDS", "Film an ascent, filters during training, or feature maps layer by layer."),
     "classify": Entry("classify", "classify", "Name the most probable classes of images."),
     "explain": Entry("explain", "explain", "Show what in images speaks for a class, by ten methods."),
