@@ -39,7 +39,7 @@ def article(
     """Recompute the article and write its page.
 
     Args:
-        out: Folder of the run.
+        out: Folder of the run. The page is index.html in it.
         image_size: Height and width of the training images in pixels. The article's are 150.
         per_class: Training images per class.
         eval_per_class: Validation images per class, and as many test images per class.
@@ -54,9 +54,10 @@ def article(
         filters_image_size: Height and width of the filters' images in pixels.
         classes_recipe: How classes are visualized: lucid, classes, quick, article and others.
         classes_steps: Steps of the optimization of each class's image. None takes the recipe's.
-        article_steps: The same for the images by the article's recipe, beside which ours are shown.
-        seed: For the data, the training and the visualizations.
-        fresh: Start over instead of continuing.
+        article_steps: Steps of the images by the article's recipe, which are shown beside those by filters_recipe. None
+            takes the recipe's.
+        seed: Seed of the data, the training and the visualizations.
+        fresh: Compute everything again instead of continuing.
     """
     started = time.perf_counter()
     network = load(weights, reading)

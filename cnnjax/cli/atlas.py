@@ -37,14 +37,15 @@ def atlas(
 ) -> None:
     """Draw every filter of a network beside the image patches that activate it most.
 
-    The patches are from the images of a data set. The page is OUT/index.html. A
-    run that was interrupted continues when it is started again.
+    The patches are from the images of a data set. The page is OUT/index.html.
+
+    A run that was interrupted continues when it is started again.
 
     Args:
         weights: A weights file, the folder of a run, vgg16 or vgg16-mini, which are part of the package, or imagenet
             (downloaded and kept).
-        layers: Which layers. Empty uses all that have maps and parameters.
-        filters_per_layer: The first so many filters of each layer; by default all.
+        layers: Names of the layers. Empty uses all that have maps and parameters.
+        filters_per_layer: How many filters of each layer are drawn, from the first one on; by default all.
         images: What filters are compared on: procedural (rendered), folder:PATH (all image files in and below a
             folder), tfds:NAME or hub:NAME.
         images_per_class: How many images of each class, except of folder:PATH.
@@ -56,7 +57,7 @@ def atlas(
             receptive field, but 64 to 128 pixels.
         include_top: Whether to read the dense layers of the weights, where there are any.
         batch_size: Pictures, and images, at a time.
-        seed: Of the noise that the optimization starts from.
+        seed: Seed of the noise that the optimization starts from.
         fresh: Compute everything again.
         out: Folder for the page, the table and the pictures.
     """

@@ -37,9 +37,9 @@ def classify(
         images: Image files, or folders of them.
         weights: A weights file, the folder of a run, vgg16 or vgg16-mini, which are part of the package, or imagenet
             (downloaded and kept).
-        top: How many classes of each image.
+        top: How many classes are shown for each image.
         batch_size: Images at a time.
-        out: Folder for the figure and the table.
+        out: Folder for the figure classify.png and the table classify.csv.
     """
     if not images:
         raise UserError("no image was named: give the paths of image files or folders")

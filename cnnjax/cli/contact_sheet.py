@@ -29,11 +29,11 @@ def contact_sheet(
     """Render images of each procedural class into one labelled sheet.
 
     Args:
-        classes: Which classes.
+        classes: Names of the classes.
         count: Images of each class.
         columns: Images in a row.
         image_size: Height and width of each image in pixels.
-        seed: Of the images. Column k of every class has the same background, light and camera.
+        seed: Seed of the images. Column k of every class has the same background, light and camera.
         rendering: Version of the renderer.
         out: The file to write: .png, .jpg or .webp.
     """

@@ -40,18 +40,18 @@ def explain(
     batch_size: int = 16,
     out: Path = Path("runs/explain"),
 ) -> None:
-    """Show what in images speaks for a class, by heat maps of several methods.
+    """Show what in images speaks for a class, as heat maps of several methods.
 
     Args:
         images: Image files, or folders of them; none uses the photograph of a cat that is part of the package.
         weights: A weights file, the folder of a run, vgg16 or vgg16-mini, which are part of the package, or imagenet
             (downloaded and kept). Empty uses vgg16-mini.
-        methods: Which methods.
-        layer: The layer whose activation grad-cam, grad-cam++ and layer-cam weigh. Empty uses the last one with maps.
-        class_name: Which class. Empty uses the likeliest of each image.
-        seed: Of the noise of smooth-grad and the masks of rise.
+        methods: Names of the methods.
+        layer: The layer whose maps grad-cam, grad-cam++ and layer-cam use. Empty uses the last one with maps.
+        class_name: Name of the class. Empty uses the most probable one of each image.
+        seed: Seed of the noise of smooth-grad and the masks of rise.
         batch_size: Images, noisy or masked copies of them, at a time.
-        out: Folder for the sheet of all methods and the single heat maps.
+        out: Folder for the figure of all methods, explain.png, and a file for each heat map.
     """
     _check(methods, batch_size)
     files = find_images(images) if images else []

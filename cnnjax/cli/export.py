@@ -31,10 +31,11 @@ def export(
     include_top: bool = True,
     reading: Flags = _READING,
 ) -> None:
-    """Write a network in the format of another library, or in a smaller one of this package.
+    """Write a network in the format of another library or of this package.
 
     Args:
-        weights: A file or folder that holds a network, or vgg16, imagenet or imagenet-notop.
+        weights: A weights file, the folder of a run, vgg16 or vgg16-mini, which are part of the package, or imagenet or
+            imagenet-notop (downloaded and kept).
         to: The format. int8 is this package's own in a quarter of the space: kernels rounded, with one scale for each
             output channel.
         out: The file to write. Keras requires a name that ends in .weights.h5.

@@ -34,21 +34,21 @@ def ascent(
     milliseconds: int = 80,
     out: Path = Path("runs/film-ascent.gif"),
 ) -> None:
-    """Film how images of the filters of a layer are optimized, from the noise to the end.
+    """Film how images of a layer's filters are optimized, from noise to the end.
 
     Args:
-        layer: Which layer.
+        layer: Name of the layer.
         weights: A weights file, the folder of a run, vgg16 or vgg16-mini, which are part of the package, or imagenet
             (downloaded and kept).
-        channels: Which of its channels. Empty uses eight of them.
+        channels: Numbers of the layer's channels. Empty uses eight of them.
         recipe: How the images are optimized.
-        steps: Of the optimization; None takes the recipe's.
+        steps: Steps of the optimization; None takes the recipe's.
         every: Steps between two frames.
         image_size: Size of the images in pixels, one number or height and width. By default the network's, and 128 for
             convolutions alone.
-        seed: Of the noise that the optimization starts from.
+        seed: Seed of the noise that the optimization starts from.
         scale: Pixels of the film for each pixel of an image, along each side.
-        milliseconds: How long a frame is shown.
+        milliseconds: How many milliseconds each frame is shown.
         out: The film, ending in .gif, .webp or .png.
     """
     _check_path(out)
@@ -81,19 +81,21 @@ def training(
     milliseconds: int = 250,
     out: Path = Path("runs/film-training.gif"),
 ) -> None:
-    """Film how filters come about: what drives them most after each epoch of a run, all drawn from the same noise.
+    """Film the images of filters, drawn after each epoch of a training run.
+
+    All are drawn from the same noise, so what differs is the network.
 
     Args:
         run: The folder of a run that kept the weights of its epochs (`cnnjax train --train.weights-every-epochs 1`), or
             any folder of weights files, in the order of their names.
-        layer: Which layer.
-        channels: Which of its channels. Empty uses eight of them.
+        layer: Name of the layer.
+        channels: Numbers of the layer's channels. Empty uses eight of them.
         recipe: How the images are optimized.
-        steps: Of the optimization; None takes the recipe's.
+        steps: Steps of the optimization; None takes the recipe's.
         image_size: Size of the images in pixels, one number or height and width. By default the network's.
-        seed: Of the noise that the optimization starts from.
+        seed: Seed of the noise that the optimization starts from.
         scale: Pixels of the film for each pixel of an image, along each side.
-        milliseconds: How long a frame is shown.
+        milliseconds: How many milliseconds each frame is shown.
         out: The film, ending in .gif, .webp or .png.
     """
     _check_path(out)
@@ -127,17 +129,17 @@ def feature_maps(
     milliseconds: int = 900,
     out: Path = Path("runs/film-feature-maps.gif"),
 ) -> None:
-    """Film how a network transforms an image: the feature maps of one layer after the other.
+    """Film the feature maps of an image, one layer after the other.
 
     Args:
         weights: A weights file, the folder of a run, vgg16 or vgg16-mini, which are part of the package, or imagenet
             (downloaded and kept).
         image: An image file. Empty uses the photograph of a cat that is part of the package.
-        layer: Which layers. Empty uses all that have maps.
+        layer: Names of the layers. Empty uses all that have maps.
         channels: How many of the first channels of each layer.
         image_size: Size of the image in pixels, one number or height and width, for networks that take any size. By
             default 150 for a VGG's convolutions, else the network's.
-        milliseconds: How long a frame is shown.
+        milliseconds: How many milliseconds each frame is shown.
         out: The film, ending in .gif, .webp or .png.
     """
     _check_path(out)

@@ -36,9 +36,9 @@ COMMANDS: Mapping[str, Entry] = {
     "sweep": Entry("sweep", "sweep", "Train a preset for every combination of values and seeds, and compare.", True),
     "visualize": Entry("visualize", "COMMANDS", "Show feature maps, filters and classes of a trained network."),
     "atlas": Entry("atlas", "atlas", "Show every filter of a network beside the image patches that activate it most."),
-    "film": Entry("film", "COMMANDS", "Film an ascent, filters during training, or feature maps layer by layer."),
+    "film": Entry("film", "COMMANDS", "Film an image while it is optimized, filters during training, or feature maps."),
     "classify": Entry("classify", "classify", "Name the most probable classes of images."),
-    "explain": Entry("explain", "explain", "Show what in images speaks for a class, by ten methods."),
+    "explain": Entry("explain", "explain", "Show what in images speaks for a class, as heat maps of ten methods."),
     "transfer": Entry("transfer", "transfer", "Learn other classes from few images with a trained VGG, and compare."),
     "export": Entry("export", "export", "Write a network for Keras, PyTorch or as StableHLO."),
     "contact-sheet": Entry("contact_sheet", "contact_sheet", "Render images of each procedural class into one sheet."),
@@ -73,9 +73,11 @@ def _answer(argv: Sequence[str]) -> int:
         print("usage: cnnjax COMMAND [--flag value …]\n\ncommands:")
         print(command_line.columns({name: entry.sentence for name, entry in COMMANDS.items()}))
         print(
-            "\ncnnjax COMMAND --help lists the flags of a command, cnnjax train --help the presets.\n"
+            "\ncnnjax COMMAND --help lists the flags of a command.\n"
+            "cnnjax train --help lists the presets.\n"
             "cnnjax --version prints versions.\n"
-            f"cnnjax --print-completion {'|'.join(SHELLS)} prints a script that completes commands, presets and flags."
+            f"cnnjax --print-completion {'|'.join(SHELLS)} prints a script for the\n"
+            "shell that completes commands, presets and flags."
         )
         return 0 if argv else 2
     if argv[0].startswith("-"):

@@ -42,10 +42,13 @@ def sweep(
       cnnjax sweep cnn --over optimizer.learning-rate 1e-4 3e-4 1e-3 \\
           --seeds 0 1 2
 
-    Several --over make a grid. The table of means and deviations is printed,
-    and written to sweep.json, sweep.csv, sweep.md and sweep.png. Every network
-    has a run's folder of its own. Without --run the folder is
-    runs/PRESET-sweep.
+    Several --over make a grid. A table of means and deviations is printed.
+
+    The folder is that of --run, or runs/PRESET-sweep. In it are:
+
+      sweep.json, sweep.csv, sweep.md  means, deviations and every number
+      sweep.png                        results against the first swept field
+      FIELD-VALUE/seed-N/              the run of each network
 
     Args:
         over: A field and its values, such as optimizer.learning-rate 1e-4 3e-4 1e-3. Commas join what one value has

@@ -32,6 +32,15 @@ def train(
 ) -> None:
     """Train a network: a preset, with any of its values changed by flags.
 
+    The run's folder is that of --run, or runs/PRESET. In it are:
+
+      config.json          every setting
+      metrics.jsonl        the numbers of each epoch
+      curves.png           loss and accuracy, of training and validation
+      checkpoints/         what --resume continues from
+      weights.safetensors  the network of the best epoch
+      test.json            its results on the test images
+
     Args:
         resume: Continue the run in the folder.
         fresh: Delete the run in the folder first.

@@ -49,7 +49,7 @@ def transfer(
     resume: bool = False,
     fresh: bool = False,
 ) -> None:
-    """Learn other classes from few images, with a trained VGG and from scratch, and compare.
+    """Learn other classes from few images: a trained VGG against a small CNN.
 
     Args:
         weights: The weights file of a VGG, vgg16 or vgg16-mini, which are part of the package, or imagenet (downloaded

@@ -37,8 +37,8 @@ def feature_maps(
         weights: A weights file, the folder of a run, vgg16 or vgg16-mini, which are part of the package, or imagenet
             (downloaded and kept).
         image: An image file. Empty uses the photograph of a cat that is part of the package.
-        layer: Which layers. Empty uses the first convolution of each block of a VGG, or all layers with maps.
-        channels: Which channels of each layer. Empty uses the first eight.
+        layer: Names of the layers. Empty uses the first convolution of each block of a VGG, or all layers with maps.
+        channels: Numbers of the channels of each layer. Empty uses the first eight.
         image_size: Size of the image in pixels, one number or height and width, for networks that take any size. By
             default 150 for a VGG's convolutions, else the network's.
         include_top: Whether to read the dense layers of the weights, where there are any.
@@ -79,19 +79,20 @@ def filters(
     """Render images that activate the filters of a layer as much as possible.
 
     Args:
-        layer: Which layer.
+        layer: Name of the layer.
         weights: A weights file, the folder of a run, vgg16 or vgg16-mini, which are part of the package, or imagenet
             (downloaded and kept).
-        channels: Which of its channels. Empty uses eight of them.
+        channels: Numbers of the layer's channels. Empty uses eight of them.
         recipe: How the images are optimized: lucid (Fourier coefficients, robust to small changes), filters (pixels,
             as the article, for networks of any scale), quick (the same within seconds), maco (the spectrum of
             photographs, with an alpha channel; slow) or article, which gives weights from Caffe their input without
             normalization, as the article did.
-        steps: Of the optimization, divided among the recipe's stages. By default 128 for lucid, else the recipe's.
+        steps: Steps of the optimization, divided among the stages of the recipe. By default 128 for lucid, else those
+            of the recipe.
         image_size: Size of the images in pixels, one number or height and width, for networks that take any size. By
             default the network's, and 128 for convolutions alone.
         include_top: Whether to read the dense layers of the weights, where there are any.
-        seed: Of the noise that the optimization starts from.
+        seed: Seed of the noise that the optimization starts from.
         quality: Measure the images against those of a data set: activation, selectivity, robustness and the path
             through the network. It is printed and goes into each image's JSON file.
         quality_images: The data set: procedural (rendered), folder:PATH (all image files in and below a folder),
@@ -135,15 +136,16 @@ def classes(
     """Render images that a network considers typical of its classes.
 
     Args:
-        names: Which classes. Empty uses the article's twelve, or the network's first twelve.
+        names: Names of the classes. Empty uses the article's twelve, or the network's first twelve.
         weights: A weights file, the folder of a run, vgg16 or vgg16-mini, which are part of the package, or imagenet
             (downloaded and kept).
         recipe: How the images are optimized: lucid (Fourier coefficients, robust to small changes), classes (pixels,
             as the article, for networks of any scale), quick (the same within seconds), maco (the spectrum of
             photographs, with an alpha channel; slow) or article, which gives weights from Caffe their input without
             normalization, as the article did.
-        steps: Of the optimization, divided among the recipe's stages. By default 128 for lucid, else the recipe's.
-        seed: Of the noise that the optimization starts from.
+        steps: Steps of the optimization, divided among the stages of the recipe. By default 128 for lucid, else those
+            of the recipe.
+        seed: Seed of the noise that the optimization starts from.
         quality: Measure whether the images are recognized, how robust they are, and whether they take the path of the
             data set's images through the network. It is printed and goes into each image's JSON file.
         quality_images: The data set: procedural (rendered), folder:PATH (all image files in and below a folder),
@@ -181,17 +183,17 @@ def deepdream(
     seed: int = 0,
     out: Path = Path("runs/deepdream"),
 ) -> None:
-    """Change an image so that a layer sees more of whatever it sees in it (DeepDream).
+    """Change an image to increase the activations of a layer (DeepDream).
 
     Args:
-        layer: Which layer.
+        layer: Name of the layer.
         image: An image file. Empty uses the photograph of a cat that is part of the package.
         weights: A weights file, the folder of a run, vgg16 or vgg16-mini, which are part of the package, or imagenet
             (downloaded and kept). The dense layers are not used.
         steps: Steps altogether, shared by four sizes of the image. By default 40.
         image_size: Size of the image in pixels, one number or height and width. By default 224 for a VGG's
             convolutions, else the network's.
-        seed: Of the jitter.
+        seed: Seed of the jitter.
         out: Folder for the image.
     """
     make_folder(out)
