@@ -6,8 +6,8 @@
     python experiments/film.py training --run runs/born --layer conv_3 --out runs/born.gif
     python experiments/film.py feature-maps --out runs/maps.gif
 
-The film of a training draws all states of the network from the same noise with the same transforms, mapped over the
-states in one program, so that what differs between two frames is the network.
+The film of a training run draws all states of the network from the same noise with the same transforms, in one program
+that is vmapped over the states. So the difference between two frames is due to the network alone.
 """
 
 from cnnjax.__main__ import run

@@ -2,8 +2,8 @@
 
     python experiments/own_network.py
 
-Nothing in this file is known to cnnjax: the model is an ordinary nnx.Module with BatchNorm, the data are arrays, the
-optimizer is an optax object. Replace any of them. `width` scales the channels; 64 is the paper's (He et al. 2016).
+The model is an ordinary nnx.Module with BatchNorm, the data are arrays, the optimizer is an optax object. Replace any
+of them. The run is in runs/own-network. `width` scales the channels; 64 is the paper's (He et al. 2016).
 """
 
 import jax.numpy as jnp

@@ -2,9 +2,9 @@
 
     python experiments/photograph_spectrum.py
 
-writes cnnjax/data/photograph_spectrum.npz. The photographs are those of scikit-image that are in colour and free:
-astronaut, coffee, chelsea and rocket. Since photographs look alike at every scale, so that four give a smooth mean,
-squares are cut from each at its full size, at 70% and at 50%, and mirrored. Takes half a minute.
+This writes cnnjax/data/photograph_spectrum.npz, within half a minute. The photographs are those of scikit-image that
+are in color and free: astronaut, coffee, chelsea and rocket. Squares are cut from each at its full size, at 70% and at
+50%, and mirrored. Since the spectra of photographs are similar at every scale, four photographs give a smooth mean.
 """
 
 from pathlib import Path

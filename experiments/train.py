@@ -6,8 +6,8 @@
 
 A run is a folder (runs/PRESET, or --run) with config.json, metrics.jsonl, checkpoints/, weights.safetensors (the best
 epoch), test.json and curves.png. With --seeds the training is repeated, one sub-folder for each seed, and summary.json
-has mean and standard deviation. A seed fixes weights, order, dropout and augmentation; the images stay those of
---data.seed.
+has the mean and the standard deviation. A seed determines the initial weights, the order of the images, dropout and
+augmentation. The images are determined by --data.seed.
 """
 
 from cnnjax.__main__ import run

@@ -3,14 +3,14 @@
     python experiments/vgg16_head.py
     python experiments/vgg16_head.py --per-class 20 --test 10 --valid 10 --seeds 0 --out runs/head-small
 
-The convolutions that come with the package see every image once; what they compute trains the dense layers of each
-seed, which share nothing else. Each seed's layers are written as int8, to be put beside the convolutions; the accuracy
-is that of the layers as they are read from the file. In cnnjax/weights/, those of seed 1 are
-vgg16-head.int8.safetensors, and those of seed 0, by which class pictures are judged, vgg16-twin-head.int8.safetensors.
-Both see rendered images only; seed 1 calls the photograph of a cat that is part of the package a cat, and seed 0 a
-goldfish, which is why seed 1 is the one that the commands use.
+The convolutions that come with the package compute the features of every image once, and each seed's dense layers are
+trained on them. Each seed's layers are written as int8 to OUT/seed-N.int8.safetensors, and the accuracies to
+OUT/accuracy.json; the accuracy is that of the layers as they are read from the file. In cnnjax/weights/, the layers of
+seed 1 are vgg16-head.int8.safetensors, and those of seed 0, which judge class pictures, are
+vgg16-twin-head.int8.safetensors. Both were trained on rendered images only. Seed 1 classifies the photograph of a cat
+in the package as a cat and seed 0 as a goldfish; therefore the commands use seed 1.
 
-As measured: 600 training, 50 validation and 100 test images of each class at 96 × 96 pixels (renderer version 4), two
+Measured with 600 training, 50 validation and 100 test images of each class at 96 × 96 pixels (renderer version 4), two
 shared CPU cores: images and features in a quarter of an hour, each seed's layers in about 2 minutes. Correct of 1,400
 test images: seed 0 77.4%, seed 1 76.4%. Seed 0 by class: tennis ball and gondola 100%, bridge 99%, starfish 98%,
 crocodile and balloon 90%, goldfish and lamp 89%, hammer 84%, dumbbell 80%, husky 56%, rabbit 44%, dog 38%, cat 27%.
