@@ -47,8 +47,8 @@ class DataConfig:
     seed: int = 0
     """Chooses which images are drawn or rendered."""
     split_by: Literal["seed", "name"] = "seed"
-    """seed draws exact numbers of images, anew when there are others. name decides by a hash of each file's name, so
-    that images which are added later move no other one to another split."""
+    """seed draws exact numbers of images; if images are added, all are drawn again. name decides by a hash of each
+    file's name, so that no image moves to another split when images are added."""
     rendering: Literal[3, 4] = 4
     """Version of the procedural source's renderer. 3 renders the images of older releases, whose animals are larger and
     less turned."""
@@ -188,7 +188,7 @@ class LossConfig:
     label_smoothing: float = 0.0
     """Share of each label that is spread evenly over all classes during training. 0.1 is common, 0 is off."""
     class_weights: Literal["none", "balanced"] = "none"
-    """balanced lets every class count alike in training, whatever its number of images."""
+    """balanced weights the classes so that each counts equally in training, whatever its number of images."""
 
     def __post_init__(self) -> None:
         _require(
@@ -216,8 +216,8 @@ class TrainConfig:
     """What the layers compute in. Parameters, optimizer state, logits and loss are float32 in both. bfloat16 is for
     accelerators; a CPU gains nothing from it."""
     ema: float = 0.0
-    """Decay of an exponential moving average of the parameters, which is what is evaluated and kept. 0.999 is common,
-    0 is off."""
+    """Decay of an exponential moving average of the parameters, which is evaluated and kept instead of them. 0.999 is
+    common, 0 is off."""
     top_k: tuple[int, ...] = ()
     """Also report the share of images whose class is among the k most probable ones, for each of these k."""
     init_from: str = ""
@@ -246,7 +246,7 @@ class TrainConfig:
     """How many compiled calls make an epoch. 0 chooses: one on accelerators, one for each step on a CPU. Results do not
     depend on it."""
     tensorboard: bool = False
-    """Write the metrics of each epoch for TensorBoard, too."""
+    """Also write the metrics of each epoch for TensorBoard, which needs the extra tensorboard."""
     profile: int = 0
     """Write a trace of this many steps, for XProf or TensorBoard's profiler, to the run's folder. 0 is off."""
 

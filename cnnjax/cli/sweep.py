@@ -51,8 +51,8 @@ def sweep(
       FIELD-VALUE/seed-N/              the run of each network
 
     Args:
-        over: A field and its values, such as optimizer.learning-rate 1e-4 3e-4 1e-3. Commas join what one value has
-            several of, such as train.freeze block1,block2.
+        over: A field and its values, such as optimizer.learning-rate 1e-4 3e-4 1e-3. In a value that consists of
+            several, commas join these, such as train.freeze block1,block2.
         seeds: Train each combination with each of these seeds.
         stacked: yes trains networks that differ in seed, learning rate, weight decay, momentum or clipping all at once,
             in one stack; no trains them one after another, with one compiled program. auto is yes on accelerators.

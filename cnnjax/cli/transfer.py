@@ -54,7 +54,7 @@ def transfer(
     Args:
         weights: The weights file of a VGG, vgg16 or vgg16-mini, which are part of the package, or imagenet (downloaded
             and kept). Empty uses vgg16-mini.
-        data: Which images. Empty classes of the procedural source are fox and axe.
+        data: Where the images come from. The procedural source renders fox and axe unless --data.classes names others.
         seeds: Each fixes the initial weights, the order of the images, dropout and augmentation. The images stay those
             of --data.seed.
         head_epochs: Passes over the features of the images and of their mirror images.

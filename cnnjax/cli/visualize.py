@@ -151,7 +151,7 @@ def classes(
         quality_images: The data set: procedural (rendered), folder:PATH (all image files in and below a folder),
             tfds:NAME or hub:NAME. Paths are compared with procedural ones of the network's classes only.
         quality_per_class: How many of its images of each class, except of folder:PATH.
-        twin: Weights of an independently trained network of the same classes, which is to recognize the images, too.
+        twin: Weights of an independently trained network of the same classes, which also classifies the images.
             vgg16-twin has the real VGG16's convolutions and dense layers of another seed.
         out: Folder for the images and the figure.
     """
