@@ -132,6 +132,22 @@ def test_rise_masks_are_the_papers():
 
 
 @pytest.mark.parametrize("method", visualize.METHODS)
+def test_uint8_images_are_those_divided_by_255(network, method):
+    whole = np.rint(255 * images()).astype(np.uint8)
+    expected = run(method, network, whole / np.float32(255))
+    np.testing.assert_allclose(run(method, network, whole), expected, rtol=1e-4, atol=1e-6)
+
+
+def test_a_baseline_of_uint8_is_divided_by_255_too(network):
+    whole, dark = (np.rint(255 * part * images()).astype(np.uint8) for part in (1, 0.2))
+    expected = visualize.integrated_gradients(
+        network, whole / np.float32(255), 1, baseline=dark / np.float32(255), steps=5
+    )
+    found = visualize.integrated_gradients(network, whole, 1, baseline=dark, steps=5)
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("method", visualize.METHODS)
 def test_an_image_alone_is_as_in_a_batch_of_any_size(network, method):
     """Batches of 10 rows are shared out among the eight devices of the tests; those of 3 run on one."""
     shown = images(5)
@@ -306,6 +322,10 @@ def test_what_cannot_be_done_is_one_sentence(network):
         "samples=0": lambda: visualize.smooth_grad(network, shown, samples=0),
         "batch_size=0": lambda: visualize.gradient(network, shown, batch_size=0),
         "0 images": lambda: visualize.gradient(network, shown[:0]),
+        "values from .*divide them by 255": lambda: visualize.grad_cam(network, 255 * shown),
+        "values that are not numbers": lambda: visualize.rise(network, np.nan * shown),
+        r"add the batch axis with images\[None\]": lambda: visualize.gradient(network, shown[0]),
+        "channels come first": lambda: visualize.occlusion(network, shown.transpose(0, 3, 1, 2)),
         "no classes": lambda: visualize.gradient(network.replace(class_names=()), shown),
         r"layer 'conv_9'.*conv_": lambda: visualize.layer_cam(network, shown, layer="conv_9"),
     }.items():

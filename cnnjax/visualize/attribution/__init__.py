@@ -2,7 +2,7 @@
 
     heat = visualize.integrated_gradients(network, photographs, "cat")
 
-Every method is `method(network, images, class_index=None, *, batch_size=16, …)`, for float images in [0, 1].
+Every method is `method(network, images, class_index=None, *, batch_size=16, …)`, for float images in [0, 1] or uint8.
 """
 
 from cnnjax.visualize.attribution.class_activation import grad_cam, grad_cam_plus_plus, layer_cam

@@ -11,9 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from cnnjax.network import Network
+from cnnjax.network import Images, Network
 from cnnjax.visualize.attribution.accumulate import Rows, accumulate
-from cnnjax.visualize.attribution.target import ClassIndex, Images, choose_layer, class_scores, prepare
+from cnnjax.visualize.attribution.target import ClassIndex, choose_layer, class_scores, prepare
 
 
 def grad_cam(
@@ -119,6 +119,6 @@ def _class_activation(
     layer: str | None,
     batch_size: int,
 ) -> Float[np.ndarray, "images height width"]:
-    network, classes = prepare(network, images, class_index, batch_size)
+    network, images, classes = prepare(network, images, class_index, batch_size)
     method = ClassActivation(kind, *choose_layer(network, layer))
     return accumulate(method, network, images, classes, batch_size=batch_size)

@@ -7,10 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from cnnjax.network import Network
+from cnnjax.network import Images, Network
 from cnnjax.visualize.attribution.accumulate import Rows, accumulate
 from cnnjax.visualize.attribution.reduction import reduce_channels
-from cnnjax.visualize.attribution.target import ClassIndex, Images, class_scores, prepare
+from cnnjax.visualize.attribution.target import ClassIndex, class_scores, prepare
 
 
 def gradient(
@@ -23,15 +23,18 @@ def gradient(
 ) -> Float[np.ndarray, "images height width ..."]:
     """Saliency (Simonyan et al. 2014): how much the class's logit changes with each value of an image in [0, 1].
 
+    images: (images, height, width, channels), floats in [0, 1], or uint8 in [0, 255], which are divided by 255.
+
     class_index: a class by number or name, one for all images or one for each; by default the likeliest of each. With
     one sigmoid logit, class 1's is the logit and class 0's its negative.
     reduction: "max-abs", the largest magnitude among a pixel's channels (the paper's map, height × width); "sum" over
     the channels, with its sign; or "none", (height, width, channels).
     batch_size: images that the network is given at a time. The rows of a batch are shared out among the devices.
 
-    Raises UserError for a network without classes at this image size, an unknown class or reduction.
+    Raises UserError for a network without classes at this image size, an unknown class or reduction, and images of
+    another range.
     """
-    network, classes = prepare(network, images, class_index, batch_size)
+    network, images, classes = prepare(network, images, class_index, batch_size)
     slopes = accumulate(Gradient(), network, images, classes, batch_size=batch_size)
     return reduce_channels(slopes, reduction)
 
@@ -49,8 +52,9 @@ def gradient_times_input(
     The image is in [0, 1], so what is black has no share. See `gradient` for the arguments; by default the channels
     are added. Raises UserError as it does.
     """
-    slopes = gradient(network, images, class_index, reduction="none", batch_size=batch_size)
-    return reduce_channels(slopes * np.asarray(images, np.float32), reduction)
+    network, images, classes = prepare(network, images, class_index, batch_size)
+    slopes = gradient(network, images, classes, reduction="none", batch_size=batch_size)
+    return reduce_channels(slopes * images, reduction)
 
 
 @dataclass(frozen=True)

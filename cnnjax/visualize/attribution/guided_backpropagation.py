@@ -6,11 +6,11 @@ import jax
 import numpy as np
 from jaxtyping import Array, Float
 
-from cnnjax.network import Network
+from cnnjax.network import Images, Network
 from cnnjax.visualize.attribution.accumulate import Rows, accumulate
 from cnnjax.visualize.attribution.reduction import reduce_channels
 from cnnjax.visualize.attribution.relu_rule import with_guided_relu
-from cnnjax.visualize.attribution.target import ClassIndex, Images, class_scores, prepare
+from cnnjax.visualize.attribution.target import ClassIndex, class_scores, prepare
 
 
 def guided_backpropagation(
@@ -31,7 +31,7 @@ def guided_backpropagation(
     `jnp.maximum(x, 0)`, also inside of jax.jit, jax.checkpoint, jax.lax.scan and conditions. See `gradient` for the
     arguments. Raises UserError as it does, and for a network without relu, or with one where it cannot be replaced.
     """
-    network, classes = prepare(network, images, class_index, batch_size)
+    network, images, classes = prepare(network, images, class_index, batch_size)
     slopes = accumulate(GuidedGradient(), network, images, classes, batch_size=batch_size)
     return reduce_channels(slopes, reduction)
 

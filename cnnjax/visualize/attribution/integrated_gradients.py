@@ -3,17 +3,17 @@
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Shaped
 
 from cnnjax.errors import UserError, unknown
-from cnnjax.network import Network
+from cnnjax.network import Images, Network
 from cnnjax.visualize.attribution.accumulate import Rows, accumulate
 from cnnjax.visualize.attribution.gradient import input_gradient
 from cnnjax.visualize.attribution.reduction import reduce_channels
-from cnnjax.visualize.attribution.target import ClassIndex, Images, prepare, scores
+from cnnjax.visualize.attribution.target import ClassIndex, prepare, scores
 
 RULES = ("gauss-legendre", "trapezoid", "midpoint")
-Baseline = float | Float[Array | np.ndarray, "..."]
+Baseline = float | Shaped[Array | np.ndarray, "..."]
 """A number, an image, or one for each image."""
 
 
@@ -35,14 +35,14 @@ def integrated_gradients(
     the error of the numerical integration, which `completeness_gap` measures. tolerance: the largest gap that is
     accepted, in units of that difference; by default it is not checked.
 
-    baseline: a number (0 is black), an image, or one for each image, in [0, 1]. steps: points on the path. rule: of
-    the integration: "gauss-legendre", which has the smallest error, "trapezoid" or "midpoint". The class is the one of
-    the image itself. batch_size: points, of one path or several, that the network is given at a time. See `gradient`
-    for the other arguments; by default the channels are added.
+    baseline: a number (0 is black), an image, or one for each image, in [0, 1] or uint8. steps: points on the path.
+    rule: of the integration: "gauss-legendre", which has the smallest error, "trapezoid" or "midpoint". The class is
+    the one of the image itself. batch_size: points, of one path or several, that the network is given at a time. See
+    `gradient` for the other arguments; by default the channels are added.
 
     Raises UserError for an unknown class or rule, or a gap above the tolerance.
     """
-    network, classes = prepare(network, images, class_index, batch_size)
+    network, images, classes = prepare(network, images, class_index, batch_size)
     start = _baselines(images, baseline)
     positions, weights = path(rule, steps)
     slopes = accumulate(
@@ -55,7 +55,7 @@ def integrated_gradients(
         samples=steps,
         batch_size=batch_size,
     )
-    values = slopes * (np.asarray(images, np.float32) - start)
+    values = slopes * (images - start)
     if tolerance is not None:
         _check(network, images, values, classes, start, tolerance, steps, batch_size)
     return reduce_channels(values, reduction)
@@ -74,7 +74,7 @@ def completeness_gap(
 
     attributions: signed, per channel or added. The other arguments are those of `integrated_gradients`.
     """
-    network, classes = prepare(network, images, class_index, batch_size)
+    network, images, classes = prepare(network, images, class_index, batch_size)
     start = _baselines(images, baseline)
     ends = [scores(network, points, classes, batch_size=batch_size) for points in (images, start)]
     difference = (ends[0] - ends[1]).astype(np.float32)
@@ -118,7 +118,8 @@ class PathGradient:
 
 def _baselines(images: Images, baseline: Baseline) -> Float[np.ndarray, "images height width channels"]:
     """The baseline of each image."""
-    given = np.asarray(baseline, np.float32)
+    given = np.asarray(baseline)
+    given = np.asarray(given / 255 if given.dtype == np.uint8 else given, np.float32)
     if given.shape not in ((), images.shape[1:], images.shape):
         raise UserError(
             f"the baseline has shape {given.shape}: give a number, an image of {images.shape[1:]}, or one for each of "

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Array, Float, Key
 
 from cnnjax.errors import unknown
-from cnnjax.network import Network
+from cnnjax.network import Images, Network
 from cnnjax.visualize.attribution.class_activation import grad_cam, grad_cam_plus_plus, layer_cam
 from cnnjax.visualize.attribution.gradient import gradient, gradient_times_input
 from cnnjax.visualize.attribution.guided_backpropagation import guided_backpropagation
@@ -16,7 +16,7 @@ from cnnjax.visualize.attribution.integrated_gradients import integrated_gradien
 from cnnjax.visualize.attribution.occlusion import occlusion
 from cnnjax.visualize.attribution.rise import rise
 from cnnjax.visualize.attribution.smooth_grad import smooth_grad
-from cnnjax.visualize.attribution.target import ClassIndex, Images
+from cnnjax.visualize.attribution.target import ClassIndex
 
 
 class Method(NamedTuple):

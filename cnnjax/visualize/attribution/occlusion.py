@@ -7,9 +7,9 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from cnnjax.errors import UserError
-from cnnjax.network import Network
+from cnnjax.network import Images, Network
 from cnnjax.visualize.attribution.accumulate import Rows, accumulate
-from cnnjax.visualize.attribution.target import ClassIndex, Images, class_scores, prepare, scores
+from cnnjax.visualize.attribution.target import ClassIndex, class_scores, prepare, scores
 
 
 def occlusion(
@@ -33,7 +33,7 @@ def occlusion(
 
     Raises UserError for a window or a stride that does not fit, or an unknown class.
     """
-    network, classes = prepare(network, images, class_index, batch_size)
+    network, images, classes = prepare(network, images, class_index, batch_size)
     size = window_size(images.shape[1:3], window)
     rows, columns = window_stride(size, stride)
     tops = np.arange(_shifts(images.shape[1], size[0], rows), dtype=np.int32) * rows

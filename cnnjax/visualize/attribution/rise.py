@@ -9,9 +9,9 @@ import numpy as np
 from jaxtyping import Array, Float, Key
 
 from cnnjax.errors import UserError
-from cnnjax.network import Network
+from cnnjax.network import Images, Network
 from cnnjax.visualize.attribution.accumulate import Rows, accumulate
-from cnnjax.visualize.attribution.target import ClassIndex, Images, prepare
+from cnnjax.visualize.attribution.target import ClassIndex, prepare
 
 
 def rise(
@@ -43,7 +43,7 @@ def rise(
             raise UserError(f"masks of shape {masks.shape} do not fit images of shape {images.shape}")
     if samples < 1 or grid < 1 or not 0 < keep <= 1:
         raise UserError(f"samples={samples} and grid={grid} must be at least 1, and keep={keep} above 0 and at most 1")
-    network, classes = prepare(network, images, class_index, batch_size)
+    network, images, classes = prepare(network, images, class_index, batch_size)
     drawn = (jax.random.key(0) if key is None else key) if masks is None else jnp.asarray(masks, jnp.float32)
     total = accumulate(
         Masked(grid=None if masks is not None else grid),

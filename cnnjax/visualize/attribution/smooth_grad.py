@@ -8,11 +8,11 @@ import numpy as np
 from jaxtyping import Array, Float, Key
 
 from cnnjax.errors import UserError
-from cnnjax.network import Network
+from cnnjax.network import Images, Network
 from cnnjax.visualize.attribution.accumulate import Rows, accumulate
 from cnnjax.visualize.attribution.gradient import input_gradient
 from cnnjax.visualize.attribution.reduction import reduce_channels
-from cnnjax.visualize.attribution.target import ClassIndex, Images, prepare
+from cnnjax.visualize.attribution.target import ClassIndex, prepare
 
 
 def smooth_grad(
@@ -42,7 +42,7 @@ def smooth_grad(
             raise UserError(f"noise of shape {noise.shape} does not fit images of shape {images.shape}")
     if samples < 1 or not noise_level >= 0:
         raise UserError(f"samples={samples} must be at least 1, and noise_level={noise_level} at least 0")
-    network, classes = prepare(network, images, class_index, batch_size)
+    network, images, classes = prepare(network, images, class_index, batch_size)
     drawn = (jax.random.key(0) if key is None else key) if noise is None else jnp.asarray(noise, jnp.float32)
     total = accumulate(
         NoisyGradient(given=noise is not None),

@@ -7,35 +7,38 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from cnnjax.data.as_unit import as_unit
 from cnnjax.errors import UserError
-from cnnjax.network import Network
+from cnnjax.network import Images, Network
 from cnnjax.visualize.layers import at_image_size, check_channels, layer_shapes
 from cnnjax.visualize.objectives import Target, class_logit
 
 ClassIndex = int | str | Sequence[int] | Sequence[str] | np.ndarray
 """A class by number or name: one for all images, or one for each."""
-Images = Float[Array | np.ndarray, "images height width channels"]
 
 
 def prepare(
     network: Network, images: Images, class_index: ClassIndex | None, batch_size: int
-) -> tuple[Network, Int[np.ndarray, " images"]]:
-    """The network for images of this size, and each image's class: the likeliest one for None.
+) -> tuple[Network, Float[np.ndarray, "images height width channels"], Int[np.ndarray, " images"]]:
+    """The network for images of this size, the images in [0, 1], and each one's class: the likeliest one for None.
 
-    Raises UserError for a network without classes at this size, an unknown class, or nothing to do.
+    Raises UserError for images that are none (`as_unit`), a network without classes at their size, an unknown class, or
+    nothing to do.
     """
     if len(images) < 1 or batch_size < 1:
         raise UserError(f"there are {len(images)} images and batch_size={batch_size}: give at least one of both")
+    # Here, since within a compiled program nobody can see that values reach to 255.
+    images = np.asarray(as_unit(images, network.channels), np.float32)
     network = at_image_size(network, (images.shape[1], images.shape[2]))
     if not network.class_names:
         raise UserError("this network has no classes at this image size: give images of the network's own size")
     if class_index is None:
-        return network, likeliest(network, images, batch_size)
+        return network, images, likeliest(network, images, batch_size)
     known = Target(layer_shapes(network), network.class_names)
     numbers = class_logit(class_index).bind(known).numbers()
     if len(numbers) not in (1, len(images)):
         raise UserError(f"there are {len(numbers)} classes for {len(images)} images: give one, or one for each image")
-    return network, np.broadcast_to(numbers, len(images)).astype(np.int32)
+    return network, images, np.broadcast_to(numbers, len(images)).astype(np.int32)
 
 
 def choose_layer(network: Network, layer: str | None) -> tuple[str, tuple[int, int, int]]:
@@ -66,16 +69,17 @@ def two_ended(logits: Float[Array, "batch logits"]) -> Float[Array, "batch class
 def scores(
     network: Network, images: Images, class_index: ClassIndex | None = None, *, batch_size: int = 16
 ) -> Float[np.ndarray, " images"]:
-    """The class logit that the attributions explain, of each image in [0, 1]. See `gradient` for the arguments."""
-    network, classes = prepare(network, images, class_index, batch_size)
+    """The class logit that the attributions explain, of each image. See `gradient` for the arguments."""
+    network, images, classes = prepare(network, images, class_index, batch_size)
     batches = batches_of(len(images), batch_size)
-    found = [_scores(network, np.asarray(images[rows], np.float32), classes[rows]) for rows in batches]
+    found = [_scores(network, images[rows], classes[rows]) for rows in batches]
     return np.concatenate(jax.device_get(found))[: len(images)]
 
 
 def likeliest(network: Network, images: Images, batch_size: int = 16) -> Int[np.ndarray, " images"]:
     """The number of each image's likeliest class."""
-    found = [_likeliest(network, np.asarray(images[rows], np.float32)) for rows in batches_of(len(images), batch_size)]
+    batches = (as_unit(images[rows], network.channels) for rows in batches_of(len(images), batch_size))
+    found = [_likeliest(network, np.asarray(batch, np.float32)) for batch in batches]
     return np.concatenate(jax.device_get(found))[: len(images)]
 
 

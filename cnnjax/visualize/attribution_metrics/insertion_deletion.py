@@ -8,9 +8,9 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from cnnjax.errors import UserError
-from cnnjax.network import Network
+from cnnjax.network import Images, Network
 from cnnjax.visualize.attribution.accumulate import Rows, accumulate
-from cnnjax.visualize.attribution.target import ClassIndex, Images, prepare
+from cnnjax.visualize.attribution.target import ClassIndex, prepare
 
 
 class Curve(NamedTuple):
@@ -109,16 +109,15 @@ def _curve(
     pixels = images.shape[1] * images.shape[2]
     if not 1 <= steps <= pixels:
         raise UserError(f"steps={steps} must be 1 up to the {pixels} pixels of an image")
-    network, classes = prepare(network, images, class_index, batch_size)
+    network, images, classes = prepare(network, images, class_index, batch_size)
     blurred = blur(images, max(images.shape[1:3]) / 10 if sigma is None else sigma)
-    sharp = np.asarray(images, np.float32)
     counts = np.round(np.linspace(0, pixels, steps + 1)).astype(np.int32)
     found = accumulate(
         Exchanged(steps + 1),
         network,
         images,
         classes,
-        extra=(_ranks(maps), *((blurred, sharp) if inserts else (sharp, blurred))),
+        extra=(_ranks(maps), *((blurred, images) if inserts else (images, blurred))),
         shared=(counts,),
         samples=steps + 1,
         batch_size=batch_size,

@@ -7,8 +7,8 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from cnnjax.errors import UserError
-from cnnjax.network import Network
-from cnnjax.visualize.attribution.target import ClassIndex, Images, prepare, scores
+from cnnjax.network import Images, Network
+from cnnjax.visualize.attribution.target import ClassIndex, prepare, scores
 from cnnjax.visualize.attribution_metrics.similarity import rank_correlation
 
 
@@ -27,7 +27,7 @@ def removal_importance(
     """
     if len(without) != len(images) or without.shape[2:] != images.shape[1:]:
         raise UserError(f"images of shape {images.shape} cannot be compared with `without` of shape {without.shape}")
-    network, classes = prepare(network, images, class_index, batch_size)
+    network, images, classes = prepare(network, images, class_index, batch_size)
     parts = without.shape[1]
     whole = scores(network, images, classes, batch_size=batch_size)
     less = scores(network, without.reshape(-1, *without.shape[2:]), np.repeat(classes, parts), batch_size=batch_size)

@@ -12,9 +12,9 @@ from jaxtyping import Array, Float, Int, Key
 from cnnjax import models
 from cnnjax.errors import UserError, unknown
 from cnnjax.models.functional import Params
-from cnnjax.network import Network
+from cnnjax.network import Images, Network
 from cnnjax.visualize.attribution.reduction import to_display
-from cnnjax.visualize.attribution.target import ClassIndex, Images, prepare
+from cnnjax.visualize.attribution.target import ClassIndex, prepare
 from cnnjax.visualize.attribution_metrics.similarity import rank_correlation, structural_similarity
 
 Attribution = Callable[
@@ -54,7 +54,7 @@ def cascading_randomization(
 
     Raises UserError for an unknown layer or class.
     """
-    network, classes = prepare(network, images, class_index, batch_size)
+    network, images, classes = prepare(network, images, class_index, batch_size)
     names = layers_from_top(network)
     for layer in layers or ():
         if layer not in names:
