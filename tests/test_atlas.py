@@ -1,19 +1,24 @@
 """The atlas of a tiny network: statistics against NumPy, patches, states, resumption, and one program a layer."""
 
 import json
+import shutil
+from dataclasses import replace
 
 import jax
 import numpy as np
+import optax
 import pytest
 import tiny
 from PIL import Image
 
+from cnnjax.data import normalize
 from cnnjax.data.dataset import ArraySplit
 from cnnjax.errors import UserError
 from cnnjax.visualize import ascent, atlas
-from cnnjax.visualize.atlas import kernels, page, patches, sheets, statistics, store, table
+from cnnjax.visualize.atlas import fingerprint, kernels, page, patches, sheets, statistics, store, table
 from cnnjax.visualize.atlas.drawing import Pictures
 from cnnjax.visualize.atlas.selection import choose_layers
+from cnnjax.visualize.recipes import recipe
 
 pytestmark = pytest.mark.usefixtures("quickly_compiled")
 
@@ -253,6 +258,17 @@ def test_other_settings_are_refused_and_more_filters_are_added(network, images, 
     other = ArraySplit(images.images[1:], images.labels[1:])
     with pytest.raises(UserError, match="number=20 instead of 21"):
         build(network, other, tmp_path, layers=("conv_1",))
+    darker = network.replace(normalizer=normalize.caffe())
+    with pytest.raises(UserError, match="preprocessing="):
+        build(darker, images, tmp_path, layers=("conv_1",))
+    namesake = replace(recipe("lucid"), optimizer=optax.adam(0.1))
+    with pytest.raises(UserError, match="recipe_sha256="):
+        build(network, images, tmp_path, layers=("conv_1",), recipe=namesake)
+    for damaged in ("null", "[]", "{"):
+        (tmp_path / "filters" / "settings.json").write_text(damaged)
+        with pytest.raises(UserError, match="was computed with other settings"):
+            build(network, images, tmp_path, layers=("conv_1",))
+    shutil.rmtree(tmp_path / "filters")
     more = build(network, images, tmp_path, layers=("conv_1",), filters_per_layer=3)
     assert more.rows[:2] == few.rows and len(more.rows) == 3
     again = build(network, images, tmp_path, layers=("conv_1",), filters_per_layer=2, seed=1, fresh=True)
@@ -307,3 +323,12 @@ def test_grey_and_many_channels_are_shown_as_rgb():
 
 def test_names_of_layers_make_different_files(tmp_path):
     assert store.slug("layer4.0/conv@2") == "layer4.0~2fconv~402" != store.slug("layer4.0_conv_2")
+
+
+def test_recipes_are_told_apart_by_what_their_functions_hold():
+    def described(rate):
+        return fingerprint.describe(replace(recipe("lucid"), optimizer=optax.adam(rate)))
+
+    assert described(0.05) == described(0.05) == fingerprint.describe(recipe("lucid"))
+    assert described(0.05) != described(0.1) and " at 0x" not in described(0.05)
+    assert fingerprint.describe({"a": np.arange(3)}) != fingerprint.describe({"a": np.arange(1, 4)})

@@ -6,7 +6,7 @@ import tiny
 from flax import nnx
 from oracles import keras_vis
 
-from cnnjax import Network, models
+from cnnjax import Network, models, visualize
 from cnnjax.data import normalize
 from cnnjax.errors import UserError
 from cnnjax.visualize import at_image_size, feature_maps, layer_shapes
@@ -67,6 +67,31 @@ def test_what_is_not_there_is_one_sentence(network):
         feature_maps(network, image(), ["predictions"])
     with pytest.raises(UserError, match="no layer was named: choose some of conv_1, pool_1"):
         feature_maps(network, image(), [])
+    with pytest.raises(UserError, match="unknown layer 'conv1': did you mean conv_1"):
+        feature_maps(network, image(), ["conv_1"], {"conv1": [3]})
+    with pytest.raises(UserError, match=r"the shape \(1, 12, 12, 3\) where one image"):
+        feature_maps(network, image()[None], ["conv_1"])
+    with pytest.raises(UserError, match=r"divide them by 255, or give them as uint8"):
+        feature_maps(network, 255 * image(), ["conv_1"])
+
+
+def test_a_uint8_image_is_the_one_divided_by_255(network):
+    whole = np.rint(255 * image()).astype(np.uint8)
+    expected = feature_maps(network, whole / np.float32(255), ["conv_2"], np.int64(3))["conv_2"]
+    found = feature_maps(network, whole, ["conv_2"], np.int64(3))["conv_2"]
+    np.testing.assert_allclose(found.mean, expected.mean, rtol=1e-5)
+    assert found.channels == (0, 1, 2)
+
+
+def test_layers_without_maps_or_channels_are_refused_in_one_sentence():
+    dense = tiny.flax(tiny.Dense(4 * 4 * 3, rngs=nnx.Rngs(0)), (4, 4))
+    assert layer_shapes(dense) == {"brightness": (), "hidden": (5,), "head": (3,)}
+    with pytest.raises(UserError, match="layer 'hidden' has no maps, nor has any other"):
+        feature_maps(dense, image(4), ["hidden"])
+    with pytest.raises(UserError, match="layer 'head' has no maps, nor has any other"):
+        visualize.grad_cam(dense, image(4)[None])
+    with pytest.raises(UserError, match="layer 'brightness' has no channels"):
+        visualize.render(dense, visualize.channel("brightness", 0))
 
 
 def test_another_image_size_is_shown_to_a_vggs_convolutions_alone():

@@ -75,6 +75,17 @@ def lucid_alignment(maps, decay):
     return -total
 
 
+def test_an_image_to_compare_with_is_read_as_any_other(network):
+    whole = np.random.default_rng(3).integers(0, 256, (SIDE, SIDE, 3), np.uint8)
+    for objective in (visualize.inversion, visualize.caricature):
+        expected = objective(network, whole / np.float32(255), "conv_2").activation
+        np.testing.assert_allclose(objective(network, whole, "conv_2").activation, expected, rtol=1e-5, atol=1e-6)
+        with pytest.raises(UserError, match="divide them by 255"):
+            objective(network, whole.astype(np.float32), "conv_2")
+        with pytest.raises(UserError, match=r"\(batch, height, width, channels\) is required"):
+            objective(network, whole[0], "conv_2")
+
+
 def test_diversity_and_alignment_are_lucids():
     found = values(objectives.diversity("conv"))
     np.testing.assert_allclose(found.sum(), -lucid_diversity(MAPS) * 5 / 4, rtol=1e-9)

@@ -151,6 +151,14 @@ def test_a_filter_alone_is_the_filter_in_company_bit_for_bit(drawn):
     assert not np.array_equal(another.pixels, drawn[3].pixels)
 
 
+def test_a_seed_may_be_negative_but_not_another_ones_twin(drawn):
+    below, above = (render_filters(tiny.network(), [3], seed=seed)[0] for seed in (-1, 2**32 - 1))
+    np.testing.assert_array_equal(below.pixels, above.pixels)  # the same 32 bits, as jax.random.key has it
+    assert not np.array_equal(below.pixels, drawn[3].pixels)
+    with pytest.raises(UserError, match="is no seed of its own"):
+        render_filters(tiny.network(), [3], seed=2**32)
+
+
 def test_progress_is_reported_in_full_and_changes_nothing(drawn):
     reported = []
     watched = render_filters(tiny.network(), range(5), on_progress=reported.append)

@@ -70,6 +70,24 @@ class Flat(nnx.Module):
         return self.head(x.reshape(len(x), -1))
 
 
+class Dense(nnx.Module):
+    """Of dense layers alone, so that no layer has maps, and one number for each image besides."""
+
+    def __init__(self, inputs, num_classes=3, *, rngs):
+        self.hidden = nnx.Linear(inputs, 5, rngs=rngs)
+        self.head = nnx.Linear(5, num_classes, rngs=rngs)
+        self.brightness = Brightness()
+
+    def __call__(self, images):
+        self.brightness(images)
+        return self.head(nnx.relu(self.hidden(images.reshape(len(images), -1))))
+
+
+class Brightness(nnx.Module):
+    def __call__(self, images):
+        return images.mean(axis=(1, 2, 3))
+
+
 def flax(model, image_size, channels=3):
     """A network of such a model, whose biases are not zero."""
     network = Network.create(model, normalizer=normalize.identity(), image_size=image_size, channels=channels)

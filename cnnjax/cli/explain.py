@@ -11,7 +11,7 @@ import tyro
 from PIL import Image
 from tqdm import tqdm
 
-from cnnjax import figures
+from cnnjax import figures, limits
 from cnnjax import visualize as visualization
 from cnnjax.article.stage_cache import make_folder
 from cnnjax.classify import find_images
@@ -54,6 +54,7 @@ def explain(
         out: Folder for the figure of all methods, explain.png, and a file for each heat map.
     """
     _check(methods, batch_size)
+    limits.check_seed(seed, "--seed ")
     files = find_images(images) if images else []
     if len(files) > MOST:
         raise UserError(f"{len(files)} images are too many for one figure: name {MOST} at most")

@@ -52,6 +52,13 @@ def as_unit(images: Any, channels: int) -> Float[Array, "batch height width {cha
     return jnp.asarray(images)
 
 
+def one_as_unit(image: Any, channels: int, name: str = "image") -> Float[Array, "height width {channels}"]:
+    """`as_unit` of one image (height, width, channels); `name`: of the argument, for the sentence."""
+    if np.ndim(image) != 3:
+        raise UserError(f"{name} has the shape {np.shape(image)} where one image (height, width, channels) is required")
+    return as_unit(image[None], channels)[0]
+
+
 def _check_range(images: Shaped[Array | np.ndarray, "..."]) -> None:
     if isinstance(images, jax.core.Tracer) or not images.size or not getattr(images, "is_fully_addressable", True):
         return

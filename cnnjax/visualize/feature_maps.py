@@ -7,9 +7,10 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, UInt8
+from jaxtyping import Array, Bool, Float, Shaped, UInt8
 
-from cnnjax.errors import UserError
+from cnnjax.data.as_unit import one_as_unit
+from cnnjax.errors import UserError, unknown
 from cnnjax.network import Network
 from cnnjax.visualize.layers import at_image_size, check_channels, layer_shapes
 
@@ -30,26 +31,27 @@ class FeatureMaps(NamedTuple):
 
 def feature_maps(
     network: Network,
-    image: Float[Array | np.ndarray, "height width channels"],
+    image: Shaped[Array | np.ndarray, "..."],
     layers: Sequence[str],
-    channels: int | Sequence[int] | Mapping[str, int | Sequence[int]] = 8,
+    channels: int | np.integer | Sequence[int] | Mapping[str, int | Sequence[int]] = 8,
 ) -> dict[str, FeatureMaps]:
-    """Maps of the named layers for one image in [0, 1].
+    """Maps of the named layers for one image (height, width, channels), floats in [0, 1] or uint8.
 
     channels: the first so many, or a list, for every layer alike or by layer. For an image of another size than the
-    network's see `layers.at_image_size`. Raises UserError for unknown layers or channels.
+    network's see `layers.at_image_size`. Raises UserError for unknown layers or channels, and for what is no image.
     """
+    # Here, since within a compiled program nobody can see that values reach to 255.
+    image = one_as_unit(image, network.channels)
     network = at_image_size(network, (image.shape[0], image.shape[1]))
     known = layer_shapes(network)
     if not layers:
         raise UserError("no layer was named: choose some of " + ", ".join(known))
-    wanted = {
-        layer: check_channels(
-            known, layer, channels.get(layer, 8) if isinstance(channels, Mapping) else channels, maps=True
-        )
-        for layer in layers
-    }
-    results = jax.device_get(_maps(network, jnp.asarray(image, jnp.float32), tuple(wanted)))
+    by_layer = channels if isinstance(channels, Mapping) else dict.fromkeys(layers, channels)
+    for layer in by_layer:
+        if layer not in known:
+            raise unknown("layer", layer, known)
+    wanted = {layer: check_channels(known, layer, by_layer.get(layer, 8), maps=True) for layer in layers}
+    results = jax.device_get(_maps(network, image.astype(jnp.float32), tuple(wanted)))
     return {
         layer: FeatureMaps(
             maps=results[layer][0][indices],

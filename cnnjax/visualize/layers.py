@@ -2,6 +2,8 @@
 
 from collections.abc import Mapping, Sequence
 
+import numpy as np
+
 from cnnjax import models
 from cnnjax.errors import UserError, unknown
 from cnnjax.image_size import to_size
@@ -21,7 +23,9 @@ def layer_shapes(network: Network, image_size: int | tuple[int, int] | None = No
     return models.layer_shapes(network.graphdef, network.params, network.model_state, network.image_shape)
 
 
-def check_channels(layers: Shapes, layer: str, channels: int | Sequence[int], *, maps: bool = False) -> list[int]:
+def check_channels(
+    layers: Shapes, layer: str, channels: int | np.integer | Sequence[int], *, maps: bool = False
+) -> list[int]:
     """The channels asked for in a layer; a number means the first so many (or all, if there are fewer).
 
     Raises UserError for a layer or a channel that does not exist, or, if `maps`, for a layer without height and width.
@@ -30,9 +34,15 @@ def check_channels(layers: Shapes, layer: str, channels: int | Sequence[int], *,
         raise unknown("layer", layer, layers)
     if maps and len(layers[layer]) != 3:
         spatial = [name for name, shape in layers.items() if len(shape) == 3]
+        if not spatial:
+            raise UserError(
+                f"layer {layer!r} has no maps, nor has any other of this network: give one that has convolutions"
+            )
         raise UserError(f"layer {layer!r} has no maps: choose one that does, such as {spatial[0]} or {spatial[-1]}")
+    if not layers[layer]:
+        raise UserError(f"layer {layer!r} has no channels, but one number for each image: choose another layer")
     count = layers[layer][-1]
-    if isinstance(channels, int):
+    if isinstance(channels, int | np.integer):
         channels = range(min(channels, count))
     for number in channels:
         if not 0 <= number < count:

@@ -7,8 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, UInt8
 
-from cnnjax.data.as_unit import as_unit
-from cnnjax.errors import UserError
+from cnnjax.data.as_unit import one_as_unit
 
 Start = UInt8[Array | np.ndarray, "height width channels"] | Float[Array | np.ndarray, "height width channels"]
 """An image to start from: uint8, or in [0, 1]."""
@@ -26,9 +25,7 @@ def resize(
 
 def to_start(image: Start, size: tuple[int, int], channels: int) -> Float[Array, "1 height width channels"]:
     """An image to start from in 0 to 255, at this size. Raises UserError for what is no image of so many channels."""
-    if np.ndim(image) != 3:
-        raise UserError(f"start has the shape {np.shape(image)} where one image (height, width, channels) is required")
-    return resize(255 * as_unit(image[None], channels), size)
+    return resize(255 * one_as_unit(image, channels, "start")[None], size)
 
 
 def restart(

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key, UInt8
 
+from cnnjax import limits
 from cnnjax.errors import UserError
 from cnnjax.network import Network
 from cnnjax.train import strategy as strategies
@@ -125,10 +126,12 @@ class Plan(NamedTuple):
     def noise(
         self, numbers: Array | np.ndarray, members: Array | np.ndarray | None = None
     ) -> tuple[Key[Array, " batch"], ImageParams, UInt8[Array, "batch height width channels"]]:
+        """Each objective's key, start and image. Raises UserError for a seed that is not one of its own."""
+        limits.check_seed(self.seed)
         network, argument = self.network, as_argument(self.parameterization)
         numbers = jnp.asarray(numbers, jnp.int32)
         members = None if members is None else jnp.asarray(members, jnp.int32)
-        seed = jnp.uint32(self.seed)
+        seed = jnp.uint32(self.seed % 2**32)  # as jax.random.key takes negative ones
         return ascent.init_noise(argument, seed, numbers, network.image_size, network.channels, members)
 
 

@@ -1,5 +1,6 @@
 """An atlas from beginning to end: statistics of the data, pictures, patches, table and page."""
 
+import hashlib
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -8,11 +9,12 @@ from typing import NamedTuple
 
 import numpy as np
 
+from cnnjax import checksums
 from cnnjax.data.dataset import Split, image_shape
 from cnnjax.errors import UserError
 from cnnjax.files import write_json
 from cnnjax.network import Json, Network
-from cnnjax.visualize.atlas import page, patches, statistics, table
+from cnnjax.visualize.atlas import fingerprint, page, patches, statistics, table
 from cnnjax.visualize.atlas.drawing import Drawing, Pictures, draw_layer, missing_channels
 from cnnjax.visualize.atlas.selection import Layer, choose_layers
 from cnnjax.visualize.atlas.statistics import Statistics
@@ -73,7 +75,7 @@ def build(
     A call that was interrupted goes on where it stopped. More layers or filters are added to those that are there.
     fresh: compute all of it again.
 
-    Raises UserError if the folder holds an atlas of other weights, data, recipe, steps, image size or seed (unless
+    Raises UserError if the folder holds an atlas of another network, data, recipe, steps, image size or seed (unless
     `fresh`), for images that the network does not take, and as `choose_layers` does.
     """
     chosen = recipe_of(recipe) if isinstance(recipe, str) else recipe
@@ -82,8 +84,8 @@ def build(
         raise UserError(f"batch_size={batch_size} must be at least 1")
     seen = at_image_size(network, _size(data.images))
     wanted = choose_layers(seen, layers, filters_per_layer, image_size)
-    weights: dict[str, Json] = {"weights": network.digest}
-    how = weights | {"recipe": chosen.name, "steps": chosen.steps, "image_size": image_size, "seed": seed}
+    weights = _of_network(network)
+    how = weights | _of_recipe(chosen) | {"image_size": image_size, "seed": seed}
     # Both stores are checked before the first hour of work.
     store = Store(Path(folder) / "filters", how, fresh)
     facts = weights | {"images": data.source, "number": len(data.images), "checksum": _checksum(data.images)}
@@ -109,6 +111,21 @@ def build(
         folder, network=seen, layers=wanted, rows=rows, pictures=drawn, images=data.images, about=about, summary=summary
     )
     return Atlas(written, joined, summary)
+
+
+def _of_network(network: Network) -> dict[str, Json]:
+    """What results depend on: two networks of the same weights may normalize images differently."""
+    normalizer = network.normalizer
+    arrays = {"mean": normalizer.mean, "components": normalizer.components, "scales": normalizer.scales}
+    given = {name: np.asarray(array) for name, array in arrays.items() if array is not None}
+    preprocessing = f"{normalizer.kind} {checksums.digest(given)}"
+    return {"weights": network.digest, "model": network.model_name, "preprocessing": preprocessing}
+
+
+def _of_recipe(recipe: Recipe) -> dict[str, Json]:
+    """What pictures depend on: two recipes may share a name."""
+    text = fingerprint.describe(recipe)
+    return {"recipe": recipe.name, "recipe_sha256": hashlib.sha256(text.encode()).hexdigest(), "steps": recipe.steps}
 
 
 def _statistics(

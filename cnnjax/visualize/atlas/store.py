@@ -40,6 +40,7 @@ class Store:
             return
         except ValueError:
             before = {}
+        before = before if isinstance(before, dict) else {}
         changed = [name for name in {**before, **self.settings} if before.get(name) != self.settings.get(name)]
         if changed:
             what = "; ".join(

@@ -48,7 +48,7 @@ def choose_layer(network: Network, layer: str | None) -> tuple[str, tuple[int, i
     """
     known = layer_shapes(network)
     if layer is None:
-        layer = next((name for name, shape in reversed(known.items()) if len(shape) == 3), "")
+        layer = next((name for name, shape in reversed(known.items()) if len(shape) == 3), next(reversed(known), ""))
     check_channels(known, layer, 1, maps=True)
     height, width, channels = known[layer]
     return layer, (height, width, channels)

@@ -6,6 +6,7 @@ import jax
 import numpy as np
 from jaxtyping import Array, Float, Shaped
 
+from cnnjax.data.as_unit import as_unit
 from cnnjax.errors import UserError
 from cnnjax.network import Network
 from cnnjax.visualize.layers import Shapes, at_image_size, check_channels, layer_shapes
@@ -15,9 +16,13 @@ References = Shaped[Array | np.ndarray, "..."]
 
 
 def activations_of_images(network: Network, images: References, layer: str) -> Float[np.ndarray, "images ..."]:
-    """A layer's activation for each image. Raises UserError for a layer that does not exist."""
+    """A layer's activation for each image.
+
+    Raises UserError for a layer that does not exist, and for what are no images.
+    """
     images = np.asarray(images)
-    images = images[None] if images.ndim == 3 else images
+    # Here, since within a compiled program nobody can see that values reach to 255.
+    images = np.asarray(as_unit(images[None] if images.ndim == 3 else images, network.channels))
     network = at_image_size(network, images.shape[1:3])
     check_channels(layer_shapes(network), layer, 1)
     return np.asarray(_activations(network, images, layer))
