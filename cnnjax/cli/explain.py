@@ -31,7 +31,7 @@ MOST = 12
 def explain(
     images: Annotated[tuple[Path, ...], tyro.conf.Positional],
     *,
-    weights: str = "",
+    weights: str = "vgg16",
     reading: Flags = _READING,
     methods: tuple[str, ...] = tuple(METHODS),
     layer: str = "",
@@ -45,7 +45,7 @@ def explain(
     Args:
         images: Image files, or folders of them; none uses the photograph of a cat that is part of the package.
         weights: A weights file, the folder of a run, vgg16 or vgg16-mini, which are part of the package, or imagenet
-            (downloaded and kept). Empty uses vgg16-mini.
+            (downloaded and kept).
         methods: Names of the methods.
         layer: The layer whose maps grad-cam, grad-cam++ and layer-cam use. Empty uses the last one with maps.
         class_name: Name of the class. Empty uses the most probable one of each image.
