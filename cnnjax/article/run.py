@@ -135,6 +135,7 @@ def _run_section_6(
 ) -> None:
     """Filters and classes. visualized: what the results depend on."""
     seed = visualized["seed"]
+    images = section_6.FilterImages(network, chosen.filters, image_size, seed)
 
     def inputs(recipe: Recipe, **more: int) -> dict[str, Any]:
         return visualized | {"recipe": recipe.name, "steps": recipe.steps} | more
@@ -143,13 +144,13 @@ def _run_section_6(
         "filters",
         "Visualize filters by gradient ascent",
         inputs(chosen.filters, image_size=image_size),
-        lambda folder: section_6.filters(folder, network, chosen.filters, image_size, seed),
+        lambda folder: section_6.filters(folder, images),
     )
     stages.run(
         "article-recipe",
         "The same by the article's recipe, for one layer",
         inputs(chosen.article, image_size=image_size),
-        lambda folder: section_6.article_recipe(folder, network, chosen.article, chosen.filters, image_size, seed),
+        lambda folder: section_6.article_recipe(folder, images._replace(recipe=chosen.article), chosen.filters),
     )
     stages.run(
         "classes",

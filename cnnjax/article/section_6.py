@@ -4,8 +4,9 @@ Each function leaves its figures in the stage's folder and returns JSON-able dat
 """
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -78,18 +79,43 @@ def feature_maps(folder: Path, vgg: Network, load_image: sections.LoadImage, is_
     }
 
 
-def filters(folder: Path, vgg: Network, recipe: Recipe, image_size: int, seed: int) -> Result:
+class FilterImages(NamedTuple):
+    """How images of filters are optimized. image_size: in pixels; images are square."""
+
+    network: Network
+    recipe: Recipe
+    image_size: int
+    seed: int
+
+    @property
+    def layer_shapes(self) -> Mapping[str, tuple[int, ...]]:
+        return visualize.layer_shapes(self.network, self.image_size)
+
+    def render(
+        self, folder: Path, layer: str, channels: Sequence[int], frames: films.Recorder | None = None
+    ) -> list[visualize.Image]:
+        """Images of some filters of a layer, saved with a progress bar."""
+        network, recipe, image_size, seed = self
+
+        def render(bar: Callable[[int], object]) -> list[visualize.Image]:
+            options: dict[str, Any] = {"recipe": recipe, "image_size": image_size, "seed": seed, "frames": frames}
+            return visualize.render_filters(network, layer, channels, on_progress=bar, **options)
+
+        return sections.render(folder, layer, render, len(channels) * recipe.steps)
+
+
+def filters(folder: Path, images: FilterImages) -> Result:
     """Section 6.2. A layer that is finished is not computed again when the stage is repeated."""
     result: Result = {"figures": {}, "provenance": {}}
-    shapes = visualize.layer_shapes(vgg, image_size)
+    shapes = images.layer_shapes
     layers = [name for name in recipes.FILTERS if name in shapes]
     film = folder / "ascent.gif"
     for layer in layers:
         record, filmed = folder / f"{layer}.json", layer == layers[-1]
         if not record.exists() or (filmed and not film.exists()):
             channels = recipes.filters_of(layer, shapes[layer][-1])
-            recorder = films.Recorder(max(1, recipe.steps // FRAMES)) if filmed else None
-            rendered = _filters_of_layer(folder, vgg, layer, channels, recipe, image_size, seed, recorder)
+            recorder = films.Recorder(max(1, images.recipe.steps // FRAMES)) if filmed else None
+            rendered = images.render(folder, layer, channels, recorder)
             if recorder is not None:
                 films.tile(recorder.films()[:FILMED]).save(film, milliseconds=250, scale=2)
             figures.image_grid(
@@ -105,15 +131,14 @@ def filters(folder: Path, vgg: Network, recipe: Recipe, image_size: int, seed: i
     return result
 
 
-def article_recipe(folder: Path, vgg: Network, recipe: Recipe, ours: Recipe, image_size: int, seed: int) -> Result:
-    """The article's recipe beside this run's, for some filters of one layer. `ours`: that of the stage "filters"."""
-    shape = visualize.layer_shapes(vgg, image_size)[COMPARED_LAYER]
-    channels = recipes.filters_of(COMPARED_LAYER, shape[-1])[:COMPARED]
-    theirs = _filters_of_layer(folder, vgg, COMPARED_LAYER, channels, recipe, image_size, seed)
+def article_recipe(folder: Path, images: FilterImages, ours: Recipe) -> Result:
+    """The article's recipe beside this run's, for some filters of one layer. ours: that of the stage "filters"."""
+    channels = recipes.filters_of(COMPARED_LAYER, images.layer_shapes[COMPARED_LAYER][-1])[:COMPARED]
+    theirs = images.render(folder, COMPARED_LAYER, channels)
     kept = folder.parent / "filters" / "images"
     others = [visualize.Image.read(kept / image.file_name) for image in theirs]
     rendered = [*theirs, *others]
-    names = [recipe.name] * len(theirs) + [ours.name] * len(others)
+    names = [images.recipe.name] * len(theirs) + [ours.name] * len(others)
     grid = figures.image_grid(
         [image.pixels for image in rendered],
         [f"filter {image.provenance['channel']}, {name}" for image, name in zip(rendered, names, strict=True)],
@@ -125,26 +150,6 @@ def article_recipe(folder: Path, vgg: Network, recipe: Recipe, ours: Recipe, ima
         "figures": sections.relative(folder, {"article-recipe": grid}),
         "provenance": [image.provenance for image in theirs],
     }
-
-
-def _filters_of_layer(
-    folder: Path,
-    vgg: Network,
-    layer: str,
-    channels: Sequence[int],
-    recipe: Recipe,
-    image_size: int,
-    seed: int,
-    frames: films.Recorder | None = None,
-) -> list[visualize.Image]:
-    """Images of some filters of a layer, saved with a progress bar."""
-
-    def render(bar: Callable[[int], object]) -> list[visualize.Image]:
-        return visualize.render_filters(
-            vgg, layer, channels, recipe=recipe, image_size=image_size, seed=seed, on_progress=bar, frames=frames
-        )
-
-    return sections.render(folder, layer, render, len(channels) * recipe.steps)
 
 
 def classes(folder: Path, vgg: Network, recipe: Recipe, seed: int) -> Result:
