@@ -325,6 +325,23 @@ def test_names_of_layers_make_different_files(tmp_path):
     assert store.slug("layer4.0/conv@2") == "layer4.0~2fconv~402" != store.slug("layer4.0_conv_2")
 
 
+def test_a_flipped_bit_in_a_stored_file_is_noticed(tmp_path):
+    kept = store.Store(tmp_path / "part", {})
+    arrays = {"ab": np.arange(6, dtype=np.float32), "c": np.zeros((2, 3), np.uint8)}
+    kept.save("x", arrays)
+    whole = (tmp_path / "part" / "x.npz").read_bytes()
+    damaged = 0
+    for place in range(8 * len(whole)):
+        changed = bytearray(whole)
+        changed[place // 8] ^= 1 << place % 8
+        (tmp_path / "part" / "x.npz").write_bytes(changed)
+        found = kept.load("x")
+        damaged += found is None
+        if found is not None and set(found) == set(arrays):  # a bit that says nothing, such as of the date
+            assert all(np.array_equal(found[name], array) for name, array in arrays.items())
+    assert damaged > 4 * len(whole)
+
+
 def test_recipes_are_told_apart_by_what_their_functions_hold():
     def described(rate):
         return fingerprint.describe(replace(recipe("lucid"), optimizer=optax.adam(rate)))

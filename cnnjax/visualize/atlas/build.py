@@ -3,7 +3,7 @@
 import hashlib
 import zlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import NamedTuple
 
@@ -133,6 +133,8 @@ def _statistics(
 ) -> dict[str, Statistics]:
     """Each layer's statistics: from the store or, for all that are not there, by one pass over the images."""
     kept = {layer.name: store.load(slug(layer.name)) for layer in layers}
+    names = {one.name for one in fields(Statistics)}
+    kept = {layer: arrays if arrays and set(arrays) == names else None for layer, arrays in kept.items()}
     missing = {layer.name: layer.channels for layer in layers if kept[layer.name] is None}
     if missing:
         tick = start("statistics of the data", len(images), "images")

@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 import zipfile
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -60,11 +61,14 @@ class Store:
         files.atomic_write(self.folder / f"{name}.npz", write)
 
     def load(self, name: str) -> dict[str, np.ndarray] | None:
-        """What `save` wrote; None if it is not there or damaged."""
+        """What `save` wrote; None if it is not there or damaged. Names of arrays are not checked."""
         try:
-            with np.load(self.folder / f"{name}.npz", allow_pickle=False) as content:
+            path = self.folder / f"{name}.npz"
+            # Opened here: of a damaged file NumPy leaves open what it opened itself.
+            with path.open("rb") as file, np.load(file, allow_pickle=False) as content:
                 return {key: content[key] for key in content.files}
-        except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile):
+        # The last two where a flipped bit names another compression, or says that the file is encrypted.
+        except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error, RuntimeError):
             return None
 
     def names(self, prefix: str) -> list[str]:
