@@ -11,6 +11,7 @@ import pytest
 import tiny
 from PIL import Image
 
+from cnnjax.cli import atlas as command
 from cnnjax.data import normalize
 from cnnjax.data.dataset import ArraySplit
 from cnnjax.errors import UserError
@@ -323,6 +324,18 @@ def test_grey_and_many_channels_are_shown_as_rgb():
 
 def test_names_of_layers_make_different_files(tmp_path):
     assert store.slug("layer4.0/conv@2") == "layer4.0~2fconv~402" != store.slug("layer4.0_conv_2")
+
+
+def test_without_a_terminal_a_line_says_what_is_done(capsys):
+    with command.Bars() as bars:
+        for done in (5, 1200 - 5):
+            bars("conv_1", 1200, "steps")(done)
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.partition(" in ")[0] for line in lines] == ["conv_1: 1,200 steps"] * 2
+    with pytest.raises(KeyboardInterrupt), command.Bars() as bars:
+        bars("conv_2", 3, "steps")
+        raise KeyboardInterrupt
+    assert capsys.readouterr().out == ""  # it was not done
 
 
 def test_a_flipped_bit_in_a_stored_file_is_noticed(tmp_path):

@@ -1,5 +1,6 @@
 """The command `atlas`: every filter of a network on one page."""
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -7,7 +8,7 @@ from tqdm import tqdm
 
 from cnnjax import data as sources
 from cnnjax import procedural
-from cnnjax.article.stage_cache import make_folder
+from cnnjax.article.stage_cache import duration, make_folder
 from cnnjax.classify import find_images
 from cnnjax.cli.weights import Flags, Reading, load
 from cnnjax.data.plain_images import PlainImages
@@ -110,26 +111,39 @@ def _label(split: sources.Split, dataset: sources.Dataset, number: int) -> str:
 
 
 class Bars:
-    """A progress bar for each part of the work, with its rate; each is closed when the next one starts."""
+    """A progress bar for each part of the work, with its rate; each is closed when the next one starts.
+
+    Where there is no terminal, a line says when a part is done.
+    """
 
     def __init__(self) -> None:
         self.bar: tqdm | None = None
+        self.told = ""
+        self.begun = 0.0
 
     def __call__(self, title: str, total: int, unit: str) -> Callable[[int], object]:
         self.close()
         self.bar = tqdm(total=total, desc=title, unit=f" {unit}", delay=0.5, disable=None)
+        self.told, self.begun = f"{title}: {total:,} {unit}", time.perf_counter()
         return self.bar.update
 
     def close(self) -> None:
         """Finish the bar that is there."""
-        if self.bar is not None:
-            self.bar.close()
+        if self.bar is None:
+            return
+        self.bar.close()
+        if self.bar.disable:
+            print(f"{self.told} in {duration(time.perf_counter() - self.begun)}", flush=True)
+        self.bar = None
 
     def __enter__(self) -> "Bars":
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self.close()
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None:
+            self.close()
+        elif self.bar is not None:
+            self.bar.close()
 
 
 def describe(summary: dict[str, Json]) -> str:
