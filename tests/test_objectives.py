@@ -6,6 +6,7 @@ import pytest
 
 from cnnjax.errors import UserError
 from cnnjax.visualize import objectives, optimizers, parameterizations, recipes, transforms
+from cnnjax.visualize.objectives import Target
 
 pytestmark = pytest.mark.usefixtures("quickly_compiled")
 
@@ -76,8 +77,40 @@ def test_several_objectives_at_once_are_each_of_them():
         several(LOGITS, ACTIVATIONS, IMAGE)
     with pytest.raises(UserError, match="for 2 and 3 images cannot be combined"):
         len(objectives.channel("conv", [0, 1]) + objectives.class_logit([0, 1, 2]))
-    with pytest.raises(UserError, match="must be integers"):
-        objectives.channel("conv", np.array([0.5]))
+
+
+def test_some_of_several_classes_by_name_are_those():
+    target = Target({"conv": (3, 4, 2)}, ("rabbit", "hammer", "lamp"))
+    several = objectives.class_logit(["lamp", "rabbit", "hammer"])
+    assert [several[i].describe(0) for i in range(3)] == [f"class_logit({x})" for x in ("lamp", "rabbit", "hammer")]
+    assert [value(several[i].bind(target)) for i in range(3)] == [0.5, 1.0, -2.0]
+    assert len(several[1:].bind(target)) == 2 and value(several[1:].bind(target)[1]) == -2.0
+    both = (several + objectives.channel("conv", 1))[2].bind(target)
+    assert len(both) == 1 and value(both) == 10.0
+    with pytest.raises(UserError, match=r"class_logit\('lamp'\) is not bound"):
+        value(several[0])
+
+
+@pytest.mark.parametrize(
+    "numbers, message",
+    [
+        (np.array([0.5]), "must be integers"),
+        (jnp.array([0.5]), "must be integers"),
+        (np.array([[0], [1]]), "must be integers, one or several in a row"),
+        (jnp.array([[0], [1]]), "must be integers, one or several in a row"),
+        (jnp.zeros(0, jnp.int32), "no channel was given"),
+        (2**32 + 1, "there is no channel 4294967297"),
+    ],
+)
+def test_numbers_that_are_none(numbers, message):
+    with pytest.raises(UserError, match=message):
+        objectives.channel("conv", numbers)
+
+
+def test_a_place_is_counted_from_the_upper_left_corner():
+    for place in ((-1, 0), (0, -1), (np.array([1, -2]), 0)):
+        with pytest.raises(UserError, match="must not be negative: count from 0"):
+            objectives.neuron("conv", 1, *place)
 
 
 def test_jitter_is_a_roll_that_uses_its_whole_range():

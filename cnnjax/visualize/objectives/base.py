@@ -228,14 +228,15 @@ def _before(layer: str) -> str:
 
 def indices_of(numbers: Index, what: str) -> Array | np.ndarray:
     """Channels, classes or positions as a leaf. Raises UserError for what are not integers."""
-    if isinstance(numbers, jax.Array):
-        return jnp.atleast_1d(numbers)
-    found = np.atleast_1d(np.asarray(numbers))
+    found = jnp.atleast_1d(numbers) if isinstance(numbers, jax.Array) else np.atleast_1d(np.asarray(numbers))
     if not found.size:
         raise UserError(f"no {what} was given: name at least one")
     if found.dtype.kind not in "iu" or found.ndim != 1:
-        raise UserError(f"{what} numbers must be integers, not {numbers!r}")
-    return found.astype(np.int32)
+        raise UserError(f"{what} numbers must be integers, one or several in a row, not {numbers!r}")
+    small = found.astype(np.int32)
+    if isinstance(found, np.ndarray) and (wrong := found[small != found]).size:
+        raise UserError(f"there is no {what} {wrong[0]}: numbers begin at 0")
+    return small
 
 
 def at(values: Array | np.ndarray, index: int) -> float:

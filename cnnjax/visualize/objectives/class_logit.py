@@ -14,12 +14,17 @@ from cnnjax.visualize.objectives.base import STATIC, Facts, Leaf, Objective, Tar
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True, eq=False)
 class ClassLogit(Objective):
-    """See `class_logit`. names: what is still to be looked up in the network's classes, or ()."""
+    """See `class_logit`. names: what is still to be looked up in the network's classes, or ().
+
+    index: of the classes; as long as there are names, of these.
+    """
 
     index: Leaf
     names: tuple[str, ...] = field(default=(), metadata=STATIC)
 
     def value(self, logits: jax.Array, activations: dict[str, jax.Array], image: jax.Array) -> jax.Array:
+        if self.names:
+            raise UserError(f"class_logit({self.names[0]!r}) is not bound to a network yet: give the class's number")
         if logits.shape[0] == 1:
             return jnp.where(jnp.asarray(self.index) == 1, logits[0], -logits[0])
         return logits[self.index]
@@ -31,7 +36,8 @@ class ClassLogit(Objective):
         for name in self.names:
             if name not in known:
                 raise unknown("class", name, known)
-        index = np.asarray([known.index(name) for name in self.names], np.int32) if self.names else self.index
+        places = np.asarray(self.index).tolist() if self.names else []
+        index = np.asarray([known.index(self.names[i]) for i in places], np.int32) if self.names else self.index
         wrong = [int(number) for number in np.asarray(index) if not 0 <= number < len(known)]
         if wrong:
             raise UserError(
@@ -43,7 +49,8 @@ class ClassLogit(Objective):
         return self.index
 
     def describe(self, index: int) -> str:
-        return f"class_logit({self.names[index] if self.names else at(self.index, index)})"
+        number = at(self.index, index)
+        return f"class_logit({self.names[int(number)] if self.names else number})"
 
     def facts(self, index: int) -> Facts:
         return {"kind": "class", "class_index": at(self.index, index)}
@@ -56,6 +63,5 @@ def class_logit(classes: str | int | Sequence[str] | Sequence[int] | np.ndarray 
     """
     names = [classes] if isinstance(classes, str) else classes
     if isinstance(names, Sequence) and names and all(isinstance(name, str) for name in names):
-        # The leaf is a placeholder, as long as there are names.
-        return ClassLogit(np.full(len(names), -1, np.int32), tuple(map(str, names)))
+        return ClassLogit(np.arange(len(names), dtype=np.int32), tuple(map(str, names)))
     return ClassLogit(indices_of(classes, "class"))  # type: ignore[arg-type]

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array
 
 from cnnjax.errors import UserError
 from cnnjax.visualize.layers import check_channels
@@ -63,8 +64,15 @@ class Neuron(Objective):
 
 
 def neuron(layer: str, channels: Index, row: Index | None = None, column: Index | None = None) -> Objective:
-    """A channel of a layer at one position of its map; in the middle by default."""
-    middle = np.asarray([-1], np.int32)
-    rows = middle if row is None else indices_of(row, "row")
-    columns = middle if column is None else indices_of(column, "column")
-    return Neuron(layer, indices_of(channels, "channel"), rows, columns)
+    """A channel of a layer at one position of its map, counted from 0; in the middle by default."""
+    return Neuron(layer, indices_of(channels, "channel"), _places(row, "row"), _places(column, "column"))
+
+
+def _places(numbers: Index | None, what: str) -> Array | np.ndarray:
+    """Rows or columns as a leaf. Raises UserError for negative ones, of which -1 would be taken for the middle."""
+    if numbers is None:
+        return np.asarray([-1], np.int32)
+    found = indices_of(numbers, what)
+    if not isinstance(found, jax.core.Tracer) and np.min(found) < 0:
+        raise UserError(f"{what}={int(np.min(found))} of neuron must not be negative: count from 0, or leave it out")
+    return found
