@@ -171,7 +171,7 @@ def test_directions_have_files_of_their_own(network):
     assert visualize.Image(image.pixels, objectives.layer("conv_2").facts(0)).file_name == "conv_2-layer.png"
 
 
-def test_diverse_images_differ_more_and_are_one_batch(network):
+def test_diverse_images_differ_more_and_are_one_batch(network, tmp_path):
     def draw(weight):
         objective = visualize.channel("conv_2", [3] * 3) + weight * visualize.diversity("conv_1")
         images = visualize.render(network, objective, recipe=Recipe("long", (Stage(30, lp=0.0),)), batch_size=2)
@@ -182,3 +182,6 @@ def test_diverse_images_differ_more_and_are_one_batch(network):
     assert diverse < alike < 1
     assert len(images) == 3 and "diversity(conv_1)" in others[0].provenance["objective"]
     assert not np.array_equal(images[0].pixels, images[1].pixels), "each starts from its own noise"
+    files = [image.save(tmp_path) for image in others]
+    assert [file.name[-6:] for file in files] == ["-1.png", "-2.png", "-3.png"], "none takes another's place"
+    np.testing.assert_array_equal(visualize.Image.read(files[1]).pixels, others[1].pixels)

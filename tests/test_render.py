@@ -406,6 +406,23 @@ def test_a_function_is_an_objective_and_combinations_are_drawn_as_one_program():
     assert neuron.file_name == "conv_1-2-neuron.png"
 
 
+def test_each_image_has_its_own_penalty_in_batches_of_any_size():
+    network = tiny.network()
+    objective, penalty = visualize.channel("conv_2", [0, 1, 2, 3]), 3 * visualize.channel("conv_1", [3, 2, 1, 0])
+
+    def draw(objective, penalty):
+        return visualize.render(network, objective, recipe=SHORT, penalty=penalty, batch_size=2)
+
+    together = draw(objective, penalty)
+    halves = [draw(objective[part], penalty[part]) for part in (slice(2), slice(2, 4))]
+    for image, alone in zip(together, halves[0] + halves[1], strict=True):
+        np.testing.assert_array_equal(image.pixels, alone.pixels)
+    assert not np.array_equal(together[2].pixels, draw(objective[2:], penalty[:2])[0].pixels)
+    for other in (penalty[:2], penalty[[0, 1, 2, 3, 0]]):
+        with pytest.raises(UserError, match="and the objective for 4: give one for all of them, or one for each"):
+            draw(objective, other)
+
+
 def test_any_optax_optimizer_transforms_and_penalty():
     network, objective = tiny.network(), visualize.channel("conv_2", range(3))
     noisy = jitter(1), lambda key, image: image + jax.random.normal(key, image.shape)

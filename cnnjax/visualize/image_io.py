@@ -33,7 +33,10 @@ class Image:
 
     @property
     def file_name(self) -> str:
-        """A file name that follows from the provenance: block1_conv2-33.png, class-tennis-ball.png."""
+        """A file name that follows from the provenance: block1_conv2-33.png, class-tennis-ball.png.
+
+        Of several images of one call that would share a name, each has its number in it: block1_conv2-33-neuron-2.png.
+        """
         notes = self.provenance
         kind = notes.get("kind", "image")
         if kind == "class":
@@ -44,7 +47,8 @@ class Image:
             name = f"{notes['layer']}-{kind}" + (f"-{notes['vector']}" if "vector" in notes else "")
         else:
             name = str(notes.get("objective", kind))
-        return re.sub(r"[^\w.-]+", "-", name).strip("-") + ".png"
+        name = re.sub(r"[^\w.-]+", "-", name).strip("-")
+        return f"{name}-{notes['number']}.png" if "number" in notes else f"{name}.png"
 
     def save(self, path: str | Path) -> Path:
         """Write a PNG with the provenance in a tEXt chunk, and the same as JSON beside it. Returns the PNG's path.

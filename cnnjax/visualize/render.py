@@ -59,7 +59,7 @@ def render(
     recipe: a Recipe, or the name of one (`recipes.RECIPES`; "default" and "article" choose by the objective). Each of
     the following arguments replaces that part of the recipe: steps (altogether, divided among its stages),
     parameterization, transforms (they change what the network is shown in a step), optimizer (any of optax; one state
-    for each image), penalty (an objective that is subtracted).
+    for each image), penalty (an objective that is subtracted: one for all images, or one for each).
     before_relu: whether objectives read what their layers compute before relu; None leaves it to the recipe. There a
     filter that noise leaves silent has a gradient, too. None takes layers whose activation is not the result of a relu
     as they are, True refuses them. A function is always given the activations after relu.
@@ -202,10 +202,24 @@ def _draw_all(
     for first in range(0, len(objective), rows):
         count = min(rows, len(objective) - first)
         # The last batch is filled up, so that there is one program.
-        several = objective[np.minimum(np.arange(first, first + rows), first + count - 1)]
-        drawn = jax.device_get(draw(plan, several, count, on_progress, frames))
+        chosen = np.minimum(np.arange(first, first + rows), first + count - 1)
+        several, penalty = objective[chosen], plan.penalty
+        if penalty is not None and len(penalty) > 1:
+            penalty = penalty[chosen]
+        drawn = jax.device_get(draw(plan._replace(penalty=penalty), several, count, on_progress, frames))
         images += [_image(network, several, drawn, index, shared) for index in range(count)]
-    return images
+    return _told_apart(images)
+
+
+def _told_apart(images: list[Image]) -> list[Image]:
+    """The images, each with a number in its provenance where several would have one and the same file name."""
+    names = [image.file_name for image in images]
+    return [
+        replace(image, provenance=image.provenance | {"number": names[:place].count(name) + 1})
+        if names.count(name) > 1
+        else image
+        for place, (image, name) in enumerate(zip(images, names, strict=True))
+    ]
 
 
 def _check(batch_size: int, patience: int | None, dtype: DTypeLike | None) -> None:
@@ -218,7 +232,12 @@ def _check(batch_size: int, patience: int | None, dtype: DTypeLike | None) -> No
 
 
 def _share(batch_size: int, objective: Objective, penalty: Objective | None) -> tuple[int, Strategy]:
-    """How many images are drawn at a time, and on which devices."""
+    """How many images are drawn at a time, and on which devices. Raises UserError for a penalty of other images."""
+    if penalty is not None and len(penalty) not in (1, len(objective)):
+        raise UserError(
+            f"penalty is for {len(penalty)} images, and the objective for {len(objective)}: give one for all of them, "
+            "or one for each"
+        )
     if objective.is_joint or (penalty is not None and penalty.is_joint):
         return len(objective), strategies.rows_strategy(1)
     rows = min(batch_size, len(objective))
