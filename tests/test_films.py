@@ -1,15 +1,18 @@
 """Films of an ascent and of training: their frames are the images that `render` draws, and the files can be read."""
 
+import jax
 import numpy as np
 import pytest
 import random_networks
+import tiny
+from flax import nnx
 from PIL import Image, ImageSequence
 
 from cnnjax import Network, formats, visualize
 from cnnjax.cli import film
 from cnnjax.data import normalize
 from cnnjax.errors import UserError
-from cnnjax.visualize import films
+from cnnjax.visualize import Recipe, Stage, films
 
 pytestmark = pytest.mark.usefixtures("quickly_compiled")
 OBJECTIVE = visualize.channel("conv_2", [1, 0, 2])
@@ -71,6 +74,22 @@ def test_training_is_mapped_over_its_states():
         for one, image in zip(born, images, strict=True):
             assert np.abs(one.frames[place].astype(int) - image.pixels).max() <= 3
     assert np.abs(born[0].frames[0].astype(int) - born[0].frames[1]).mean() > 1
+
+
+def test_a_film_of_training_follows_every_part_of_a_recipe():
+    """Stages of several sizes that start from the last one's image, raw input, and the last image kept."""
+    stages = (Stage(3, (visualize.jitter(2),), lp=0.0, scale=0.75), Stage(3, tv=1e-3, lp=0.0))
+    recipe = Recipe("all", stages, raw=True, keep_last=True, parameterization=visualize.pixels(standardize=False))
+    model = tiny.Plain(rngs=nnx.Rngs(0))
+    states = [Network.create(model, normalizer=normalize.caffe(), image_size=(16, 20), channels=3)]
+    states += [states[0].replace(params=jax.tree.map(lambda x: -x, states[0].params))]
+    objective = visualize.channel("deep", [1, 4])
+    born = films.of_training(states, objective, recipe=recipe)
+    for place, state in enumerate(states):
+        for one, image in zip(born, visualize.render(state, objective, recipe=recipe), strict=True):
+            assert np.abs(one.frames[place].astype(int) - image.pixels).max() <= 2
+    with pytest.raises(UserError, match="states of one model"):
+        films.of_training([states[0], states[1].replace(normalizer=normalize.identity())], objective)
 
 
 def test_refusals(tmp_path):

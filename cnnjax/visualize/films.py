@@ -22,15 +22,15 @@ from cnnjax.errors import UserError
 from cnnjax.files import atomic_write
 from cnnjax.network import Json, Network
 from cnnjax.train.strategy import rows_strategy
-from cnnjax.visualize import ascent, objectives
+from cnnjax.visualize import ascent, objectives, octaves
 from cnnjax.visualize.before_relu import choose_layers
 from cnnjax.visualize.layers import at_image_size, layer_shapes
 from cnnjax.visualize.objectives import Objective, ObjectiveFunction, Target
 from cnnjax.visualize.optimizers import Optimizer
-from cnnjax.visualize.parameterizations import ImageParams, Parameterization, as_argument
-from cnnjax.visualize.recipes import Recipe, with_steps
-from cnnjax.visualize.recipes import recipe as recipe_of
-from cnnjax.visualize.stages import NEVER, Plan, show
+from cnnjax.visualize.parameterizations import ImageParams, Parameterization, as_argument, from_image, wrap_optimizer
+from cnnjax.visualize.recipes import Recipe
+from cnnjax.visualize.render import apply_recipe_input, choose_recipe
+from cnnjax.visualize.stages import NEVER, Plan, params_of, show
 
 FORMATS = (".gif", ".webp", ".png")
 """What Pillow writes as a film; GIF has 256 colours, animated WebP and PNG have all."""
@@ -149,42 +149,57 @@ def of_training(
         raise UserError("there are no networks: name at least one")
     sized = [at_image_size(network, image_size) for network in networks]
     first = sized[0]
-    if any(other.graphdef != first.graphdef or other.image_size != first.image_size for other in sized[1:]):
-        raise UserError("the networks are not states of one model: all must have the same layers and image size")
+    if any(_structure(other) != _structure(first) for other in sized[1:]):
+        raise UserError(
+            "the networks are not states of one model: all must have the same layers, image size, classes and kind of "
+            "normalization"
+        )
     objective = objectives.as_objective(objective).bind(Target(layer_shapes(first), first.class_names))
-    chosen = recipe_of(recipe, "filters") if isinstance(recipe, str) else recipe
-    chosen = chosen if steps is None else with_steps(chosen, steps)
+    chosen = choose_recipe(recipe, objective, steps, None)
     if any(stage.relative for stage in chosen.stages):
         raise UserError(
             f"recipe {chosen.name!r} weighs its penalty by what each image reaches: use lucid, whose frames are alike"
         )
     layers = choose_layers(first, objective.layers(), wanted=chosen.before_relu, demanded=False)
     parameterization = cast(Parameterization[ImageParams], chosen.parameterization)
-    plan = Plan(first, chosen, parameterization, Optimizer(chosen.optimizer), None, seed, rows_strategy(1), layers)
-    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *[(one.params, one.model_state) for one in sized])
-    keys, params, _ = plan.noise(objective.numbers(), np.arange(len(objective)) if plan.is_joint(objective) else None)
-    drawn = np.asarray(_over_networks(plan, objective, keys, params, stacked))
+    optimizer = Optimizer(wrap_optimizer(parameterization, chosen.optimizer))
+    shown = [apply_recipe_input(one, chosen) for one in sized]
+    plan = Plan(shown[0], chosen, parameterization, optimizer, None, seed, rows_strategy(1), layers)
+    drawn = np.asarray(_over_networks(plan, objective, shown))
     return [
         Film(drawn[:, index], tuple(titles), dict(objective.facts(index)) | {"recipe": chosen.name, "seed": seed})
         for index in range(len(objective))
     ]
 
 
+def _structure(network: Network) -> tuple:
+    return jax.tree.structure(network), [leaf.shape for leaf in jax.tree.leaves(network)]
+
+
 def _over_networks(
-    plan: Plan, objective: Objective, keys: jax.Array, params: ImageParams, stacked: tuple
+    plan: Plan, objective: Objective, networks: Sequence[Network]
 ) -> UInt8[Array, "networks images height width channels"]:
-    argument = as_argument(plan.parameterization)
+    """The stages of `stages.draw`, mapped over the networks."""
+    argument, restarts = as_argument(plan.parameterization), from_image(plan.parameterization) is not None
+    members = np.arange(len(objective)) if plan.is_joint(objective) else None
+    keys, params, noise = plan.noise(objective.numbers(), members)
+    stages = [(plan.at(stage, objective), stage) for stage in plan.recipe.stages]
     objective = jax.tree.map(jnp.asarray, objective.broadcast(len(objective)))
 
-    def draw(parts: tuple) -> jax.Array:
+    def draw(network: Network) -> jax.Array:
         """The images of one state of the network."""
-        network, current = plan.network.replace(params=parts[0], model_state=parts[1]), params
-        for number, stage in enumerate(plan.recipe.stages, 1):
-            problem = plan._replace(network=network).problem(objective, stage)
+        current, shown = params, noise
+        for number, (now, stage) in enumerate(stages, 1):
+            size = now.network.image_size
+            if restarts and (number > 1 or size != shown.shape[1:3]):
+                current = params_of(argument, octaves.restart(shown, size, None))
+            arrays = {name: getattr(network, name) for name in ("params", "model_state", "normalizer")}
+            problem = now._replace(network=now.network.replace(**arrays)).problem(objective, stage)
             state = ascent.init_state(problem, current)
             numbers = jnp.int32(0), jnp.int32(stage.steps), jnp.int32(NEVER)
             state = ascent.advance(problem, ascent.fold(keys, number), state, *numbers, plan.strategy)
-            current = state.best_params
-        return show(argument, current)
+            current = state.params if plan.recipe.keep_last else state.best_params
+            shown = show(argument, current)
+        return shown
 
-    return jax.jit(jax.vmap(draw))(stacked)
+    return jax.jit(jax.vmap(draw))(jax.tree.map(lambda *leaves: jnp.stack(leaves), *networks))

@@ -91,7 +91,7 @@ def render(
     network = at_image_size(network, image_size)
     target = Target(layer_shapes(network), network.class_names)
     objective = objectives.as_objective(objective).bind(target)
-    chosen = _choose_recipe(recipe, objective, steps, transforms)
+    chosen = choose_recipe(recipe, objective, steps, transforms)
     used = cast(Parameterization[ImageParams], parameterization or chosen.parameterization)
     penalizing = None if penalty is None else objectives.as_objective(penalty).bind(target)
     rows, strategy = _share(batch_size, objective, penalizing)
@@ -286,7 +286,7 @@ def lower(network: Network, layer: str, batch_size: int, devices: list, recipe: 
     return ascent.advance.lower(problem, keys, state, number, number, number, strategy)
 
 
-def _choose_recipe(
+def choose_recipe(
     recipe: str | Recipe,
     objective: Objective,
     steps: int | None,

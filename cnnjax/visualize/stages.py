@@ -192,7 +192,7 @@ def draw(
     argument, restarts = as_argument(plan.parameterization), from_image(plan.parameterization) is not None
     if plan.start is not None:
         shown = quantize_all(jnp.repeat(plan.start + 0.5, len(objective), axis=0))
-        params = _restart(argument, shown.astype(jnp.float32))
+        params = params_of(argument, shown.astype(jnp.float32))
     objective, keys, params = strategies.place_rows(plan.strategy, (_on_device(objective), keys, params))
     noise = shown
     before = ascent.measure(plan.network, objective, shown, plan.strategy)
@@ -203,7 +203,7 @@ def draw(
         now = plan.at(stage, objective)
         size = now.network.image_size
         if restarts and (number > 1 or size != shown.shape[1:3]):
-            params = _restart(argument, octaves.restart(shown, size, plan.start))
+            params = params_of(argument, octaves.restart(shown, size, plan.start))
         relative = stage.relative and plan.penalty is None
         tv = None
         if relative:
@@ -273,7 +273,7 @@ def _alpha(
 
 
 @jax.jit
-def _restart(
+def params_of(
     parameterization: Parameterization[ImageParams], images: Float[Array, "batch height width channels"]
 ) -> ImageParams:
     """The parameters of images, for a parameterization that has `from_image`."""
