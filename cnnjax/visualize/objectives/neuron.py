@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jaxtyping import Array
 
 from cnnjax.errors import UserError
@@ -73,6 +74,6 @@ def _places(numbers: Index | None, what: str) -> Array | np.ndarray:
     if numbers is None:
         return np.asarray([-1], np.int32)
     found = indices_of(numbers, what)
-    if not isinstance(found, jax.core.Tracer) and np.min(found) < 0:
+    if not isinstance(found, Tracer) and np.min(found) < 0:
         raise UserError(f"{what}={int(np.min(found))} of neuron must not be negative: count from 0, or leave it out")
     return found
