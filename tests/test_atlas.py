@@ -9,6 +9,7 @@ import numpy as np
 import optax
 import pytest
 import tiny
+from flax import nnx
 from PIL import Image
 
 from cnnjax.cli import atlas as command
@@ -297,10 +298,28 @@ def test_layers_are_those_with_maps_and_parameters(network):
 def test_kernels_are_grey_where_they_are_zero(network):
     kernel = np.asarray(network.params["kernel_1"])
     named = network.replace(params={"conv_1": {"kernel": kernel}, **network.params})
-    shown = kernels.kernel_pictures(named, "conv_1")
+    first, second = choose_layers(network)
+    shown = kernels.kernel_pictures(named, first)
     largest = np.abs(kernel).max(axis=(0, 1, 2))
     np.testing.assert_allclose(shown, np.moveaxis(127.5 + 127.5 * kernel / largest, -1, 0), atol=0.51)
-    assert kernels.kernel_pictures(network, "conv_2") is None
+    assert kernels.kernel_pictures(network, second) is None
+
+
+def test_only_kernels_that_see_the_image_are_pictures():
+    """Not a later one that has as many inputs as the image has channels, nor one inside of a layer."""
+
+    class Narrow(nnx.Module):
+        def __init__(self, rngs):
+            self.first, self.later = nnx.Conv(3, 3, (3, 3), rngs=rngs), nnx.Conv(3, 4, (3, 3), rngs=rngs)
+            self.several = nnx.Sequential(nnx.Conv(4, 3, (1, 1), rngs=rngs), nnx.Conv(3, 8, (1, 1), rngs=rngs))
+
+        def __call__(self, images):
+            return self.several(nnx.relu(self.later(nnx.relu(self.first(images))))).mean(axis=(1, 2))
+
+    network = tiny.flax(Narrow(nnx.Rngs(0)), (12, 12))
+    layers = choose_layers(network, ("first", "later", "several", "several.layers.0", "several.layers.1"))
+    shown = [layer.name for layer in layers if kernels.kernel_pictures(network, layer) is not None]
+    assert shown == ["first"] and len(layers) == 5
 
 
 def test_sheets_keep_small_tiles_exactly(tmp_path):

@@ -78,6 +78,9 @@ def test_a_gap_above_the_tolerance_is_refused(network):
     visualize.integrated_gradients(network, shown, 1, steps=50, tolerance=0.5)
     with pytest.raises(UserError, match=r"image \d differ from .* tolerance=1e-06: use more than steps=2"):
         visualize.integrated_gradients(network, shown, 1, steps=2, tolerance=1e-6)
+    broken = network.replace(params=jax.tree.map(lambda leaf: jnp.nan * leaf, network.params))
+    with pytest.raises(UserError, match="differ from its logit's difference by nan"):
+        visualize.integrated_gradients(broken, shown, 1, steps=50, tolerance=0.5)
 
 
 @pytest.mark.parametrize("rule, degree", [("gauss-legendre", 9), ("trapezoid", 1), ("midpoint", 1)])

@@ -89,7 +89,7 @@ def test_structural_similarity_by_scipys_filters():
     np.testing.assert_allclose(found, [expected, 1], rtol=1e-9)
     # skimage.metrics.structural_similarity(x, y, data_range=1) of scikit-image 0.26.0
     np.testing.assert_allclose(found[0], -0.047940722, rtol=1e-6)
-    with pytest.raises(UserError, match="window=7 is larger"):
+    with pytest.raises(UserError, match="window=7 of maps of 6×9 must be"):
         metrics.structural_similarity(np.zeros((1, 6, 9)), np.zeros((1, 6, 9)))
 
 
@@ -220,5 +220,8 @@ def test_cascading_randomization(small):
     expected = [stats.spearmanr(a, b).statistic for a, b in zip(after, before, strict=True)]
     np.testing.assert_allclose(chosen.rank_correlation[1], expected, atol=1e-6)
     assert np.abs(chosen.rank_correlation[1]).max() < 0.5
+    assert metrics.cascading_randomization(small, shown, edges, 1, key=key, layers=()).layers == found.layers
+    with pytest.raises(UserError, match="window=1 of maps of 16×16 must be from 2"):
+        metrics.structural_similarity(images(2, 16, 16)[..., 0], images(2, 16, 16)[..., 0], 1)
     with pytest.raises(UserError, match="unknown layer 'conv_9'"):
         metrics.cascading_randomization(small, shown, edges, key=key, layers=["conv_9"])

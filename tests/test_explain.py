@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from cnnjax import Network, figures, formats, models, visualize
+from cnnjax.cli import explain as cli_explain
 from cnnjax.cli import main as cli
 from cnnjax.data.example_image import chelsea_face, load_image
 from cnnjax.data.normalize import identity
@@ -107,6 +108,21 @@ def test_bad_input_is_one_sentence(network, weights, folder, tmp_path, capsys):
         said = capsys.readouterr().err
         lines = [line for line in said.splitlines() if "error: " in line]
         assert len(lines) == 1 and sentence in lines[0] and "Traceback" not in said, said
+
+
+def test_no_two_names_are_alike(network, folder):
+    for place in ("one", "two", "three"):
+        (folder / place).mkdir(exist_ok=True)
+    files = [
+        folder / "one" / "a.png",
+        folder / "two" / "a.png",
+        folder / "three" / "a-2.png",
+        folder / "one" / "a b.png",
+    ]
+    for file in files:
+        Image.new("RGB", (4, 4)).save(file)
+    names, shown = cli_explain._read(network, files)
+    assert names == ["a", "a-2", "a-2-2", "a-b"] and len(shown) == 4
 
 
 def test_the_sheet_has_a_row_for_each_image_and_a_column_for_each_method(tmp_path):

@@ -5,9 +5,12 @@ import pytest
 import tiny
 from flax import nnx
 from oracles import keras_vis
+from PIL import Image
 
-from cnnjax import Network, models, visualize
-from cnnjax.data import normalize
+from cnnjax import Network, formats, models, visualize
+from cnnjax.cli import film
+from cnnjax.cli import visualize as visualize_
+from cnnjax.data import example_image, normalize
 from cnnjax.errors import UserError
 from cnnjax.visualize import at_image_size, feature_maps, layer_shapes
 
@@ -73,6 +76,40 @@ def test_what_is_not_there_is_one_sentence(network):
         feature_maps(network, image()[None], ["conv_1"])
     with pytest.raises(UserError, match=r"divide them by 255, or give them as uint8"):
         feature_maps(network, 255 * image(), ["conv_1"])
+
+
+def test_the_commands_show_grey_images_to_networks_of_one_channel(tmp_path, capsys):
+    model = models.create("small-cnn", num_classes=2, image_size=16, channels=1, width_multiplier=0.1)
+    weights = tmp_path / "grey.safetensors"
+    formats.save(weights, Network.create(model, normalizer=normalize.identity()))
+    visualize_.feature_maps(weights=str(weights), layer=("conv_1",), include_top=True, out=tmp_path)
+    film.feature_maps(weights=str(weights), layer=("conv_1",), channels=2, out=tmp_path / "maps.gif")
+    assert (tmp_path / "feature-maps.png").exists() and "conv_1: 16×16" in capsys.readouterr().out
+    rgb = np.random.default_rng(1).integers(0, 256, (5, 4, 3), np.uint8)
+    grey = example_image.in_channels(rgb.astype(np.float32) / 255, 1)
+    expected = np.asarray(Image.fromarray(rgb).convert("L"), np.float32)[..., None]
+    np.testing.assert_allclose(255 * grey, expected, atol=1)
+
+
+def test_images_that_leave_nothing_of_a_layer_are_refused():
+    class Pooled(nnx.Module):
+        def __init__(self, rngs):
+            self.conv, self.deep = nnx.Conv(3, 2, (3, 3), rngs=rngs), nnx.Conv(2, 2, (3, 3), rngs=rngs)
+
+        def __call__(self, images):
+            x = nnx.max_pool(nnx.relu(self.conv(images)), (4, 4), (4, 4))
+            return nnx.relu(self.deep(x)).mean(axis=(1, 2))
+
+    network = tiny.flax(Pooled(nnx.Rngs(0)), (12, 12))
+    with pytest.raises(UserError, match=r"layer 'deep' is empty \(0×0×2\) for images of this size: give larger"):
+        visualize.render(network, visualize.channel("deep", 0), image_size=3)
+    with pytest.raises(UserError, match="this VGG's convolutions take no images of 16×16: a pooling window"):
+        at_image_size(vgg(), 16)
+
+
+def vgg():
+    model = models.create("vgg11", image_size=32, width_multiplier=0.02, num_classes=2)
+    return Network.create(model, normalizer=normalize.identity())
 
 
 def test_a_uint8_image_is_the_one_divided_by_255(network):

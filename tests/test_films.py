@@ -34,8 +34,8 @@ def recorded():
 
 def test_frames_are_the_images_on_the_way(recorded):
     images, made = recorded
-    assert len(made) == 3 and {one.titles for one in made} == {("step 0", "step 5", "step 10")}
-    assert made[0].frames.shape == (3, 16, 16, 3) and made[0].frames.dtype == np.uint8
+    assert len(made) == 3 and {one.titles for one in made} == {("step 0", "step 5", "step 10", "step 12")}
+    assert made[0].frames.shape == (4, 16, 16, 3) and made[0].frames.dtype == np.uint8
     shorter = films.Recorder(every=5)
     visualize.render(network(), OBJECTIVE[2], recipe="lucid", steps=5, frames=shorter)
     # The third filter alone, five steps long, ends where the film's second frame is.
@@ -53,7 +53,7 @@ def test_files_hold_every_frame_and_repeat(recorded, tmp_path, name, exact):
     with Image.open(path) as opened:
         frames = [np.asarray(frame.convert("RGB")) for frame in ImageSequence.Iterator(opened)]
         assert opened.info.get("loop", 0) == 0
-    assert len(frames) == 3 and frames[0].shape == (32, 32, 3)
+    assert len(frames) == 4 and frames[0].shape == (32, 32, 3)
     bound = 0 if exact else 12  # GIF has 256 colours
     assert np.abs(frames[-1][::2, ::2].astype(int) - made.frames[-1]).mean() <= bound
 
@@ -104,6 +104,11 @@ def test_refusals(tmp_path):
     still = films.Film(np.zeros((1, 2, 2, 3), np.uint8))
     with pytest.raises(UserError, match=r"a.mp4 is no film that can be written: end its name in .gif"):
         still.save(tmp_path / "a.mp4")
+    for wrong in ({"scale": 0}, {"milliseconds": -1}, {"milliseconds": 65_536}, {"hold": 10**7}):
+        with pytest.raises(UserError, match=f"{next(iter(wrong))}=.* must be"):
+            still.save(tmp_path / "a.gif", **wrong)
+    with pytest.raises(UserError, match="columns=0: give at least one"):
+        films.tile([still], columns=0)
     with pytest.raises(UserError, match="there are no frames"):
         films.Film(still.frames[:0]).save(tmp_path / "a.gif")
 
@@ -126,6 +131,10 @@ def test_the_commands_write_films(tmp_path, capsys):
         film.training(run=tmp_path / "nowhere", layer="conv_2", out=tmp_path / "a.gif")
     with pytest.raises(UserError, match=r"--out .*a.mp4 is no film"):
         film.ascent(layer="conv_2", out=tmp_path / "a.mp4")
+    with pytest.raises(UserError, match="scale=0 must be"):
+        film.ascent(layer="conv_2", scale=0, out=tmp_path / "a.gif")
+    with pytest.raises(UserError, match="milliseconds=0 must be"):
+        film.feature_maps(milliseconds=0, out=tmp_path / "a.gif")
 
 
 def test_films_side_by_side():

@@ -284,6 +284,8 @@ def test_what_does_not_exist_is_one_sentence():
         visualize.render(network, visualize.class_logit(3))
     with pytest.raises(UserError, match="only takes images of 12×12, not 9×9"):
         render_filters(network, [0], image_size=9)
+    with pytest.raises(UserError, match="show the network images of 6×6, which it does not take: end them with crop"):
+        visualize.render(network, visualize.channel("conv_2", 0), transforms=visualize.crop(6))
     with pytest.raises(UserError, match="batch_size=0"):
         render_filters(network, [0], batch_size=0)
     with pytest.raises(UserError, match="steps=1 is too few"):

@@ -151,6 +151,7 @@ def test_what_makes_no_sense_is_one_sentence():
         (lambda: visualize.scale(1.1, 0.9), "two positive factors"),
         (lambda: visualize.rotate(-1), "degrees=-1"),
         (lambda: visualize.pad(-1), "pixels=-1"),
+        (lambda: visualize.jitter(-5), "limit=-5 of jitter"),
         (lambda: visualize.noise(-1), "must not be negative"),
         (lambda: visualize.window(1.5), "at most 1"),
     ]:

@@ -12,6 +12,7 @@ from cnnjax.article.stage_cache import duration, make_folder
 from cnnjax.classify import find_images
 from cnnjax.cli.weights import Flags, Reading, load
 from cnnjax.data.plain_images import PlainImages
+from cnnjax.errors import UserError
 from cnnjax.network import Json, Network
 from cnnjax.visualize import atlas as visualization
 
@@ -64,7 +65,9 @@ def atlas(
     """
     make_folder(out)
     network = load(weights, reading, None if include_top else False)
-    size = (images_size, images_size) if images_size else network.image_size
+    if images_size is not None and images_size < 1:
+        raise UserError(f"images_size={images_size} must be at least 1")
+    size = network.image_size if images_size is None else (images_size, images_size)
     with Bars() as bars:
         found = visualization.build(
             network,

@@ -1,7 +1,7 @@
 """The command `explain`: what in an image speaks for a class, by several methods."""
 
+import itertools
 import re
-from collections import Counter
 from pathlib import Path
 from typing import Annotated
 
@@ -106,8 +106,6 @@ def _check_network(network: Network, layer: str, class_name: str) -> None:
     """Raises UserError for what the network does not have."""
     if not network.class_names:
         raise UserError("these weights have no classes, only convolutions: give weights with their dense layers")
-    if network.channels not in (1, 3):
-        raise UserError(f"the network's images have {network.channels} channels: files are read as RGB or grey only")
     if class_name and class_name not in network.class_names:
         raise unknown("class", class_name, network.class_names)
     if layer:
@@ -121,14 +119,12 @@ def _read(network: Network, files: list[Path]) -> tuple[list[str], np.ndarray]:
         shown = np.stack([example_image.load_image(file, network.image_size, crop) for file in files])
     else:
         shown = example_image.chelsea_face(network.image_size)[None]
-    if network.channels == 1:
-        shown = shown @ np.array([[0.299], [0.587], [0.114]], np.float32)  # as Pillow converts to grey
+    shown = example_image.in_channels(shown, network.channels)
     stems = [re.sub(r"[^\w.-]+", "-", file.stem) or "image" for file in files] or ["chelsea"]
-    seen: Counter[str] = Counter()
-    names = []
+    names: list[str] = []
     for stem in stems:
-        seen[stem] += 1
-        names.append(stem if seen[stem] == 1 else f"{stem}-{seen[stem]}")
+        numbered = (f"{stem}-{number}" for number in itertools.count(2))  # a file may be named a-2 itself
+        names.append(next(name for name in itertools.chain((stem,), numbered) if name not in names))
     return names, shown
 
 

@@ -51,7 +51,7 @@ def ascent(
         milliseconds: How many milliseconds each frame is shown.
         out: The film, ending in .gif, .webp or .png.
     """
-    _check_path(out)
+    _check(out, milliseconds, scale)
     recorder, chosen = films.Recorder(every), recipes.recipe(recipe, "filters")
     chosen = chosen if steps is None else recipes.with_steps(chosen, steps)
     network = load(weights, reading)
@@ -98,7 +98,7 @@ def training(
         milliseconds: How many milliseconds each frame is shown.
         out: The film, ending in .gif, .webp or .png.
     """
-    _check_path(out)
+    _check(out, milliseconds, scale)
     folder = run / "weights" if (run / "weights").is_dir() else run
     files = sorted(folder.glob("*.safetensors"))
     if len(files) < 2:
@@ -142,7 +142,7 @@ def feature_maps(
         milliseconds: How many milliseconds each frame is shown.
         out: The film, ending in .gif, .webp or .png.
     """
-    _check_path(out)
+    _check(out, milliseconds)
     network = load(weights, reading)
     if image_size is None:
         image_size = 150 if network.model_name.startswith("vgg") else network.image_size
@@ -150,6 +150,7 @@ def feature_maps(
     pixels = (
         example_image.load_image(Path(image), image_size, crop) if image else example_image.chelsea_face(image_size)
     )
+    pixels = example_image.in_channels(pixels, network.channels)
     shapes = visualization.layer_shapes(network, image_size)
     layers = layer or tuple(name for name, shape in shapes.items() if len(shape) == 3)
     maps = visualization.feature_maps(network, pixels, layers, channels)
@@ -169,10 +170,11 @@ def feature_maps(
 COMMANDS: Mapping[str, Callable[..., None]] = {"ascent": ascent, "training": training, "feature-maps": feature_maps}
 
 
-def _check_path(out: Path) -> None:
+def _check(out: Path, milliseconds: int, scale: int = 1) -> None:
     """Raises UserError for what cannot be written, before anything is computed."""
     if out.suffix.lower() not in films.FORMATS:
         raise UserError(f"--out {out} is no film that can be written: end its name in {', '.join(films.FORMATS)}")
+    films.check_numbers(milliseconds, scale)
     make_folder(out.parent)
 
 

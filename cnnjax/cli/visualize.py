@@ -52,6 +52,7 @@ def feature_maps(
     pixels = (
         example_image.load_image(Path(image), image_size, crop) if image else example_image.chelsea_face(image_size)
     )
+    pixels = example_image.in_channels(pixels, network.channels)
     maps = visualization.feature_maps(network, pixels, layer or _default_layers(network), channels or 8)
     for name, found in maps.items():
         dead = [channel for channel, is_dead in zip(found.channels, found.dead, strict=True) if is_dead]
@@ -201,8 +202,9 @@ def deepdream(
     if image_size is None:
         image_size = 224 if network.model_name.startswith("vgg") else network.image_size
     start = example_image.load_image(Path(image), image_size) if image else example_image.chelsea_face(image_size)
+    start = example_image.in_channels(start, network.channels)
     chosen = recipes.recipe("deepdream")
-    chosen = recipes.with_steps(chosen, steps) if steps else chosen
+    chosen = chosen if steps is None else recipes.with_steps(chosen, steps)
     drawn = _with_progress(
         chosen.steps,
         lambda tick: visualization.render(

@@ -28,6 +28,17 @@ def chelsea_face(image_size: int | tuple[int, int] = 150) -> Float[np.ndarray, "
     return np.asarray(face, np.float32) / 255
 
 
+def in_channels(images: Float[np.ndarray, "*shape 3"], channels: int) -> Float[np.ndarray, "*shape {channels}"]:
+    """RGB images as a network of so many channels takes them: as they are, or grey.
+
+    Raises UserError for other numbers of channels.
+    """
+    if channels not in (1, 3):
+        raise UserError(f"the network's images have {channels} channels: files are read as RGB or grey only")
+    # As Pillow converts to grey.
+    return images if channels == 3 else images @ np.array([[0.299], [0.587], [0.114]], np.float32)
+
+
 def load_image(path: Path, image_size: int | tuple[int, int], crop: float = 0.0) -> Float[np.ndarray, "height width 3"]:
     """An image file as RGB in [0, 1], resized as the training images are, or cropped (`decode`).
 

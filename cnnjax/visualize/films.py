@@ -35,6 +35,9 @@ from cnnjax.visualize.stages import NEVER, Plan, params_of, show
 FORMATS = (".gif", ".webp", ".png")
 """What Pillow writes as a film; GIF has 256 colours, animated WebP and PNG have all."""
 
+LONGEST = 2**16 - 1
+"""Milliseconds that a frame can be shown: PNG has 16 bits for them."""
+
 
 @dataclass(frozen=True, eq=False)
 class Film:
@@ -50,13 +53,14 @@ class Film:
 
         path: ends in .gif, .webp or .png. milliseconds: that each frame is shown. scale: pixels of the film for each
         pixel of the frames, along each side. hold: milliseconds for the last frame.
-        Raises UserError for another ending, and for a file that cannot be written.
+        Raises UserError for another ending, for numbers that no film has, and for a file that cannot be written.
         """
         path = Path(path)
         if path.suffix.lower() not in FORMATS:
             raise UserError(f"{path.name} is no film that can be written: end its name in {', '.join(FORMATS)}")
         if not len(self.frames):
             raise UserError("there are no frames: record at least one")
+        check_numbers(milliseconds, scale, hold)
         shown = self.frames.repeat(scale, axis=1).repeat(scale, axis=2)
         pictures = [PIL.fromarray(frame[..., 0] if frame.shape[-1] == 1 else frame) for frame in shown]
         durations = [milliseconds] * (len(pictures) - 1) + [max(hold, milliseconds)]
@@ -76,13 +80,22 @@ class Film:
         return path
 
 
+def check_numbers(milliseconds: int, scale: int = 1, hold: int = 1) -> None:
+    """Raises UserError for what `Film.save` cannot write."""
+    if scale < 1:
+        raise UserError(f"scale={scale} must be at least 1")
+    for name, value in (("milliseconds", milliseconds), ("hold", hold)):
+        if not 1 <= value <= LONGEST:
+            raise UserError(f"{name}={value} must be from 1 to {LONGEST:,}")
+
+
 def tile(several: Sequence[Film], columns: int = 4, gap: int = 2) -> Film:
     """Films of one length and size side by side, white between them. Their titles are those of the first.
 
     Raises UserError for films that differ in length or size.
     """
-    if not several:
-        raise UserError("there are no films: give at least one")
+    if not several or columns < 1:
+        raise UserError(f"there are {len(several)} films and columns={columns}: give at least one of both")
     if len({film.frames.shape for film in several}) > 1:
         raise UserError("films of different lengths or sizes cannot be shown side by side")
     count, height, width, channels = several[0].frames.shape
@@ -99,7 +112,7 @@ def tile(several: Sequence[Film], columns: int = 4, gap: int = 2) -> Film:
 class Recorder:
     """Keeps the images of an ascent as they are on the way: pass it to `render` as `frames`.
 
-    every: steps between two frames. The first frame is the noise at the start.
+    every: steps between two frames. The first frame is the noise at the start, the last one that after the last step.
     """
 
     def __init__(self, every: int = 4) -> None:

@@ -29,6 +29,7 @@ def check_channels(
     """The channels asked for in a layer; a number means the first so many (or all, if there are fewer).
 
     Raises UserError for a layer or a channel that does not exist, or, if `maps`, for a layer without height and width.
+    Also for one of which images of this size leave nothing, whose means would not be numbers.
     """
     if layer not in layers:
         raise unknown("layer", layer, layers)
@@ -41,6 +42,9 @@ def check_channels(
         raise UserError(f"layer {layer!r} has no maps: choose one that does, such as {spatial[0]} or {spatial[-1]}")
     if not layers[layer]:
         raise UserError(f"layer {layer!r} has no channels, but one number for each image: choose another layer")
+    if 0 in layers[layer]:
+        shape = "×".join(map(str, layers[layer]))
+        raise UserError(f"layer {layer!r} is empty ({shape}) for images of this size: give larger ones")
     count = layers[layer][-1]
     if isinstance(channels, int | np.integer):
         channels = range(min(channels, count))
@@ -74,6 +78,8 @@ def at_image_size(network: Network, image_size: int | tuple[int, int] | None) ->
         changed.logits_shape()
     except Exception as error:  # what a model raises for a shape that its layers do not take can be anything
         height, width = network.image_size
+        if isinstance(model, models.VGG):
+            raise UserError(f"this VGG's convolutions take no images of {size[0]}×{size[1]}: {error}") from error
         raise UserError(
             f"this network only takes images of {height}×{width}, not {size[0]}×{size[1]}: only a VGG's convolutions "
             "and networks whose dense layers follow a global pooling take other sizes"

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from typing import cast
 
 import jax
@@ -25,7 +26,7 @@ from cnnjax.visualize.layers import at_image_size, check_channels, layer_shapes
 from cnnjax.visualize.objectives import ClassLogit, Objective, ObjectiveFunction, Target
 from cnnjax.visualize.octaves import Start, to_start
 from cnnjax.visualize.optimizers import Optimizer
-from cnnjax.visualize.parameterizations import ImageParams, P, Parameterization, from_image, wrap_optimizer
+from cnnjax.visualize.parameterizations import ImageParams, P, Parameterization, Pixels, from_image, wrap_optimizer
 from cnnjax.visualize.recipes import Recipe, classes_of, with_steps
 from cnnjax.visualize.recipes import recipe as recipe_of
 from cnnjax.visualize.stages import Drawn, Frames, Plan, Progress, draw
@@ -114,6 +115,7 @@ def render(
         start=None if start is None else to_start(start, network.image_size, network.channels),
     )
     _check_restarts(plan)
+    _check_shown(plan)
     replaced = {
         "parameterization": parameterization,
         "transforms": transforms,
@@ -313,6 +315,27 @@ def _check_restarts(plan: Plan) -> None:
         raise UserError(
             f"{what}, but this parameterization has no from_image: use pixels(standardize=False) or fourier()"
         )
+
+
+def _check_shown(plan: Plan) -> None:
+    """Raises UserError if transforms give images a size that the network does not take."""
+    network = plan.network
+    if plan.recipe.in_place and isinstance(plan.parameterization, Pixels):
+        return
+    for stage in plan.recipe.stages:
+        size = stage.image_size(network.image_size)
+        several = tuple(one.bind(size) for one in stage.transforms)
+        image = jax.ShapeDtypeStruct((*size, network.channels), jnp.float32)
+        shown = jax.eval_shape(partial(transforms_.apply, several), jax.random.key(0), image).shape[:2]
+        if shown == size:
+            continue
+        try:
+            network.replace(image_size=shown).logits_shape()
+        except Exception as error:  # what a model raises for a shape that its layers do not take can be anything
+            raise UserError(
+                f"the transforms show the network images of {shown[0]}×{shown[1]}, which it does not take: end them "
+                "with crop(), which gives an image its size back, and pad it before"
+            ) from error
 
 
 def _shared_facts(plan: Plan, digest: str, replaced: dict[str, object]) -> dict[str, Json]:

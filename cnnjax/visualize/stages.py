@@ -144,6 +144,8 @@ class Watch(NamedTuple):
     frames: Frames | None
     size: tuple[int, int]
     """Of the frames (height, width)."""
+    steps: int
+    """Of all stages, after the last of which there is a frame as well."""
 
     def begin(self, noise: UInt8[Array, "batch height width channels"]) -> None:
         """Before the first step."""
@@ -157,7 +159,7 @@ class Watch(NamedTuple):
 
     def look(self, done: int, problem: Problem, state: State) -> None:
         """After so many steps of all stages: add a frame where one is due."""
-        if self.frames is not None and done % self.frames.every == 0:
+        if self.frames is not None and (done % self.frames.every == 0 or done == self.steps):
             shown = show(problem.parameterization, state.params)[: self.wanted]
             self.frames.add(done, quantize_all(octaves.resize(shown.astype(jnp.float32), self.size)))
 
@@ -197,7 +199,7 @@ def draw(
     noise = shown
     before = ascent.measure(plan.network, objective, shown, plan.strategy)
     peak, steps, alpha = np.full(len(objective), -np.inf), np.zeros(len(objective), np.int32), None
-    watch, begun = Watch(count, on_progress, frames, plan.network.image_size), 0
+    watch, begun = Watch(count, on_progress, frames, plan.network.image_size, plan.recipe.steps), 0
     watch.begin(shown)
     for number, stage in enumerate(plan.recipe.stages, 1):
         now = plan.at(stage, objective)

@@ -5,17 +5,18 @@ from jaxtyping import UInt8
 
 from cnnjax import models
 from cnnjax.network import Network
+from cnnjax.visualize.atlas.selection import Layer
 
 
-def kernel_pictures(network: Network, layer: str) -> UInt8[np.ndarray, "filters height width channels"] | None:
+def kernel_pictures(network: Network, layer: Layer) -> UInt8[np.ndarray, "filters height width channels"] | None:
     """A layer's kernels as images: grey is 0, and each filter's largest weight by size is 0 or 255.
 
     Channels are those of the image: the kernels of weights from Caffe, which take blue first, are turned.
-    None for a layer whose kernel does not see the image itself.
+    None for a layer whose kernel does not see the image itself, as its receptive field then is larger.
     """
-    prefix = layer.replace(".", "/") + "/"
+    path, depth = layer.name.replace(".", "/"), network.channels
     for name, array in models.flatten(network.params).items():
-        if name.startswith(prefix) and len(array.shape) == 4 and array.shape[2] == network.channels:
+        if name.rpartition("/")[0] == path and array.shape == (*(layer.field or ()), depth, layer.channels):
             weights = np.moveaxis(np.asarray(array, np.float32), -1, 0)
             if network.normalizer.kind == "caffe":
                 weights = weights[..., ::-1]

@@ -47,7 +47,7 @@ def write(
     entries = []
     for layer in layers:
         table = rows[layer.name]
-        kernels = kernel_pictures(network, layer.name)
+        kernels = kernel_pictures(network, layer)
         chosen = None if kernels is None else [kernels[channel] for channel in layer.chosen]
         entries.append(
             {

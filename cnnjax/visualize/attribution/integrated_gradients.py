@@ -141,7 +141,7 @@ def _check(
     gap, difference = completeness_gap(network, images, values, classes, baseline=start, batch_size=batch_size)
     share = np.abs(gap) / np.maximum(np.abs(difference), np.finfo(np.float32).tiny)
     worst = int(share.argmax())
-    if share[worst] > tolerance:
+    if not share[worst] <= tolerance:  # also where it is not a number
         raise UserError(
             f"the integrated gradients of image {worst} differ from its logit's difference by {share[worst]:.2g} of "
             f"it, more than tolerance={tolerance}: use more than steps={steps}"

@@ -59,9 +59,9 @@ def cascading_randomization(
     for layer in layers or ():
         if layer not in names:
             raise unknown("layer", layer, names)
-    wanted = [name for name in names if layers is None or name in layers]
+    wanted = [name for name in names if not layers or name in layers]
     original = method(network, images, classes)
-    window = min(7, *original.shape[1:])
+    window = max(2, min(7, *original.shape[1:]))
     found = []
     for number, name in enumerate(names):
         network = randomize_layer(network, name, jax.random.fold_in(key, number))

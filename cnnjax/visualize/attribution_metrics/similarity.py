@@ -22,10 +22,10 @@ def structural_similarity(
     """Structural similarity (Wang et al. 2004) of heat maps in [0, 1]: the mean over all square windows in the image.
 
     With uniform windows and unbiased variances, as `skimage.metrics.structural_similarity` has by default.
-    Raises UserError for a window that is larger than the images.
+    Raises UserError for a window that is larger than the images, or of one pixel, in which nothing varies.
     """
-    if window > min(first.shape[1:]):
-        raise UserError(f"window={window} is larger than maps of {first.shape[1]}×{first.shape[2]}: use a smaller one")
+    if not 2 <= window <= min(first.shape[1:]):
+        raise UserError(f"window={window} of maps of {first.shape[1]}×{first.shape[2]} must be from 2 to their size")
     x, y = (np.asarray(values, np.float64) for values in (first, second))
     mean_x, mean_y = _window_means(x, window), _window_means(y, window)
     unbiased = window**2 / (window**2 - 1)

@@ -106,7 +106,10 @@ def jitter(limit: float, reference_size: int | None = None) -> Transform:
     size for which `limit` is meant in pixels; it is then scaled with the image.
 
     As keras-vis 0.4.1, except for its scipy `wrap`, whose period is n - 1 where a roll's is n.
+    Raises UserError for a negative limit.
     """
+    if not limit >= 0:
+        raise UserError(f"limit={limit:g} of jitter must not be negative: it goes in both directions")
     return Jitter(float(limit), reference_size)
 
 
