@@ -198,7 +198,7 @@ def deepdream(
         out: Folder for the image.
     """
     make_folder(out)
-    network = load(weights, reading, False)
+    network = load(weights, reading, None)  # only a VGG does without its dense layers
     if image_size is None:
         image_size = 224 if network.model_name.startswith("vgg") else network.image_size
     start = example_image.load_image(Path(image), image_size) if image else example_image.chelsea_face(image_size)
