@@ -252,6 +252,17 @@ def test_a_killed_run_goes_on_where_it_stopped(network, images, built, tmp_path)
         assert (tmp_path / "sheets" / path.name).read_bytes() == path.read_bytes()
 
 
+def test_a_call_that_was_refused_binds_nobody(network, images, tmp_path):
+    with pytest.raises(UserError, match="seed=.* is no seed of its own"):
+        build(network, images, tmp_path, seed=2**40)
+    assert not list(tmp_path.iterdir())
+    store.Store(tmp_path, {"steps": 5})
+    kept = store.Store(tmp_path, {"steps": 6})
+    kept.save("conv_1", {"a": np.zeros(1)})
+    with pytest.raises(UserError, match="steps=7 instead of 6"):
+        store.Store(tmp_path, {"steps": 7})
+
+
 def test_other_settings_are_refused_and_more_filters_are_added(network, images, tmp_path):
     few = build(network, images, tmp_path, layers=("conv_1",), filters_per_layer=2)
     assert len(few.rows) == 2

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from cnnjax import checksums
+from cnnjax import checksums, limits
 from cnnjax.data.dataset import Split, image_shape
 from cnnjax.errors import UserError
 from cnnjax.files import write_json
@@ -80,6 +80,7 @@ def build(
     """
     chosen = recipe_of(recipe) if isinstance(recipe, str) else recipe
     chosen = chosen if steps is None else with_steps(chosen, steps)
+    limits.check_seed(seed)
     if batch_size < 1:
         raise UserError(f"batch_size={batch_size} must be at least 1")
     seen = at_image_size(network, _size(data.images))

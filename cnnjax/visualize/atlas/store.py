@@ -43,7 +43,7 @@ class Store:
             before = {}
         before = before if isinstance(before, dict) else {}
         changed = [name for name in {**before, **self.settings} if before.get(name) != self.settings.get(name)]
-        if changed:
+        if changed and self.names(""):  # settings without any result bind nobody
             what = "; ".join(
                 f"{name}={_short(self.settings.get(name))} instead of {_short(before.get(name))}" for name in changed
             )
