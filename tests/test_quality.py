@@ -224,3 +224,18 @@ def test_images_of_one_kind_and_size_only(network, data, drawn):
         quality.assess([Image(drawn[0].pixels, {"kind": "layer", "layer": "conv_1"})], network, data)
     with pytest.raises(UserError, match="images of 2 sizes"):
         quality.assess([drawn[0], Image(drawn[0].pixels[:6], drawn[0].provenance)], network, data)
+
+
+def test_what_is_compared_with_is_checked(network, data, drawn):
+    shown = np.random.default_rng(0).random((2, *network.image_shape), np.float32)
+    for images in (shown, np.rint(255 * shown).astype(np.uint8)):
+        expected = np.asarray(network(images)[1]["conv_1"]).mean(axis=(1, 2))
+        np.testing.assert_allclose(quality.channel_means(network, images, ["conv_1"])["conv_1"], expected, rtol=1e-4)
+    with pytest.raises(UserError, match="divide them by 255"):
+        quality.channel_means(network, 255 * shown, ["conv_1"])
+    with pytest.raises(UserError, match="unknown layer 'conv1': did you mean conv_1"):
+        quality.channel_means(network, shown, ["conv1"])
+    with pytest.raises(UserError, match="unknown layer 'conv1': did you mean conv_1"):
+        quality.assess(drawn, network, data, layers=["conv1"])
+    with pytest.raises(UserError, match="no images to compare with"):
+        quality.assess(drawn, network, ArraySplit(shown[:0], np.zeros(0, np.int32)))

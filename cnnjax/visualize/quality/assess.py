@@ -8,10 +8,11 @@ from typing import cast
 import numpy as np
 
 from cnnjax.data.dataset import Split, image_shape
+from cnnjax.errors import UserError
 from cnnjax.network import Json, Network
 from cnnjax.visualize.atlas.statistics import Statistics, collect, read_image
 from cnnjax.visualize.image_io import Image
-from cnnjax.visualize.layers import at_image_size, layer_shapes
+from cnnjax.visualize.layers import at_image_size, check_channels, layer_shapes
 from cnnjax.visualize.quality.activation import compare_activations
 from cnnjax.visualize.quality.features import by_layer, channel_means, channel_of, class_places, stack
 from cnnjax.visualize.quality.path import path_similarity
@@ -48,9 +49,13 @@ def assess(
     `path_similarity` (path: a number for each layer, and path_median).
     """
     shown, places = stack(images), by_layer(images)
+    if not len(data):
+        raise UserError("there are no images to compare with: give at least one")
     height, width, _ = image_shape(data)
     network = at_image_size(network, (height, width))
     known = layer_shapes(network)
+    for layer in layers:
+        check_channels(known, layer, 1)
     statistics: dict[str, Statistics] = {}
     if places:
         counts = {layer: known[layer][-1] for layer in places}

@@ -7,11 +7,12 @@ import jax
 import numpy as np
 from jaxtyping import Array, Float, UInt8
 
+from cnnjax.data.as_unit import as_unit
 from cnnjax.errors import UserError
 from cnnjax.network import Images, Network
 from cnnjax.visualize.attribution.target import batches_of, two_ended
 from cnnjax.visualize.image_io import Image
-from cnnjax.visualize.layers import at_image_size
+from cnnjax.visualize.layers import at_image_size, check_channels, layer_shapes
 
 Pixels = UInt8[np.ndarray, "images height width channels"]
 
@@ -19,10 +20,17 @@ Pixels = UInt8[np.ndarray, "images height width channels"]
 def channel_means(
     network: Network, images: Images, layers: Sequence[str], *, batch_size: int = 32
 ) -> dict[str, Float[np.ndarray, "images _"]]:
-    """The mean of each channel of some layers for each image; of a dense layer its units."""
+    """The mean of each channel of some layers for each image; of a dense layer its units.
+
+    Raises UserError for an unknown layer, and for what are no images.
+    """
     network = at_image_size(network, (images.shape[1], images.shape[2]))
+    known = layer_shapes(network)
+    for layer in layers:
+        check_channels(known, layer, 1)
     found = [
-        jax.device_get(_means(network, np.asarray(images[rows]), tuple(layers)))
+        # Here, since within a compiled program nobody can see that values reach to 255.
+        jax.device_get(_means(network, as_unit(images[rows], network.channels), tuple(layers)))
         for rows in batches_of(len(images), batch_size)
     ]
     return {layer: np.concatenate([one[layer] for one in found])[: len(images)] for layer in layers}
