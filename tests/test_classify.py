@@ -235,7 +235,9 @@ def test_bad_input_is_one_sentence(folder, weights, tmp_path, capsys):
     assert re.search(r"the folder .*empty contains no images \(\.jpg", sentence(capsys, tmp_path / "empty", *out))
     none = sentence(capsys, folder / "broken.jpg", folder / "notes.txt", *out)
     assert "none of the 2 files could be read as an image" in none
+    (tmp_path / "out" / "classify.csv").write_text("of an earlier call")
     assert re.search("--top.0 must be at least 1", sentence(capsys, folder, "--top", 0, *out))
+    assert (tmp_path / "out" / "classify.csv").read_text() == "of an earlier call"
     assert "unknown weights 'imagenett': did you mean imagenet" in sentence(capsys, folder, "--weights", "imagenett")
     assert "there is no weights file nix/net.h5" in sentence(capsys, folder, "--weights", "nix/net.h5", *out[:2])
 

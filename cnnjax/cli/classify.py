@@ -1,6 +1,7 @@
 """The command `classify`: the most probable classes of images in files."""
 
 import csv
+import itertools
 from collections import Counter
 from pathlib import Path
 from typing import Annotated
@@ -72,7 +73,10 @@ def _classify(
     chosen = {files[i * len(files) // SHOWN] for i in range(SHOWN)} if len(files) > SHOWN else set(files)
     shown: list[Prediction] = []
     answers: dict[Path, str] = {}
-    bar = tqdm(predict(network, files, top, batch_size), total=len(files), unit=" images", delay=1.0, disable=None)
+    results = predict(network, files, top, batch_size)
+    # What is refused is refused before the table of an earlier call is replaced.
+    results = itertools.chain(list(itertools.islice(results, 1)), results)
+    bar = tqdm(results, total=len(files), unit=" images", delay=1.0, disable=None)
     try:
         with table.open("w", newline="", encoding="utf8", errors="surrogateescape") as file:
             writer = csv.writer(file)
