@@ -273,6 +273,13 @@ def palette_with_hole():
     return image
 
 
+def tiff(dtype, value, white):
+    """An image of numbers that do not say what white is, with one white pixel far from the middle."""
+    values = np.full((400, 400), value, dtype)
+    values[0, 0] = white
+    return encoded(Image.fromarray(values), "TIFF")
+
+
 KINDS = {
     "JPEG": (lambda: encoded(Image.new("RGB", (20, 16), ORANGE), "JPEG", quality=95), ORANGE),
     "JPEG, grey": (lambda: encoded(Image.new("L", (20, 16), 77), "JPEG"), (77,) * 3),
@@ -295,6 +302,10 @@ KINDS = {
     "BMP": (lambda: encoded(Image.new("RGB", (20, 16), ORANGE), "BMP"), ORANGE),
     "TIFF": (lambda: encoded(Image.new("RGB", (20, 16), ORANGE), "TIFF"), ORANGE),
     "TIFF, 16 bits": (lambda: encoded(Image.fromarray(np.full((16, 20), 77 * 257, np.uint16)), "TIFF"), (77,) * 3),
+    "TIFF, floats from 0 to 1": (lambda: tiff(np.float32, 77 / 255, 1), (77,) * 3),
+    "TIFF, floats from 0 to 255": (lambda: tiff(np.float32, 77, 255), (77,) * 3),
+    "TIFF, 32 bits for 8": (lambda: tiff(np.int32, 77, 255), (77,) * 3),
+    "TIFF, 32 bits for 16": (lambda: tiff(np.int32, 77 * 257, 65535), (77,) * 3),
     "TIFF, CMYK": (lambda: encoded(Image.new("RGB", (20, 16), ORANGE).convert("CMYK"), "TIFF"), ORANGE),
     "AVIF": (lambda: encoded(Image.new("RGB", (20, 16), ORANGE), "AVIF", quality=95), ORANGE),
     "JPEG 2000": (lambda: encoded(Image.new("RGB", (20, 16), ORANGE), "JPEG2000"), ORANGE),
@@ -321,6 +332,17 @@ def test_kinds_of_files(kind):
     assert image.shape == (8, 8, 3)
     assert image.dtype == np.uint8
     np.testing.assert_allclose(image, np.broadcast_to(expected, (8, 8, 3)), atol=3)
+
+
+@pytest.mark.parametrize(
+    ("values", "sentence"),
+    [((0, 70000), "from 0 to 7e"), ((-3.5, 1), "from -3.5 to 1"), ((0.5, np.nan), "not finite"), ((np.nan, 1), "nan")],
+)
+def test_values_that_say_nothing_about_brightness(values, sentence):
+    image = np.full((300, 4), values[0], np.float32)
+    image[-1] = values[1]
+    with pytest.raises(ValueError, match=sentence):
+        decode(encoded(Image.fromarray(image), "TIFF"), 8)
 
 
 def test_bands_are_the_whole():

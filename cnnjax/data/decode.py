@@ -46,9 +46,11 @@ def decode(
     (as the article's Keras generators do), by antialiased bilinear interpolation. With `crop` it is instead the largest
     central box of the new aspect, times `crop`: for squares, 224/256 is "resize the short side to 256 and take the
     central 224", as networks trained on ImageNet are evaluated.
-    Grey and palette images become RGB, transparency is composited on white, 16 bits become 8.
+    Grey and palette images become RGB, transparency is composited on white, 16 bits become 8. Floats and 32-bit
+    integers do not say what white is: they are read as 0 to 1, 0 to 255 or 0 to 65535, whichever holds all of them.
     Raises what Pillow raises (exceptions of many kinds) when the file is broken, and ValueError for a file that is not
-    a regular one, that has more than `MAX_BYTES` bytes, or whose image has more than `MAX_PIXELS` pixels.
+    a regular one, that has more than `MAX_BYTES` bytes, whose image has more than `MAX_PIXELS` pixels, or values beyond
+    these ranges.
     """
     content = source if isinstance(source, bytes) else _read(source)
     try:
@@ -109,6 +111,9 @@ def _available() -> list[str]:
 
 def _to_rgb(image: Image.Image) -> Image.Image:
     image.load()
+    if image.mode == "F" or (image.mode == "I" and image.format == "TIFF"):
+        white = _white(image)
+        return _in_bands(image, lambda band: _from_wide(band, white))
     if image.mode == "I" or image.mode.startswith("I;16"):
         return _in_bands(image, _from_16_bits)
     if image.has_transparency_data:
@@ -131,6 +136,23 @@ def _from_16_bits(image: Image.Image) -> Image.Image:
     """Pillow's own conversion clips 16 bits at 255."""
     grey = np.clip(np.asarray(image, np.int64), 0, 65535)
     return Image.fromarray(((grey + 128) // 257).astype(np.uint8)).convert("RGB")
+
+
+def _white(image: Image.Image) -> float:
+    """What white is in an image of floats or of 32-bit integers, by the range of its values."""
+    low, high = (float(value) for value in image.getextrema())
+    # Interpolation overshoots a little.
+    for white in (1.0, 255.0, 65535.0):
+        if (white > 1 or image.mode == "F") and -0.01 * min(white, 255.0) <= low and high <= 1.01 * white:
+            return white
+    raise ValueError(f"its values are from {low:.4g} to {high:.4g}, which says nothing about brightness")
+
+
+def _from_wide(image: Image.Image, white: float) -> Image.Image:
+    values = np.asarray(image) * (255 / white)
+    if not np.isfinite(values).all():
+        raise ValueError("some of its values are not finite numbers")
+    return Image.fromarray(np.clip(np.rint(values), 0, 255).astype(np.uint8)).convert("RGB")
 
 
 def _on_white(image: Image.Image) -> Image.Image:
