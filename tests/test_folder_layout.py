@@ -107,6 +107,39 @@ LAYOUTS = {
         ["train/cat/images/{}.JPEG", "train/dog/images/{}.JPEG", "val/images/val_{}.JPEG", "val/annotations.txt"],
         {"train": BOTH},
     ),
+    "ImageNet's competition": (
+        ["ILSVRC/Data/CLS-LOC/train/cat/cat_{}.JPEG", "ILSVRC/Data/CLS-LOC/train/dog/dog_{}.JPEG",
+         "ILSVRC/Data/CLS-LOC/val/ILSVRC2012_val_{}.JPEG", "ILSVRC/Data/CLS-LOC/test/ILSVRC2012_test_{}.JPEG",
+         "ILSVRC/Annotations/CLS-LOC/train/cat/cat_{}.xml", "ILSVRC/ImageSets/CLS-LOC/train_cls.txt"],
+        {"train": BOTH},
+    ),
+    "splits with another name before them": (
+        [*(f"asl_train/asl_train/{n}/{n}{{}}.jpg" for n in ("cat", "dog")), "asl_test/asl_test/cat_test.jpg"],
+        {"train": BOTH},
+    ),
+    "splits with another name and spaces": (
+        [f"my dataset {split}/{name}/{{}}.jpg" for split in ("train", "test") for name in ("cat", "dog")],
+        {"train": BOTH, "test": BOTH},
+    ),
+    "a hold-out": (
+        [f"{split}/{name}/{{}}.jpg" for split in ("train", "holdout") for name in ("cat", "dog")],
+        {"train": BOTH, "test": BOTH},
+    ),
+    "five spare levels": (["a/b/c/d/e/cat/{}.jpg", "a/b/c/d/e/dog/{}.jpg"], {"train": BOTH}),
+    "masks beside the images of each class": (
+        [f"{name}/{kind}/{{}}.png" for name in ("cat", "dog") for kind in ("images", "masks")],
+        {"train": BOTH},
+    ),
+    "masks among the images of each class": (
+        ["cat/{}.png", "cat/{}_mask.png", "dog/{}.png", "dog/{}_mask.png", "dog/0_mask_1.png"],
+        {"train": BOTH},
+    ),
+    "a class of masks": (["with_mask/{}.png", "no_mask/{}.png"], {"train": {"no_mask": COUNT, "with_mask": COUNT}}),
+    "predictions beside classes": (["cat/{}.png", "dog/{}.png", "predictions/{}.png"], {"train": BOTH}),
+    "numbered folders within classes": (
+        [f"{name}/{number:03}/{{}}.png" for name in ("cat", "dog") for number in range(2)],
+        {"train": {"cat": 2 * COUNT, "dog": 2 * COUNT}},
+    ),
     "hidden and system folders": (
         ["cat/{}.jpg", "dog/{}.jpg", ".git/x/{}.jpg", "__MACOSX/cat/._{}.jpg", "@eaDir/{}.jpg",
          "cat/.ipynb_checkpoints/{}.jpg"],
@@ -174,6 +207,32 @@ REFUSED = {
         ["cat.{}.jpg", "dog.{}.jpg", "pig.{}.jpg", "cow.{}.jpg", "readme.jpg"],
         "13 images, 1 of them without a label in the name, such as 'readme.jpg'"),
     "a split within one class": (["cat/train/{}.jpg", "dog/{}.jpg"], "dog has none"),
+    "one set in several versions": (
+        [f"{kind}/{name}/{{}}.jpg" for kind in ("color", "grey") for name in ("cat", "dog")],
+        "the folders color and grey in"),
+    "one set from several places": (
+        [f"{place}/images/{name}/{{}}.jpg" for place in ("amazon", "webcam") for name in ("cat", "dog")],
+        "both hold folders called cat, dog: if these are the classes, give amazon alone"),
+    "folds": ([f"fold{i}/{n}/{{}}.jpg" for i in (1, 2) for n in ("0", "1")], "the folders fold1 and fold2 in"),
+    "splits in another language": (
+        [f"{split}/{name}/{{}}.jpg" for split in ("entrenamiento", "prueba") for name in ("cat", "dog")],
+        "both hold folders called cat, dog"),
+    "versions within a split": (
+        [f"train/{kind}/{name}/{{}}.jpg" for kind in ("color", "grey") for name in ("cat", "dog")],
+        "both hold folders called cat, dog"),
+    "splits in the names of classes": (
+        [f"{split}_{name}/{{}}.jpg" for split in ("train", "test") for name in ("cat", "dog")],
+        "the folders test_cat and train_cat in"),
+    "splits before a letter": (
+        [f"{split}{name}/{{}}.jpg" for split in ("train", "test") for name in "AB"], "testA and trainA"),
+    "splits in the labels of files": (
+        [f"{split}_{name}_{{}}.jpg" for split in ("train", "test") for name in ("cat", "dog")],
+        "are called test_cat and train_cat, as splits of one class"),
+    "labels that differ in case only": (["Cat.{}.jpg", "cat.1{}.jpg", "dog.{}.jpg"], "differ in case only: rename"),
+    "a messenger's names": ([f"WhatsApp Image 2020-01-0{i} at 10.10.0{{}}.jpeg" for i in (1, 2)], "holds no folders"),
+    "several cameras' names": (["DJI_{}.JPG", "GOPR000{}.JPG", "P101000{}.JPG", "G001000{}.JPG"], "holds no folders"),
+    "cars without labels": (
+        ["cars_train/cars_train/{}.jpg", "cars_test/cars_test/{}.jpg"], "holds no folders and no labels"),
     "no labels": (["train/{}.jpg"], "holds no folders and no labels in the names of its files"),
     "a camera's names": (["IMG_{}.jpg", "DSC_{}.jpg"], "holds no folders"),
     "nothing": (["readme.txt"], "holds no folders"),
@@ -186,6 +245,23 @@ def test_one_sentence_asks(tmp_path, layout):
     with pytest.raises(UserError, match=re.escape(sentence)) as caught:
         find_layout(make(tmp_path, *files))
     assert "\n" not in str(caught.value)
+
+
+def test_classes_that_are_named_are_not_asked_about(tmp_path):
+    make(tmp_path, *(f"{kind}/{name}/{{}}.jpg" for kind in ("color", "grey") for name in ("cat", "dog")))
+    names = ("color", "grey")
+    assert found(tmp_path, names)[0] == {"train": dict.fromkeys(names, 2 * COUNT)}
+    make(
+        tmp_path / "other", *(f"asl_{split}/{name}/{{}}.jpg" for split in ("train", "test") for name in ("cat", "dog"))
+    )
+    assert found(tmp_path / "other", ("dog", "cat"))[0] == {"train": BOTH, "test": BOTH}
+
+
+def test_what_is_left_out_beside_images_is_counted(tmp_path):
+    make(tmp_path, "cat/images/{}.png", "cat/masks/{}.png", "dog/{}.png", "dog/{}_mask.png", "cow/{}.png")
+    sentence = found(tmp_path)[1].describe()
+    assert sentence.endswith("not read: 3 in folders called masks, 3 masks of other images")
+    assert len(find_images([tmp_path])) == 3 * COUNT
 
 
 def test_names_of_splits_are_classes_only_when_asked_for(tmp_path):

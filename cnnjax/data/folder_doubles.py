@@ -1,8 +1,11 @@
-"""Folders that are the same as others: copies in an archive, links to one folder, names that differ in case only."""
+"""Folders that are the same as others or may be: copies, links to one folder, names that differ in case only, folders
+that hold folders of the same names, and names that tell a split beside a class."""
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from cnnjax.data.folder_names import split_of, splits_by_rest
 from cnnjax.data.image_files import images_below, images_in, subfolders
 from cnnjax.errors import UserError
 
@@ -38,12 +41,44 @@ def _content(folder: Path) -> list[tuple[str, int]]:
 def check_distinct(place: Path, folders: Mapping[str, Path], classes: Sequence[str]) -> None:
     """Raises UserError for folders in `place` that cannot be two classes.
 
-    These are links to one folder and, unless the caller has named the `classes`, names that differ in case only.
+    These are links to one folder and, unless the caller has named the `classes`, names that differ in case only, names
+    that tell a split beside a class, and folders that hold folders of the same names.
     """
     chosen = {name: path for name, path in folders.items() if not classes or name in classes}
     _check_unlike(place, {name: str(path.resolve()) for name, path in chosen.items()}, "are links to one folder")
     if not classes:
         _check_unlike(place, {name: name.lower() for name in chosen}, "differ in case only")
+        for splits in splits_by_rest(chosen).values():
+            first, second = (names[0] for names in list(splits.values())[:2])
+            raise UserError(
+                f"the folders {first} and {second} in {place} are called as splits of one class: put the folders of "
+                "classes into folders train, valid and test, or name the folders that are classes (`classes`)"
+            )
+        _check_inside(place, chosen)
+
+
+def _check_inside(place: Path, folders: Mapping[str, Path]) -> None:
+    """Raises UserError where folders hold folders of the same names: either the outer or the inner ones are classes."""
+    inside = {name: _leaves(path) for name, path in folders.items() if subfolders(path)}
+    for name, leaves in inside.items():
+        for other, others in inside.items():
+            both = leaves & others
+            if other <= name or len(both) < 2 or 2 * len(both) < min(len(leaves), len(others)):
+                continue
+            # Many images of one class are often divided into numbered folders.
+            if all(leaf.isdigit() for leaf in both) and re.sub(r"\d+", "", name) != re.sub(r"\d+", "", other):
+                continue
+            raise UserError(
+                f"the folders {name} and {other} in {place} both hold folders called {', '.join(sorted(both)[:3])}: "
+                f"if these are the classes, give {name} alone or folders train, valid and test of them; if not, name "
+                "the folders that are classes (`classes`)"
+            )
+
+
+def _leaves(folder: Path) -> set[str]:
+    """The names of the folders below a folder that hold images themselves, but for those of splits."""
+    names = {Path(file.name).parent.name for file in images_below(folder, folder)} - {""}
+    return {name for name in names if split_of(name) is None}
 
 
 def _check_unlike(place: Path, folders: Mapping[str, str], what: str) -> None:

@@ -18,12 +18,21 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from cnnjax.data.folder_doubles import check_distinct, without_copies
-from cnnjax.data.folder_names import ANNOTATIONS, SPLIT_WORDS, is_unlabelled, label_in, split_of
-from cnnjax.data.image_files import ENDINGS, ImageFile, images_below, images_in, subfolders
+from cnnjax.data.folder_labels import check_labels, is_labelled, labelled_files, no_labels
+from cnnjax.data.folder_names import (
+    ANNOTATIONS,
+    SPLIT_WORDS,
+    is_never_a_class,
+    is_unlabelled,
+    split_of,
+    splits_by_rest,
+)
+from cnnjax.data.image_files import ImageFile, images_below, images_in, subfolders
 from cnnjax.errors import UserError
 
 Files = dict[str, list[ImageFile]]
 """The name of a class -> its images."""
+_SPARE_LEVELS = 16
 
 
 @dataclass
@@ -77,22 +86,25 @@ def find_layout(root: Path, classes: Sequence[str] = ()) -> FolderLayout:
     folders, layout.copies = without_copies(folders, root)
     splits, rest = _split_folders(folders, classes)
     if splits:
-        _by_split(layout, root, place, splits, rest)
-    elif folders and not _is_labelled(place, root):
+        _by_split(layout, root, place, splits, rest, classes)
+    elif folders and not is_labelled(place, root):
+        for name in [name for name in folders if is_never_a_class(name) and name not in classes]:
+            layout.unused[name] = len(images_below(folders.pop(name), root))
+        check_distinct(place, folders, classes)
         by_class = {name: _split_folders(subfolders(folder), ())[0] for name, folder in folders.items()}
         if any(by_class.values()):
             _by_class_and_split(layout, root, place, by_class)
         else:
-            check_distinct(place, folders, classes)
             layout.splits["train"] = {name: images_below(path, root) for name, path in folders.items()}
             layout.places["train"] = place
             if loose := len(images_in(place, root)):
                 layout.unused[f"{place} itself"] = loose
     else:
         layout.labels, layout.places["train"] = "file names", place
-        layout.splits["train"] = _labelled_files(place, root) or {}
+        layout.splits["train"] = labelled_files(place, root) or {}
         if not layout.splits["train"]:
-            raise UserError(_no_labels(place, root))
+            raise UserError(no_labels(place, root))
+        check_labels(place, layout.splits["train"])
         for name, path in folders.items():
             if number := len(images_below(path, root)):
                 layout.unused[name] = number
@@ -109,7 +121,7 @@ def _class_folders(place: Path, classes: Sequence[str]) -> dict[str, Path]:
 def _inner(root: Path, classes: Sequence[str]) -> Path:
     """The folder below spare levels: as long as a folder holds one folder and no images, that one."""
     place = root
-    for _ in range(3):
+    for _ in range(_SPARE_LEVELS):
         folders = _class_folders(place, classes)
         if len(folders) > 1:
             filled = {name: path for name, path in folders.items() if images_below(path, root)}
@@ -119,17 +131,20 @@ def _inner(root: Path, classes: Sequence[str]) -> Path:
         ((name, only),) = folders.items()
         if name in classes or (split_of(name) and not _split_folders(subfolders(only), classes)[0]):
             break
-        if not subfolders(only) and not _is_labelled(only, root):
+        if not subfolders(only) and not is_labelled(only, root):
             break  # a class of its own
         place = only
     return place
 
 
 def _divides(folder: Path, root: Path) -> bool:
-    """Whether a folder holds several classes or splits by itself."""
-    return len([1 for below in subfolders(folder).values() if images_below(below, root)]) > 1 or _is_labelled(
-        folder, root
-    )
+    """Whether a folder holds several classes or splits by itself, perhaps below spare levels."""
+    for _ in range(_SPARE_LEVELS):
+        filled = [below for below in subfolders(folder).values() if images_below(below, root)]
+        if len(filled) != 1 or images_in(folder, root):
+            break
+        (folder,) = filled
+    return len(filled) > 1 or is_labelled(folder, root)
 
 
 def _split_folders(
@@ -144,11 +159,21 @@ def _split_folders(
             splits.setdefault(split, []).append(path)
         else:
             rest[name] = path
+    told = splits_by_rest(rest)
+    if not splits and not rest.keys() & set(classes) and len(told) == 1:  # alphabet_train, alphabet_test
+        ((_, named),) = told.items()
+        if sum(map(len, named.values())) == len(rest):
+            return {split: [rest[name] for name in names] for split, names in named.items()}, {}
     return splits, rest
 
 
 def _by_split(
-    layout: FolderLayout, root: Path, place: Path, splits: Mapping[str, list[Path]], rest: Mapping[str, Path]
+    layout: FolderLayout,
+    root: Path,
+    place: Path,
+    splits: Mapping[str, list[Path]],
+    rest: Mapping[str, Path],
+    classes: Sequence[str],
 ) -> None:
     """A folder for each split, with folders of classes or with labels in the names of files."""
     _check_rest(layout, root, place, splits, rest)
@@ -161,7 +186,7 @@ def _by_split(
     kinds = set()
     for split in (name for name in SPLIT_WORDS if name in splits):
         known = layout.splits.get("train", {})
-        found = {path: _classes_in(path, root, layout, known) for path in splits[split]}
+        found = {path: _classes_in(path, root, layout, known, classes) for path in splits[split]}
         labelled = {path: kind for path, kind in found.items() if kind}
         if len(labelled) > 1:
             raise UserError(
@@ -170,7 +195,7 @@ def _by_split(
             )
         for path in found.keys() - labelled.keys():
             if split == "train" and not labelled:
-                raise UserError(_no_labels(path, root))
+                raise UserError(no_labels(path, root))
             if number := len(images_below(path, root)):
                 layout.unused[path.name] = number
             else:
@@ -202,25 +227,29 @@ def _check_rest(
         )
 
 
-def _classes_in(folder: Path, root: Path, layout: FolderLayout, known: Files) -> tuple[str, Files] | None:
+def _classes_in(
+    folder: Path, root: Path, layout: FolderLayout, known: Files, classes: Sequence[str]
+) -> tuple[str, Files] | None:
     """The classes in the folder of a split and where their names come from, or None if it holds no labels.
 
-    known: the training classes, if these are already found.
+    known: the training classes, if these are already found. classes: the names that the caller gave.
     """
     for _ in range(2):  # training_set/training_set/cat
         folders = subfolders(folder)
         if len(folders) != 1 or images_in(folder, root):
             break
         (only,) = folders.values()
-        if not subfolders(only) and not _is_labelled(only, root):
+        is_again = only.name == folder.name or split_of(only.name) is not None  # cars_train/cars_train
+        if not is_again and not subfolders(only) and not is_labelled(only, root):
             break
         folder = only
     folders = _class_folders(folder, tuple(known))
-    if labelled := _labelled_files(folder, root):
+    if labelled := labelled_files(folder, root):
+        check_labels(folder, labelled)
         return "file names", labelled
     if not folders or not any(images_below(path, root) for path in folders.values()):
         return None
-    check_distinct(folder, folders, ())
+    check_distinct(folder, folders, classes)
     files = {name: images_below(path, root) for name, path in folders.items()}
     if known and len(files) == 1 and not files.keys() & known.keys():
         return None  # one folder for all, as Keras' generators want it for images without labels
@@ -247,34 +276,3 @@ def _by_class_and_split(
     if "train" not in layout.splits:
         raise UserError(f"the folders of the classes in {place} hold no folder for training: call one train")
     layout.splits = {split: layout.splits[split] for split in ("train", "valid", "test") if split in layout.splits}
-
-
-def _labelled_files(folder: Path, root: Path) -> Files | None:
-    """The images directly in a folder by the label in their names; None unless all have one and it makes classes."""
-    found: Files = {}
-    images = images_in(folder, root)
-    for file in images:
-        label = label_in(Path(file.name).stem)
-        if label is None:
-            return None
-        found.setdefault(label, []).append(file)
-    # Names that hardly repeat are not labels.
-    if len(found) < 2 or min(map(len, found.values())) < 2 or 2 * len(found) > len(images):
-        return None
-    return found
-
-
-def _is_labelled(folder: Path, root: Path) -> bool:
-    return _labelled_files(folder, root) is not None
-
-
-def _no_labels(folder: Path, root: Path) -> str:
-    remedy = f"put the images of each class ({', '.join(ENDINGS[:6])}, …) into a folder of its own"
-    images = images_in(folder, root)
-    without = [file.name for file in images if label_in(Path(file.name).stem) is None]
-    if 0 < len(without) < len(images) / 10:
-        return (
-            f"{folder} holds {len(images):,} images, {len(without)} of them without a label in the name, such as "
-            f"{without[0]!r}: move these away or rename them, or {remedy}"
-        )
-    return f"{folder} holds no folders and no labels in the names of its files: {remedy}, or call them CLASS.NUMBER.jpg"

@@ -1,12 +1,14 @@
 """Which files are images, and which folders are looked into: the same for training and for `classify`."""
 
 import os
+import re
 import stat
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from cnnjax.data.folder_names import ANNOTATIONS
 from cnnjax.errors import UserError
 
 ENDINGS = (
@@ -17,6 +19,7 @@ ENDINGS = (
 
 # Folders that systems and editors leave in archives. Hidden ones (.git, .ipynb_checkpoints) are left out as well.
 _SYSTEM = {"__macosx", "@eadir", "$recycle.bin", "system volume information", "lost+found", "__pycache__"}
+_MASK = re.compile(r"(.+)[_-]masks?(?:_\d+)?")  # scan1_mask.png beside scan1.png
 _SYSTEM_FILES = {"thumbs.db", "desktop.ini"}
 
 
@@ -50,27 +53,44 @@ def subfolders(folder: Path) -> dict[str, Path]:
 
 
 def images_in(folder: Path, root: Path, others: Counter[str] | None = None) -> list[ImageFile]:
-    """The images directly in a folder, sorted; other files are counted by their ending in `others`."""
+    """The images directly in a folder, sorted; other files are counted by their ending in `others`.
+
+    An image that is called as another with _mask behind it is the mask of that one, and counted so.
+    """
     return sorted(_images(folder, root, others if others is not None else Counter()))
 
 
 def images_below(folder: Path, root: Path, others: Counter[str] | None = None) -> list[ImageFile]:
     """The images in a folder and in its folders, in an order that does not depend on the file system.
 
-    Links to folders are followed, each folder once. Raises UserError for a folder that cannot be read.
+    Links to folders are followed, each folder once. Folders of masks and other annotations, which lie beside those of
+    their images, are left out and counted in `others`. Raises UserError for a folder that cannot be read.
     """
     counted = others if others is not None else Counter()
-    return sorted(file for place in _walk(folder, set()) for file in _images(place, root, counted))
+    return sorted(_walk(folder, root, set(), counted))
 
 
-def _walk(folder: Path, seen: set[Path]) -> Iterator[Path]:
+def _walk(folder: Path, root: Path, seen: set[Path], others: Counter[str]) -> list[ImageFile]:
     real = folder.resolve()
     if real in seen:  # a link to a folder above
-        return
+        return []
     seen.add(real)
-    yield folder
-    for below in subfolders(folder).values():
-        yield from _walk(below, seen)
+    found = list(_images(folder, root, others))
+    beside: list[tuple[str, list[ImageFile]]] = []
+    for name, below in subfolders(folder).items():
+        counted = Counter() if name.lower() in ANNOTATIONS else others
+        images = _walk(below, root, seen, counted)
+        if name.lower() in ANNOTATIONS:
+            others += counted
+            beside.append((name, images))
+        else:
+            found += images
+    if not found:  # these are the images themselves
+        return [file for _, images in beside for file in images]
+    for name, images in beside:
+        if images:
+            others[f"in folders called {name}"] += len(images)
+    return found
 
 
 def _images(folder: Path, root: Path, others: Counter[str]) -> Iterator[ImageFile]:
@@ -78,6 +98,7 @@ def _images(folder: Path, root: Path, others: Counter[str]) -> Iterator[ImageFil
         entries = list(os.scandir(folder))
     except OSError as error:
         raise _unreadable(folder, error) from error
+    stems = {Path(entry.name).stem for entry in entries}
     for entry in entries:
         if entry.is_dir() or entry.name.startswith(".") or entry.name.lower() in _SYSTEM_FILES:
             continue
@@ -85,6 +106,10 @@ def _images(folder: Path, root: Path, others: Counter[str]) -> Iterator[ImageFil
             status = entry.stat()
         except OSError:  # a link to nothing: named as a file that cannot be read
             status = entry.stat(follow_symlinks=False)
+        mask = _MASK.fullmatch(Path(entry.name).stem)
+        if mask and mask[1] in stems and is_image(entry.name):
+            others["masks of other images"] += 1
+            continue
         # A pipe would be waited for, and a device may never end.
         if is_image(entry.name) and (stat.S_ISREG(status.st_mode) or stat.S_ISLNK(status.st_mode)):
             yield ImageFile(Path(entry.path).relative_to(root).as_posix(), status.st_size, status.st_mtime_ns)

@@ -89,7 +89,7 @@ class Inventory:
 def _different(root: Path, missing: list[str], changed: list[str], lost: list[str]) -> str:
     parts = [f"{len(missing):,} are missing ({_some(missing)})"] if missing else []
     parts += [f"{len(changed):,} have another size ({_some(changed)})"] if changed else []
-    of_class = f", all of class {lost[0]!r} among them," if lost else ""
+    of_class = f", all of class {lost[0]!r} among them" if lost else ""
     return (
         f"{root} no longer holds the images that the run was begun with: {' and '.join(parts)}{of_class}; restore "
         "them, or start a new run in another run_dir"
