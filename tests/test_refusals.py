@@ -596,6 +596,11 @@ CASES = {
     "empty": (write(b""), "is damaged or incomplete"),
     "a JPEG": (write(b"\xff\xd8\xff\xe0" + bytes(100)), "is not a file of weights"),
     "text": (write(b"import os; os.system('touch executed')"), "is not a file of weights"),
+    "a pipe": (lambda path: os.mkfifo(path), "is not a regular file: give a file of weights"),
+    "a device": (lambda path: path.symlink_to("/dev/zero"), "is not a regular file"),
+    "a pointer of Git LFS": (write(b"version https://git-lfs.github.com/spec/v1\noid sha256:0"), "with git lfs pull"),
+    "a web page": (write(b"<!DOCTYPE html><html><title>Google Drive"), "but a web page"),
+    "compressed": (write(b"\x1f\x8b\x08" + bytes(100)), "compressed with gzip: unpack it first"),
     "missing": (lambda path: None, "there is no weights file"),
 }
 

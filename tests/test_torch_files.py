@@ -99,7 +99,8 @@ def renamed(before, state, after=""):
 @pytest.mark.parametrize(
     "before, after",
     [("module.", ""), ("", "module."), ("_orig_mod.", ""), ("module._orig_mod.", ""), ("vgg16.", ""), ("model.", ""),
-     ("net.backbone.", ""), ("model.module.", "_orig_mod."), ("classifier.", "")],
+     ("net.backbone.", ""), ("model.module.", "_orig_mod."), ("classifier.", ""), ("_forward_module.", ""),
+     ("_fsdp_wrapped_module.", "_checkpoint_wrapped_module."), ("module.model.", "")],
 )  # fmt: skip
 def test_wrappers_prefixes_are_taken_off(tmp_path, tiny, before, after):
     torch_files.save(tmp_path / "plain.pth", tiny)
@@ -109,11 +110,40 @@ def test_wrappers_prefixes_are_taken_off(tmp_path, tiny, before, after):
     network = formats.load(tmp_path / "w.pth")
     assert network.digest == digest
     assert network.provenance["not read"] == sorted(extra)
-    if before.partition(".")[0] in ("vgg16", "model", "net", "classifier"):
+    if before.partition(".")[0] in ("vgg16", "model", "net", "classifier") or before == "module.model.":
         # Averages beside it are another network; those of a teacher, too.
-        torch_files.save(tmp_path / "w.pth", renamed(before, tiny) | renamed("ema.", tiny))
+        wrapped = "module." if before.startswith("module.") else ""
+        torch_files.save(tmp_path / "w.pth", renamed(before, tiny) | renamed(f"{wrapped}ema.", tiny))
         both = formats.load(tmp_path / "w.pth")
         assert both.digest == digest and both.provenance["other state dicts"] == ["ema."]
+
+
+def test_a_list_of_the_network_and_more(tmp_path, tiny):
+    torch_files.save(tmp_path / "plain.pth", tiny)
+    digest = formats.load(tmp_path / "plain.pth").digest
+    for saved in ([tiny, BESIDE["an optimizer"], 7], (7, tiny)):
+        torch_files.save(tmp_path / "w.pth", saved)
+        assert formats.load(tmp_path / "w.pth").digest == digest
+
+
+def test_objects_as_keys(tmp_path, tiny):
+    torch_files.save(tmp_path / "plain.pth", tiny)
+    scores = {named("__main__", "Split", "train"): 0.9}
+    torch_files.save(tmp_path / "w.pth", {"model": tiny, "scores": scores, **scores})
+    network = formats.load(tmp_path / "w.pth")
+    assert network.digest == formats.load(tmp_path / "plain.pth").digest
+    assert network.provenance["not read"] == ["an object", "scores"]
+
+
+@pytest.mark.parametrize(
+    "names",
+    [("weight_orig", "weight_mask"), ("weight_g", "weight_v"), ("parametrizations.weight.original",)],
+)
+def test_weights_that_are_computed_from_others_are_refused(tmp_path, tiny, names):
+    other = {name: value for name, value in tiny.items() if name != "features.3.weight"}
+    torch_files.save(tmp_path / "w.pth", other | {f"features.3.{name}": tiny["features.3.weight"] for name in names})
+    with pytest.raises(UserError, match=r"the weights of features.3 are computed from others .*: before saving"):
+        formats.load(tmp_path / "w.pth")
 
 
 HEADS = {

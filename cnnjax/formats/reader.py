@@ -1,5 +1,6 @@
 """Which format a file has, detected from its contents, never from its name."""
 
+import stat
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -19,6 +20,13 @@ READABLE = (
     "Keras' .h5, .weights.h5 and .keras, PyTorch's .pth, .safetensors with torchvision's, timm's or this package's "
     "names, and the folder of a run can be read"
 )
+NO_WEIGHTS = {
+    b"version https://": "a pointer of Git LFS to one: fetch the file itself with git lfs pull",
+    b"<!doctype": "a web page, which a download left in its place: download it again",
+    b"<html": "a web page, which a download left in its place: download it again",
+    b"\x1f\x8b": "something compressed with gzip: unpack it first",
+}
+"""What is often there instead of weights, by how it begins."""
 
 
 def load(
@@ -84,6 +92,8 @@ def _reader(path: Path) -> Callable[[Path], AbstractContextManager[Contents]]:
     if path.is_dir():
         return run_folder.read
     try:
+        if not stat.S_ISREG(path.stat().st_mode):  # a pipe would be waited for, and a device may never end
+            raise UserError(f"{path} is not a regular file: give a file of weights, or the folder of a run")
         with path.open("rb") as file:
             start = file.read(16)
     except FileNotFoundError:
@@ -101,4 +111,7 @@ def _reader(path: Path) -> Callable[[Path], AbstractContextManager[Contents]]:
         return keras_reader.read_archive if keras_reader.is_archive(path) else torch_reader.read_archive
     if start.startswith(b"\x80"):
         return torch_reader.read_legacy
+    for beginning, found in NO_WEIGHTS.items():
+        if start.lower().startswith(beginning):
+            raise UserError(f"{path} is not a file of weights, but {found}")
     raise UserError(f"{path} is not a file of weights: {READABLE}")

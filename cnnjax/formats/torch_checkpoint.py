@@ -22,8 +22,10 @@ def state_dict(saved: Any) -> tuple[dict[str, Strided], list[str], dict[str, Any
 
     Raises Refused where there are none, or several that might be meant.
     """
+    if type(saved) in (list, tuple) and any(isinstance(value, dict) for value in saved):  # [network, optimizer]
+        saved = {str(number): value for number, value in enumerate(saved)}
     if not isinstance(saved, dict):
-        what = "one tensor" if isinstance(saved, Strided | Holder) else "no dict"
+        what = "one tensor" if isinstance(saved, Strided | Holder) else "an object that is no dict"
         raise Refused(f"it holds no state dict, but {what}: save model.state_dict()")
     found = {".".join(path): tensors for path, tensors in _states(saved)}
     if not found and (tensors := _tensors(saved)):

@@ -24,8 +24,12 @@ DEPTH = 3
 """Parts of a name that may be a prefix."""
 
 
-WRAPPERS = ("module", "_orig_mod")
-"""What DataParallel and torch.compile put into names, anywhere."""
+WRAPPERS = (
+    "module", "_orig_mod", "_forward_module", "_fsdp_wrapped_module", "_fpw_module", "_checkpoint_wrapped_module",
+)  # fmt: skip
+"""What DataParallel, torch.compile, Fabric, FSDP and checkpointed activations put into names, anywhere."""
+REPARAMETRIZED = re.compile(r"(weight|bias)_(orig|mask|g|v|u)|parametrizations\..*")
+"""The arrays from which PyTorch computes those of a layer anew at each call: pruning, weight and spectral norm."""
 BESIDE = re.compile(
     r"(criterion|criteria|loss(es)?|loss_?f(n|unc|unction)|n_averaged|.*(metric|acc|auroc|f1|iou).*)(_\w+)?"
 )
@@ -38,8 +42,8 @@ AVERAGES = re.compile(r".*(ema|swa|averag|teacher|momentum).*")
 class Found(NamedTuple):
     """A network among a state dict's names.
 
-    tensors: by their names without `prefix`. beside: names that do not begin with it. matched: how many modules are
-    layers of the architecture. averages: prefixes of the same network's averages.
+    tensors: by their names without `prefix`. beside: names in the file of those that do not begin with it. matched: how
+    many modules are layers of the architecture. averages: prefixes of the same network's averages.
     """
 
     prefix: str
@@ -63,11 +67,12 @@ def contents(format: str, tensors: dict[str, Tensor], description: dict[str, Any
         layer = network.layers.get(module)
         if layer is None or kind not in KINDS[layer.kind]:
             unknown += [] if kind == IGNORED else [(name, tensor.name)]
+            _check_plain(name, tensor.name, network.layers)
             continue
         ours = KINDS[layer.kind][kind]
         layout = LAYOUTS[layer.kind] if ours == "kernel" else "ours"
         found[f"{layer.path}/{ours}"] = tensor._replace(layout=layout)
-    unknown += [(name, name) for name in network.beside if not name.startswith(network.averages or ("\n",))]
+    unknown += [(name, name) for name in network.beside]
     ignored = sorted(theirs for name, theirs in unknown if BESIDE.fullmatch(name.partition(".")[0]))
     unknown = [(name, theirs) for name, theirs in unknown if theirs not in ignored]
     # What is not named as the convolutions are comes after them.
@@ -81,6 +86,17 @@ def contents(format: str, tensors: dict[str, Tensor], description: dict[str, Any
     normalizer = imagenet() if network.architecture.torch_normalizer == "imagenet" else identity()
     names = [theirs for _, theirs in unknown]
     return Contents(format, found, names, normalizer, description, notes=notes, head=head)
+
+
+def _check_plain(name: str, theirs: str, layers: dict[str, Layer]) -> None:
+    """Raises Refused for an array from which one of a convolution or norm is computed."""
+    for module, layer in layers.items():
+        rest = name.removeprefix(f"{module}.")
+        if layer.kind in ("conv", "norm") and rest != name and REPARAMETRIZED.fullmatch(rest):
+            raise Refused(
+                f"the weights of {module} are computed from others ({theirs}): before saving, make them plain with "
+                "torch.nn.utils.prune.remove, remove_weight_norm or parametrize.remove_parametrizations"
+            )
 
 
 def _unwrapped(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -111,7 +127,8 @@ def _network(tensors: dict[str, Tensor]) -> Found:
     if len(plain) != 1:
         raise Refused(f"it holds {len(equal)} networks, below {listed([one.prefix for one in equal])}: save one alone")
     averages = tuple(one.prefix for one in equal if one is not plain[0])
-    return plain[0]._replace(averages=averages)
+    known = {tensor.name for name, tensor in tensors.items() if name.startswith(averages)}
+    return plain[0]._replace(averages=averages, beside=[name for name in plain[0].beside if name not in known])
 
 
 def _below(tensors: dict[str, Tensor], prefix: str, more: str) -> Found:

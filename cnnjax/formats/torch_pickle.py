@@ -5,8 +5,8 @@ here that only records its arguments. Beside tensors, checkpoints hold what thei
 Namespace, paths, NumPy's numbers, classes of other packages. They become a `Record`, which has no content and is never
 called. At any other name or instruction the interpreter stops before anything has happened.
 
-Time and memory follow from the length of the pickle: keys are texts or numbers, whose hashes are no work, and what a
-name is called with is looked at only up to a fixed length.
+Time and memory follow from the length of the pickle: keys are texts, numbers or Records, whose hashes are no work, and
+what a name is called with is looked at only up to a fixed length.
 """
 
 import io
@@ -91,6 +91,9 @@ class State(dict):
 class Record:
     """Stands for an object that is not used. Whatever is put into it is gone."""
 
+    def __str__(self) -> str:
+        return "an object"
+
     def append(self, value: Any) -> None:
         pass
 
@@ -165,7 +168,7 @@ def _state(*pairs: Any) -> State:
 
 def _key(key: Any) -> Any:
     """A key whose hash is no work: that of nested tuples can take for ever."""
-    if type(key) not in (str, int, float, bool, bytes, type(None)):
+    if type(key) not in (str, int, float, bool, bytes, type(None), Record):
         raise Refused("its pickle has a dict whose keys are neither texts nor numbers: save model.state_dict()")
     return key
 
