@@ -7,11 +7,12 @@ import re
 import socket
 import sys
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image
 
-from cnnjax import figures, runtime
+from cnnjax import __main__, figures, runtime
 from cnnjax.cli import command_line, main, streams
 from cnnjax.data import from_folder, tfds
 from cnnjax.errors import UserError
@@ -132,8 +133,36 @@ def test_a_backend_that_does_not_start_is_one_sentence(monkeypatch, capsys):
         with pytest.raises(SystemExit) as stop:
             command_line.main_without_command(lambda error=error: place["start"](error))
         assert stop.value.code == 2 and sentence in capsys.readouterr().err
+    filtered = RuntimeError("Unable to initialize backend 'tpu'")
+    try:  # as JAX leaves it where it removes its frames
+        place["start"](RuntimeError("as it was"))
+    except RuntimeError as error:
+        filtered.__cause__ = error
+    with pytest.raises(SystemExit):
+        command_line.main_without_command(lambda: (_ for _ in ()).throw(filtered))
+    assert "(Unable to initialize backend 'tpu'): unset JAX_PLATFORMS" in capsys.readouterr().err
     with pytest.raises(RuntimeError, match="something else"):
         command_line.main_without_command(lambda: (_ for _ in ()).throw(RuntimeError("something else")))
+
+
+def test_programs_that_may_not_be_compiled_are_one_sentence(capsys):
+    def train():
+        with jax.disable_jit():
+            jax.jit(lambda x: x + 1).lower(1.0).compile()(1.0)
+
+    with pytest.raises(SystemExit) as stop:
+        command_line.main_without_command(train)
+    assert stop.value.code == 2 and "JAX_DISABLE_JIT forbids it: unset it" in capsys.readouterr().err
+
+
+def test_a_variable_that_jax_refuses_is_one_sentence(capsys):
+    """JAX reads its variables while it is imported, so that one of its functions does it here."""
+    with pytest.raises(SystemExit) as stop, __main__.importing():
+        jax.config.update("jax_default_matmul_precision", "bogus")
+    assert stop.value.code == 2
+    assert capsys.readouterr().err.startswith("error: JAX refuses one of its environment variables (")
+    with pytest.raises(ValueError, match="another"), __main__.importing():
+        raise ValueError("another")
 
 
 def test_a_file_of_flags_that_is_missing_is_one_sentence(monkeypatch):

@@ -173,6 +173,10 @@ def _run_to_exit(run: Callable[[Sequence[str]], None], arguments: Sequence[str] 
         if not _is_of_backend(error):
             raise
         _fail(_backend_sentence(error))
+    except ValueError as error:
+        if not str(error).startswith("Disable jit is not supported"):
+            raise
+        _fail("the programs of this command are compiled ahead of time, and JAX_DISABLE_JIT forbids it: unset it")
     except Preempted as stop:
         print(f"\n{stop}", file=sys.stderr)
     except KeyboardInterrupt:
@@ -197,8 +201,9 @@ def _fail(sentence: str) -> NoReturn:
 
 def _is_of_backend(error: BaseException) -> bool:
     """Whether JAX raised this because a backend did not start."""
-    frames = traceback.walk_tb(error.__traceback__)
-    return any(Path(frame.f_code.co_filename).name == "xla_bridge.py" for frame, _ in frames)
+    chain: list[BaseException | None] = [error, error.__cause__, error.__context__]  # JAX hides its own frames there
+    frames = (frame for one in chain if one for frame, _ in traceback.walk_tb(one.__traceback__))
+    return any(Path(frame.f_code.co_filename).name == "xla_bridge.py" for frame in frames)
 
 
 def _backend_sentence(error: BaseException) -> str:
