@@ -79,6 +79,13 @@ def test_the_two_latest_and_the_best_are_kept_and_come_back_bit_for_bit(saved):
         assert same(best, state(30)) and of == ROWS[2]
 
 
+@pytest.mark.parametrize("name", ["lr [0.1]", "a?b*", "{0} %s 100%"])
+def test_folders_that_are_called_like_patterns(tmp_path, name):
+    save(tmp_path / name / "checkpoints", ROWS[:1])
+    with Checkpoints(tmp_path / name / "checkpoints") as checkpoints:
+        assert same(checkpoints.load(state(0), ZEROS)[0], state(10))
+
+
 def test_runs_that_share_a_thread_do_not_read_while_another_writes(tmp_path, monkeypatch):
     """Orbax numbers the running operation: a load beside a save made it write before its folder was there."""
     busy: list[str] = []

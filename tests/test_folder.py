@@ -520,6 +520,13 @@ def test_one_clear_sentence(tmp_path, damage):
     assert "\n" not in str(caught.value)
 
 
+def test_a_folder_that_leads_nowhere(tmp_path):
+    (tmp_path / "circle").symlink_to("circle")
+    for place in (tmp_path / "circle", "~nobody-of-this-name/photos"):
+        with pytest.raises(UserError, match="the folder .* does not exist: give a folder with a folder per class"):
+            load(place)
+
+
 def test_a_class_that_is_not_there(tmp_path):
     with pytest.raises(UserError, match="unknown class 'dgo': did you mean dog"):
         load(fill(tmp_path, 8), classes=("cat", "dgo"))

@@ -40,6 +40,12 @@ def test_a_second_process_is_kept_out_until_the_first_is_gone(tmp_path):
         assert (folder / NAME).exists()
 
 
+def test_links_in_a_circle_are_one_sentence(tmp_path):
+    (tmp_path / "run").symlink_to("run")
+    with pytest.raises(UserError, match="run cannot be written .*choose another run_dir"), locked(tmp_path / "run"):
+        pass
+
+
 def test_a_lock_on_a_deleted_file_keeps_nobody_out(tmp_path, monkeypatch):
     taken = fcntl.flock
 

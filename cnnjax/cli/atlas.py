@@ -1,5 +1,6 @@
 """The command `atlas`: every filter of a network on one page."""
 
+import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -92,7 +93,7 @@ def find_data(
 ) -> visualization.Data:
     """The images that a string names, see `atlas`, none of which a network was trained on if they are procedural."""
     if images.startswith("folder:"):
-        files = find_images([Path(images.removeprefix("folder:")).expanduser()])
+        files = find_images([Path(os.path.expanduser(images.removeprefix("folder:")))])
         return visualization.Data(
             PlainImages(files, image_size, network.channels),
             images,

@@ -1,5 +1,6 @@
 """The weights that a command is given, and flags for what files of other libraries do not tell."""
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -72,7 +73,7 @@ def load(weights: str, reading: Reading, include_top: bool | None = True) -> Net
 
 def class_names(given: tuple[str, ...]) -> tuple[str, ...]:
     """The names, or the lines of the one file that is given. Raises UserError for a file that cannot be read."""
-    path = Path(given[0]).expanduser()
+    path = Path(os.path.expanduser(given[0]))  # pathlib raises for unknown users
     if len(given) > 1 or not path.is_file():
         return given
     try:

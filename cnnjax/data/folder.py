@@ -10,6 +10,7 @@ the class. Files without the ending of an image file, and hidden ones, are ignor
 """
 
 import hashlib
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Literal
@@ -70,7 +71,7 @@ def from_folder(
     """
     selection, size, place = Selection(per_class, valid, test, seed, adapt, split_by), to_size(image_size), str(path)
     limits.check_image(size)
-    root = Path(path).expanduser().resolve()
+    root = Path(os.path.realpath(os.path.expanduser(path)))  # pathlib raises for links in a circle and unknown users
     if not root.is_dir():
         what = "is a file" if root.exists() else "does not exist"
         raise UserError(f"the folder {place} {what}: give a folder with a folder per class")

@@ -8,13 +8,16 @@ On several hosts all take part in Orbax's writing and reading; the primary host 
 """
 
 import errno
+import glob
 import json
 import logging
 import os
 import re
 import shutil
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -203,7 +206,8 @@ class Checkpoints:
         target = self.folder / name
         try:
             distributed.run_on_primary(self._prepare, host)
-            ocp.save(str(self.folder / "unfinished" / "orbax"), host)  # returns when all hosts have written
+            with _plain(self.folder) as folder:
+                ocp.save(str(folder / "unfinished" / "orbax"), host)  # returns when all hosts have written
             self._manifests = json.loads(distributed.run_on_primary(self._offer, name, host, history))
         except Exception as error:
             if distributed.is_primary():
@@ -244,6 +248,21 @@ class Checkpoints:
     def _remove(self, path: Path) -> None:
         # Under another name first: killed halfway, it is not taken for a damaged one.
         shutil.rmtree(path.rename(self.folder / "removed"))
+
+
+@contextmanager
+def _plain(folder: Path) -> Iterator[Path]:
+    """The folder by a path without the characters of a pattern: Orbax looks for what it has written by `glob`.
+
+    With them it finds nothing, and the checkpoint cannot be read.
+    """
+    if glob.escape(str(folder)) == str(folder):
+        yield folder
+        return
+    with tempfile.TemporaryDirectory() as place:
+        link = Path(place) / "checkpoints"
+        link.symlink_to(folder, target_is_directory=True)
+        yield link
 
 
 def _as_dict(tree: PyTree, transform: Callable[..., Any] | None = None) -> dict[str, Any]:

@@ -25,7 +25,7 @@ def locked(folder: Path) -> Iterator[None]:
     Where the file system knows no locks, nothing is kept out. Raises UserError while another process has the lock, or
     when the folder cannot be made.
     """
-    place = folder.resolve()
+    place = Path(os.path.realpath(folder))  # `resolve` raises for links in a circle
     if place in _held or fcntl is None or not distributed.is_primary():
         yield
         return
