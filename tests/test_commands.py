@@ -221,7 +221,7 @@ def test_a_run_is_looked_into_exported_and_used(run, images, tmp_path, capsys):
     assert "unknown layer 'conv_9': did you mean conv_" in capsys.readouterr().err
 
 
-def test_the_contact_sheet(tmp_path, monkeypatch):
+def test_the_contact_sheet(tmp_path, monkeypatch, capsys):
     """Of grey images, since compiling the real ones takes long."""
     monkeypatch.setattr(
         "cnnjax.procedural.render", lambda _, keys, size, version: np.full((len(keys), size, size, 3), 90, "u1")
@@ -234,6 +234,9 @@ def test_the_contact_sheet(tmp_path, monkeypatch):
     assert pixels.shape == (2 * 20 + 2 * 4, 8 * 10 + 2 * 20, 3)
     grey = (pixels == 90).all(axis=-1)[:, 80:]
     assert grey.sum() == 3 * 16 * 16 and grey[4:20, :16].all()
+    capsys.readouterr()
+    assert call("contact-sheet", *flags, "--out", tmp_path / "a\n\x1b[31mb.png") == 0
+    assert r"a\n\x1b[31mb.png" in capsys.readouterr().out
 
 
 # From a config to objects

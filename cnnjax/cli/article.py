@@ -8,6 +8,7 @@ from pathlib import Path
 from cnnjax.article import run
 from cnnjax.cli.weights import Flags, Reading, load
 from cnnjax.data import example_image
+from cnnjax.printable import printable
 from cnnjax.visualize import recipes
 from cnnjax.visualize.recipes import Recipe
 
@@ -80,7 +81,7 @@ def article(
         fresh=fresh,
         command=shlex.join(_command()),
     )
-    print(f"{time.perf_counter() - started:.0f} s; the page is {page.resolve()}")
+    print(printable(f"{time.perf_counter() - started:.0f} s; the page is {page.resolve()}"))
 
 
 def _recipe(name: str, what: str, steps: int | None) -> Recipe:

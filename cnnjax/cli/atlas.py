@@ -15,6 +15,7 @@ from cnnjax.cli.weights import Flags, Reading, load
 from cnnjax.data.plain_images import PlainImages
 from cnnjax.errors import UserError
 from cnnjax.network import Json, Network
+from cnnjax.printable import printable
 from cnnjax.visualize import atlas as visualization
 
 _READING = Reading()
@@ -85,7 +86,7 @@ def atlas(
             watch=bars,
         )
     print(describe(found.summary))
-    print(f"wrote {found.page} and the table {out / 'filters.jsonl'}")
+    print(printable(f"wrote {found.page} and the table {out / 'filters.jsonl'}"))
 
 
 def find_data(

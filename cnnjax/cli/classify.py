@@ -63,7 +63,7 @@ def classify(
         print(printable(f"all {read:,} images: {', '.join(f'{name} {number:,}' for name, number in counts)}"))
     if any(path.is_dir() for path in images) and (scored := score(answers, network.class_names)):
         print(printable(scored))
-    print(f"wrote {figure} ({len(shown)} of {read} images) and {out / 'classify.csv'}")
+    print(printable(f"wrote {figure} ({len(shown)} of {read} images) and {out / 'classify.csv'}"))
 
 
 def _classify(

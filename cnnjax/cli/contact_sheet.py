@@ -11,6 +11,7 @@ from tqdm import tqdm
 from cnnjax import procedural
 from cnnjax.cli.config import MIN_IMAGE_SIZE
 from cnnjax.errors import UserError, unknown
+from cnnjax.printable import printable
 
 MARGIN = 4
 FORMATS = (".png", ".jpg", ".webp")
@@ -44,7 +45,7 @@ def contact_sheet(
         sheet.save(out, quality=80, optimize=True)
     except OSError as error:
         raise UserError(f"{out} cannot be written ({error.strerror or error}): choose another --out") from None
-    print(f"wrote {out}")
+    print(printable(f"wrote {out}"))
 
 
 def _check(classes: tuple[str, ...], count: int, columns: int, image_size: int, out: Path) -> None:

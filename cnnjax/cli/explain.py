@@ -88,7 +88,7 @@ def explain(
         for name, image, heat in zip(names, shown, found, strict=True):
             _write(figures.overlay(image, heat), out / f"{name}-{method}.png")
     sheet = figures.attribution_sheet(list(shown), maps, titles, out / "explain.png")
-    print(f"wrote {sheet} and each heat map beside it ({len(names)} × {len(maps)} PNG files)")
+    print(printable(f"wrote {sheet} and each heat map beside it ({len(names)} × {len(maps)} PNG files)"))
 
 
 def _check(methods: tuple[str, ...], batch_size: int) -> None:

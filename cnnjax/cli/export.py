@@ -8,6 +8,7 @@ import tyro
 from cnnjax import checksums, formats
 from cnnjax.cli.weights import Flags, Reading, load
 from cnnjax.data import normalize
+from cnnjax.printable import printable
 
 _USE = {
     "cnnjax": "use it with --weights {out}",
@@ -56,6 +57,6 @@ def export(
     else:
         print(f"its input is {network_input}")
     height, width = network.image_size
-    print(f"wrote {out} ({network.model_name}, {height}×{width} pixels): {_USE[to].format(out=str(out))}")
+    print(printable(f"wrote {out} ({network.model_name}, {height}×{width} pixels): {_USE[to].format(out=str(out))}"))
     if to == "int8":
         print(f"sha256 {checksums.file_digest(out)}")

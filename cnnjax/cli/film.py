@@ -14,6 +14,7 @@ from cnnjax.article.stage_cache import make_folder
 from cnnjax.cli.weights import Flags, Reading, load
 from cnnjax.data import example_image, imagenet
 from cnnjax.errors import UserError
+from cnnjax.printable import printable
 from cnnjax.visualize import films, recipes
 
 _READING = Reading()
@@ -181,4 +182,4 @@ def _check(out: Path, milliseconds: int, scale: int = 1) -> None:
 def _save(film: films.Film, out: Path, milliseconds: int, scale: int) -> None:
     path = film.save(out, milliseconds, scale)
     height, width = (scale * size for size in film.frames.shape[1:3])
-    print(f"wrote {path}: {len(film.frames)} frames of {width}×{height}, {path.stat().st_size / 1e6:.1f} MB")
+    print(printable(f"wrote {path}: {len(film.frames)} frames of {width}×{height}, {path.stat().st_size / 1e6:.1f} MB"))

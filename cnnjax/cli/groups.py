@@ -102,7 +102,7 @@ def _report(place: Path, outcome: Outcome, dataset: Dataset) -> None:
     print_once(printable(f"{place}: {describe(outcome)}"))
     for sentence in run_on_primary(lambda: _diagnose(outcome, dataset)).splitlines():
         print_once(f"warning: {sentence}")
-    print_once(f"wrote {', '.join(str(place / name) for name in written(place))}")
+    print_once(printable(f"wrote {', '.join(str(place / name) for name in written(place))}"))
 
 
 def describe(result: Result) -> str:

@@ -15,7 +15,7 @@ from cnnjax.cli.config import Config, DistributedConfig
 from cnnjax.cli.train import connect, for_files, prepare
 from cnnjax.distributed import print_once, run_on_primary
 from cnnjax.errors import UserError, unknown
-from cnnjax.printable import format_value
+from cnnjax.printable import format_value, printable
 from cnnjax.train import run_dir, run_lock, sweeps
 
 NAMED = tyro.conf.UseAppendAction[tuple[tuple[str, ...], ...]]
@@ -90,7 +90,7 @@ def sweep(
             one.add(seed, outcome)
     found = sweeps.Sweep(combinations)
     written = run_on_primary(lambda: ", ".join(map(str, found.write(folder))))
-    print_once(f"\n{found.text()}\n{_best(found)}\nwrote {written}")
+    print_once(f"\n{found.text()}\n{_best(found)}\nwrote {printable(written)}")
 
 
 def _best(found: sweeps.Sweep) -> str:

@@ -14,6 +14,7 @@ from cnnjax.cli.presets import PRESETS
 from cnnjax.distributed import print_once, run_on_primary
 from cnnjax.errors import UserError
 from cnnjax.files import write_json
+from cnnjax.printable import printable
 from cnnjax.train import run_dir, run_lock
 from cnnjax.train.loop import Result
 from cnnjax.train.sweeps import summarize
@@ -73,7 +74,7 @@ def _train(runs: Mapping[Path, Config], together: Path | None, resume: bool) -> 
     if together is not None and results:
         summary = summarize(results)
         run_on_primary(write_json, together / "summary.json", summary)
-        print_once(f"{_table(summary)}\nwrote {together / 'summary.json'}")
+        print_once(f"{_table(summary)}\nwrote {printable(together / 'summary.json')}")
     for outcome in outcomes.values():
         if not isinstance(outcome, Result):
             raise outcome

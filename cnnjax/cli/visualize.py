@@ -58,7 +58,7 @@ def feature_maps(
         dead = [channel for channel, is_dead in zip(found.channels, found.dead, strict=True) if is_dead]
         height, width = found.maps.shape[1:]
         print(f"{name}: {height}×{width}, dead channels: {', '.join(map(str, dead)) or 'none'}")
-    print(f"wrote {figures.feature_map_grid(maps, out / 'feature-maps.png')}")
+    print(printable(f"wrote {figures.feature_map_grid(maps, out / 'feature-maps.png')}"))
 
 
 def filters(
@@ -259,4 +259,4 @@ def _save(drawn: list[Image], out: Path, sheet: str, titles: list[str]) -> None:
         print(f"{printable(title)}: {numbers}{describe(image)}")
     dead = [bool(image.provenance.get("dead")) for image in drawn]
     figure = figures.image_grid([image.pixels for image in drawn], titles, out / sheet, dead=dead)
-    print(f"wrote {figure} and each image beside it, with its provenance")
+    print(printable(f"wrote {figure} and each image beside it, with its provenance"))
