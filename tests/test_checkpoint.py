@@ -86,6 +86,14 @@ def test_folders_that_are_called_like_patterns(tmp_path, name):
         assert same(checkpoints.load(state(0), ZEROS)[0], state(10))
 
 
+def test_a_file_called_like_a_checkpoint_is_nobodys(saved):
+    (saved / "99").write_text("notes")
+    with Checkpoints(saved) as checkpoints:
+        assert checkpoints.latest == "50"
+        checkpoints.save(state(60), ZEROS, [*ROWS, row(6, 0.1, 9.0)])
+    assert names(saved) == ["30", "50", "60", "99"]
+
+
 def test_runs_that_share_a_thread_do_not_read_while_another_writes(tmp_path, monkeypatch):
     """Orbax numbers the running operation: a load beside a save made it write before its folder was there."""
     busy: list[str] = []

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import random_networks
 from flax import nnx
+from PIL import Image
 
 from cnnjax import Network, data, models
 from cnnjax.data import normalize
@@ -86,7 +87,8 @@ def test_images_of_other_types(network):
     expected = network(jnp.asarray(images, jnp.float32) / 255)[0]
     np.testing.assert_array_equal(network(images)[0], expected)
     np.testing.assert_array_equal(jax.jit(lambda network, images: network(images)[0])(network, images).shape, (2, 3))
-    np.testing.assert_allclose(network(images / np.float64(255))[0], expected, rtol=1e-4, atol=1e-6)
+    for given in (images / np.float64(255), (images / 255).astype(">f4"), (images / 255).astype(">f8")):
+        np.testing.assert_allclose(network(given)[0], expected, rtol=1e-4, atol=1e-6)
     np.testing.assert_allclose(network.probabilities(images).sum(axis=1), 1, rtol=1e-5)
 
 
@@ -104,6 +106,7 @@ def test_images_of_other_types(network):
         (lambda images: images[..., :1], "give images of 3 channels"),
         (lambda images: (images * 255).astype(np.int32), "type int32: give uint8 from 0 to 255, or floats from 0 to 1"),
         (lambda images: images > 0.5, "type bool"),
+        (lambda images: np.ma.masked_array(images, images > 0.5), "masked array: fill it"),
     ],
 )  # fmt: skip
 def test_images_that_would_give_a_wrong_answer_are_refused(network, change, sentence):

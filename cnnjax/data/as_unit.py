@@ -21,8 +21,12 @@ def as_unit(images: Any, channels: int) -> Float[Array, "batch height width {cha
     Raises UserError, with the remedy, for other types, floats outside of [0, 1], a missing batch axis, another number
     of channels, and channels that come first.
     """
-    if not hasattr(images, "dtype") and hasattr(images, "__array__"):  # an image of Pillow
-        images = np.asarray(images)
+    if not hasattr(images, "dtype") and (hasattr(images, "__array__") or hasattr(images, "__array_interface__")):
+        images = np.asarray(images)  # an image of Pillow
+    if np.ma.isMaskedArray(images):
+        raise UserError("images are a masked array: fill it with images.filled(0)")
+    if isinstance(images, np.ndarray) and not images.dtype.isnative:  # of a file of another machine
+        images = images.astype(images.dtype.newbyteorder("="))
     if not isinstance(images, np.ndarray | jax.Array | jax.core.Tracer | jax.ShapeDtypeStruct):
         raise UserError(f"images are of the type {type(images).__name__}: give an array of NumPy or JAX")
     shape = tuple(images.shape)

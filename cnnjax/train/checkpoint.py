@@ -243,7 +243,8 @@ class Checkpoints:
         return [row for row in history if str(row["step"]) in self._manifests]
 
     def _folders(self) -> list[Path]:
-        return [path for path in self.folder.iterdir() if re.fullmatch(r"\d+(-partial)?", path.name)]
+        found = (path for path in self.folder.iterdir() if re.fullmatch(r"\d+(-partial)?", path.name))
+        return [path for path in found if path.is_dir()]
 
     def _remove(self, path: Path) -> None:
         # Under another name first: killed halfway, it is not taken for a damaged one.

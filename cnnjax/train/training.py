@@ -91,7 +91,7 @@ class Training:
         except KeyboardInterrupt:
             if self.folder is not None:
                 print(
-                    f"\n{self.folder} keeps its {len(self.history)} finished epochs: continue with resume=True",
+                    f"\n{self.folder} keeps its {len(self.history)} finished epochs: resume the run to continue",
                     file=sys.stderr,
                 )
             raise
