@@ -39,6 +39,7 @@ def _train(preset: str, config: Config, *, resume: bool = False) -> None:
         (["cnn", "--train.epochs", "abc"], "--train.epochs: invalid literal for int() with base 10: 'abc'"),
         (["cnn", "--train.batch-size", "0"], "--train.batch-size 0 must be at least 1"),
         (["cnn", "--data.source", "imagefolder"], "unknown data source 'imagefolder'"),
+        (["cnn", "--data.source", "/"], "--data.source / is a folder: write folder:/"),
         (["cnn", "--data.source", "hub"], "--data.source hub is incomplete: write hub:…"),
         (["cnn", "--data.loading", "stream"], "--data.loading stream needs images in files, and the procedural source"),
         (["cnn", "--data.workers", "-1"], "--data.workers -1 is negative: use 0 for threads"),

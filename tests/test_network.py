@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 import random_networks
 from flax import nnx
-from PIL import Image
 
 from cnnjax import Network, data, models
 from cnnjax.data import normalize

@@ -11,9 +11,10 @@ import jax
 import numpy as np
 import pytest
 from PIL import Image
+from tqdm import tqdm
 
 from cnnjax import __main__, figures, runtime
-from cnnjax.cli import command_line, main, streams
+from cnnjax.cli import command_line, interrupts, main, streams
 from cnnjax.data import from_folder, tfds
 from cnnjax.errors import UserError
 from cnnjax.printable import printable, shortened
@@ -66,6 +67,19 @@ def test_a_closed_pipe_ends_nothing_and_a_full_disk_is_said(monkeypatch):
     monkeypatch.setattr(sys, "stdout", None)  # closed
     with streams.guarded():
         print("one")
+
+
+def test_progress_without_standard_error_ends_nothing(monkeypatch):
+    """A command that was started with 2>&-; and Ctrl-C does not write into another file, which may have its number."""
+    written = []
+    monkeypatch.setattr(interrupts.os, "write", lambda file, text: written.append(text))
+    monkeypatch.setattr(interrupts.os, "_exit", lambda code: None)
+    monkeypatch.setattr(sys, "stderr", None)
+    with streams.guarded():
+        tqdm.write("one", file=sys.stderr)
+        assert list(tqdm([1, 2])) == [1, 2]
+        interrupts._end_at_once()
+    assert sys.stderr is None and written == []
 
 
 def test_what_a_stream_cannot_encode_is_escaped(monkeypatch):

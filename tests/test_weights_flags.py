@@ -80,3 +80,8 @@ def test_what_does_not_fit_is_refused(file, tmp_path):
     with pytest.raises(UserError, match="give a file of class names"):
         class_names((str(tmp_path / "large"),))
     assert class_names(("cat", "dog")) == ("cat", "dog")
+    (tmp_path / "windows").write_bytes(b"\xef\xbb\xbfcat\r\ndog\r\n")
+    assert class_names((str(tmp_path / "windows"),)) == ("cat", "dog")
+    (tmp_path / "empty").write_text("\n \n")
+    with pytest.raises(UserError, match="empty is empty: write the name of one class on each line"):
+        class_names((str(tmp_path / "empty"),))

@@ -10,6 +10,7 @@ import types
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from cnnjax import limits, models
@@ -66,6 +67,8 @@ class DataConfig:
     def __post_init__(self) -> None:
         kind, _, name = self.source.partition(":")
         if kind not in ("procedural", "folder", "tfds", "hub"):
+            if Path(self.source).is_dir():
+                raise UserError(f"--data.source {self.source} is a folder: write folder:{self.source}")
             raise unknown("data source", self.source, SOURCES)
         _require(kind == "procedural" or bool(name), f"--data.source {kind} is incomplete: write {kind}:…")
         _require(

@@ -42,9 +42,14 @@ def _handle(handler: Any) -> None:
 
 
 def _end_at_once(*_: Any) -> None:
-    if sys.stderr is not None:
-        os.write(2, b"\ninterrupted before anything was begun\n")
+    _say(b"\ninterrupted before anything was begun\n")
     os._exit(130)
+
+
+def _say(text: bytes) -> None:
+    """Write to standard error as a signal's handler may. Where it is closed, another file may have its number."""
+    if sys.stderr is not None and not getattr(sys.stderr, "is_nothing", False):
+        os.write(2, text)
 
 
 class Interrupts:
@@ -59,6 +64,5 @@ class Interrupts:
             self.first = now
             raise KeyboardInterrupt
         if now - self.first >= 1:  # what is on the disk is complete at any moment
-            if sys.stderr is not None:
-                os.write(2, b"\ninterrupted again: ended at once\n")
+            _say(b"\ninterrupted again: ended at once\n")
             os._exit(130)

@@ -13,8 +13,10 @@ from cnnjax.errors import UserError
 class Stream:
     """A text stream that ends nobody's work: after the reader of a pipe has gone, what is written is dropped."""
 
-    def __init__(self, stream: Any, name: str) -> None:
+    def __init__(self, stream: Any, name: str, is_nothing: bool = False) -> None:
         self._stream, self._name, self._gone = stream, name, False
+        self.is_nothing = is_nothing
+        """Whether the process was started without this stream."""
         with suppress(AttributeError, ValueError):  # notebooks and tests have streams of their own kinds
             if stream.errors in ("strict", "surrogateescape"):
                 stream.reconfigure(errors="backslashreplace")
@@ -47,16 +49,15 @@ class Stream:
 
 @contextmanager
 def guarded() -> Iterator[None]:
-    """Within it standard output and error are `Stream`s."""
+    """Within it standard output and error are `Stream`s; what is written to one that is closed is dropped."""
     before = sys.stdout, sys.stderr
-    if sys.stdout is not None:  # None if it is closed
-        sys.stdout = Stream(sys.stdout, "standard output")
-    if sys.stderr is not None:
-        sys.stderr = Stream(sys.stderr, "standard error")
-    try:
-        yield
-        for stream in (sys.stdout, sys.stderr):
-            if stream is not None:
+    with open(os.devnull, "w") as nothing:
+        # Each is None if the process was started without it.
+        sys.stdout = Stream(sys.stdout or nothing, "standard output", sys.stdout is None)
+        sys.stderr = Stream(sys.stderr or nothing, "standard error", sys.stderr is None)
+        try:
+            yield
+            for stream in (sys.stdout, sys.stderr):
                 stream.flush()
-    finally:
-        sys.stdout, sys.stderr = before
+        finally:
+            sys.stdout, sys.stderr = before

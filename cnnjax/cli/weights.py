@@ -72,17 +72,23 @@ def load(weights: str, reading: Reading, include_top: bool | None = True) -> Net
 
 
 def class_names(given: tuple[str, ...]) -> tuple[str, ...]:
-    """The names, or the lines of the one file that is given. Raises UserError for a file that cannot be read."""
+    """The names, or the lines of the one file that is given.
+
+    Raises UserError for a file that cannot be read or holds no names.
+    """
     path = Path(os.path.expanduser(given[0]))  # pathlib raises for unknown users
     if len(given) > 1 or not path.is_file():
         return given
     try:
         if path.stat().st_size > MOST:
             raise UserError(f"--weights-classes {path} has {path.stat().st_size:,} bytes: give a file of class names")
-        lines = path.read_text("utf-8").splitlines()
+        lines = path.read_text("utf-8-sig").splitlines()  # Windows begins with a mark
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"cannot read the class names in {path} ({error}): give a text file in UTF-8") from error
-    return tuple(line.strip() for line in lines if line.strip())
+    names = tuple(line.strip() for line in lines if line.strip())
+    if not names:
+        raise UserError(f"--weights-classes {path} is empty: write the name of one class on each line")
+    return names
 
 
 def describe(weights: str, network: Network) -> list[str]:
