@@ -26,7 +26,7 @@ from cnnjax.data.normalize import Normalizer
 from cnnjax.network import Network
 from cnnjax.train import optimizers, strategy
 from cnnjax.train.state import create_state
-from cnnjax.visualize.render import lower as lower_render
+from cnnjax.visualize.lowering import lower as lower_render
 
 EACH = 128
 FILTERS = 16

@@ -10,6 +10,7 @@ import optax
 import pytest
 import tiny
 from flax import nnx
+from locks import locked_elsewhere
 from PIL import Image
 
 from cnnjax.cli import atlas as command
@@ -263,6 +264,14 @@ def test_a_call_that_was_refused_binds_nobody(network, images, tmp_path):
         store.Store(tmp_path, {"steps": 7})
 
 
+def test_two_processes_do_not_share_a_folder(network, images, tmp_path):
+    refused = pytest.raises(UserError, match="a is in use by the process 4711: .* another folder")
+    with locked_elsewhere(tmp_path / "a"), refused:
+        build(network, images, tmp_path / "a", layers=("conv_1",), filters_per_layer=1)
+    build(network, images, tmp_path / "a", layers=("conv_1",), filters_per_layer=1)
+    assert not (tmp_path / "a" / ".lock").exists()
+
+
 def test_other_settings_are_refused_and_more_filters_are_added(network, images, tmp_path):
     few = build(network, images, tmp_path, layers=("conv_1",), filters_per_layer=2)
     assert len(few.rows) == 2
@@ -295,6 +304,9 @@ def test_what_cannot_be_drawn_is_refused(network, images, tmp_path):
         choose_layers(network, (), 0)
     with pytest.raises(UserError, match="batch_size=0"):
         build(network, images, tmp_path, batch_size=0)
+    grey = ArraySplit(images.images[..., :1], images.labels)
+    with pytest.raises(UserError, match="the images have 1 channels and the network takes 3"):
+        build(network, grey, tmp_path)
     with pytest.raises(UserError, match="no images"):
         build(network, ArraySplit(images.images[:0], images.labels[:0]), tmp_path)
 

@@ -324,7 +324,7 @@ def test_what_cannot_be_done_is_one_sentence(network):
         "keep=1.5 above 0": lambda: visualize.rise(network, shown, keep=1.5),
         "samples=0": lambda: visualize.smooth_grad(network, shown, samples=0),
         "batch_size=0": lambda: visualize.gradient(network, shown, batch_size=0),
-        "0 images": lambda: visualize.gradient(network, shown[:0]),
+        "there are no images": lambda: visualize.gradient(network, shown[:0]),
         "values from .*divide them by 255": lambda: visualize.grad_cam(network, 255 * shown),
         "values that are not numbers": lambda: visualize.rise(network, np.nan * shown),
         r"add the batch axis with images\[None\]": lambda: visualize.gradient(network, shown[0]),

@@ -5,10 +5,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+import random_networks
 import tiny
 from flax import nnx
 
-from cnnjax import visualize
+from cnnjax import formats, visualize
 from cnnjax.cli import visualize as commands
 from cnnjax.data import example_image
 from cnnjax.errors import UserError
@@ -102,6 +103,14 @@ def test_what_cannot_start_is_one_sentence(network):
         visualize.render(tiny.network(), visualize.channel("conv_1", 0), recipe="deepdream")
     with pytest.raises(UserError, match="3 channels"):
         draw(start=CAT[..., :1], recipe="lucid")
+
+
+def test_the_command_reads_networks_that_are_no_vgg_whole(tmp_path):
+    """A small CNN takes images of one size only. That is what the sentence says, not that it has no dense layers."""
+    weights, small = tmp_path / "small.safetensors", random_networks.network("small-cnn", 32, width_multiplier=0.1)
+    formats.save(weights, small)
+    with pytest.raises(UserError, match="'deepdream' has a stage of"):
+        commands.deepdream(layer="conv_2", weights=str(weights), steps=4, out=tmp_path)
 
 
 @pytest.mark.slow

@@ -14,7 +14,9 @@ from flax import nnx
 
 from cnnjax import Network, data, models
 from cnnjax.data import normalize
+from cnnjax.data.as_unit import as_unit, one_as_unit
 from cnnjax.errors import UserError
+from cnnjax.image_size import to_size
 
 pytestmark = pytest.mark.usefixtures("quickly_compiled")
 
@@ -114,6 +116,21 @@ def test_images_that_would_give_a_wrong_answer_are_refused(network, change, sent
         with pytest.raises(UserError, match=sentence) as caught:
             call(change(images))
         assert "\n" not in str(caught.value)
+
+
+def test_what_is_no_array_is_refused():
+    with pytest.raises(UserError, match="images are of the type list: give an array of NumPy or JAX"):
+        as_unit([np.zeros((16, 20, 3))], 3)
+    with pytest.raises(UserError, match="start is of the type list"):
+        one_as_unit([[[0.5]]], 1, "start")
+    with pytest.raises(UserError, match="images are of the type float"):
+        as_unit(0.5, 3)
+
+
+@pytest.mark.parametrize("size", [(12,), (1, 2, 3), (0, 5)])
+def test_sizes_are_whole_numbers(size):
+    with pytest.raises(UserError, match="is no image's size: give one positive whole number"):
+        to_size(size)
 
 
 def test_jit_takes_it_and_compiles_once_for_all_networks_of_a_model(network):

@@ -237,5 +237,7 @@ def test_what_is_compared_with_is_checked(network, data, drawn):
         quality.channel_means(network, shown, ["conv1"])
     with pytest.raises(UserError, match="unknown layer 'conv1': did you mean conv_1"):
         quality.assess(drawn, network, data, layers=["conv1"])
+    with pytest.raises(UserError, match="is no seed of its own"):
+        quality.assess(drawn, network, data, seed=2**40)
     with pytest.raises(UserError, match="no images to compare with"):
         quality.assess(drawn, network, ArraySplit(shown[:0], np.zeros(0, np.int32)))

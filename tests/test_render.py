@@ -302,6 +302,9 @@ def test_a_saved_image_carries_its_provenance(drawn, tmp_path):
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(UserError, match="cannot write"):
         drawn[2].save(tmp_path / "file" / "a.png")
+    with pytest.raises(UserError, match="saved as PNG files, and a.JPG ends in .JPG"):
+        drawn[2].save(tmp_path / "a.JPG")
+    assert not (tmp_path / "a.JPG").exists()
     (tmp_path / "other.png").write_bytes(b"no image")
     with pytest.raises(UserError, match="cannot read"):
         Image.read(tmp_path / "other.png")

@@ -8,20 +8,12 @@ import sys
 import types
 
 import pytest
+from locks import other
 
 from cnnjax.cli import interrupts
 from cnnjax.errors import UserError
 from cnnjax.train import preemption
 from cnnjax.train.run_lock import NAME, locked
-
-
-def other(path):
-    """Another process's lock: the system compares open files, not processes."""
-    file = os.open(path, os.O_RDWR | os.O_CREAT)
-    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    os.write(file, b"4711")
-    os.lseek(file, 0, os.SEEK_SET)
-    return file
 
 
 def test_a_second_process_is_kept_out_until_the_first_is_gone(tmp_path):

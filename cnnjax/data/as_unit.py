@@ -21,14 +21,7 @@ def as_unit(images: Any, channels: int) -> Float[Array, "batch height width {cha
     Raises UserError, with the remedy, for other types, floats outside of [0, 1], a missing batch axis, another number
     of channels, and channels that come first.
     """
-    if not hasattr(images, "dtype") and (hasattr(images, "__array__") or hasattr(images, "__array_interface__")):
-        images = np.asarray(images)  # an image of Pillow
-    if np.ma.isMaskedArray(images):
-        raise UserError("images are a masked array: fill it with images.filled(0)")
-    if isinstance(images, np.ndarray) and not images.dtype.isnative:  # of a file of another machine
-        images = images.astype(images.dtype.newbyteorder("="))
-    if not isinstance(images, np.ndarray | jax.Array | jax.core.Tracer | jax.ShapeDtypeStruct):
-        raise UserError(f"images are of the type {type(images).__name__}: give an array of NumPy or JAX")
+    images = as_array(images, "images are")
     shape = tuple(images.shape)
     if len(shape) != 4:
         alone = "add the batch axis with images[None]"
@@ -58,9 +51,26 @@ def as_unit(images: Any, channels: int) -> Float[Array, "batch height width {cha
 
 def one_as_unit(image: Any, channels: int, name: str = "image") -> Float[Array, "height width {channels}"]:
     """`as_unit` of one image (height, width, channels); `name`: of the argument, for the sentence."""
-    if np.ndim(image) != 3:
-        raise UserError(f"{name} has the shape {np.shape(image)} where one image (height, width, channels) is required")
+    image = as_array(image, f"{name} is")
+    if image.ndim != 3:
+        raise UserError(f"{name} has the shape {image.shape} where one image (height, width, channels) is required")
     return as_unit(image[None], channels)[0]
+
+
+def as_array(images: Any, what: str) -> Any:
+    """An array, or what stands for one while a function is traced. `what`: the start of the sentence.
+
+    Raises UserError for what is neither an array nor an image of Pillow, and for a masked array.
+    """
+    if not hasattr(images, "dtype") and (hasattr(images, "__array__") or hasattr(images, "__array_interface__")):
+        images = np.asarray(images)  # an image of Pillow
+    if np.ma.isMaskedArray(images):
+        raise UserError(f"{what} a masked array: fill it with images.filled(0)")
+    if isinstance(images, np.ndarray) and not images.dtype.isnative:  # of a file of another machine
+        images = images.astype(images.dtype.newbyteorder("="))
+    if not isinstance(images, np.ndarray | jax.Array | jax.core.Tracer | jax.ShapeDtypeStruct):
+        raise UserError(f"{what} of the type {type(images).__name__}: give an array of NumPy or JAX")
+    return images
 
 
 def _check_range(images: Shaped[Array | np.ndarray, "..."]) -> None:

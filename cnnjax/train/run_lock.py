@@ -1,4 +1,7 @@
-"""One command at a time in the folder of a run. The system frees the lock when its process is gone, however it ends."""
+"""One command at a time in the folder of a run, or of another long computation.
+
+The system frees the lock when its process is gone, however it ends.
+"""
 
 import os
 from collections.abc import Iterator
@@ -18,8 +21,8 @@ _held: set[Path] = set()
 
 
 @contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Keep other processes out of a run's folder, which is made if it does not exist.
+def locked(folder: Path, argument: str = "run_dir") -> Iterator[None]:
+    """Keep other processes out of a folder, which is made if it does not exist. argument: what named it, for errors.
 
     A function that is called within takes the same lock again without asking. On several hosts only the primary asks.
     Where the file system knows no locks, nothing is kept out. Raises UserError while another process has the lock, or
@@ -29,7 +32,7 @@ def locked(folder: Path) -> Iterator[None]:
     if place in _held or fcntl is None or not distributed.is_primary():
         yield
         return
-    file = _acquire(folder)
+    file = _acquire(folder, argument)
     _held.add(place)
     try:
         yield
@@ -40,7 +43,7 @@ def locked(folder: Path) -> Iterator[None]:
             os.close(file)
 
 
-def _acquire(folder: Path) -> int | None:
+def _acquire(folder: Path, argument: str) -> int | None:
     """The locked file, or None where there are no locks."""
     assert fcntl is not None, "asked for by `locked` only where there are locks"
     path = folder / NAME
@@ -49,7 +52,7 @@ def _acquire(folder: Path) -> int | None:
             folder.mkdir(parents=True, exist_ok=True)
             file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         except OSError as error:
-            raise UserError(f"{folder} cannot be written ({error.strerror}): choose another run_dir") from error
+            raise UserError(f"{folder} cannot be written ({error.strerror}): choose another {argument}") from error
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -57,7 +60,7 @@ def _acquire(folder: Path) -> int | None:
             os.close(file)
             by = f" {owner}" if owner.isdigit() else ""
             raise UserError(
-                f"{folder} is in use by the process{by}: wait until it ends, or choose another run_dir"
+                f"{folder} is in use by the process{by}: wait until it ends, or choose another {argument}"
             ) from None
         except OSError:  # some network file systems
             os.close(file)

@@ -152,7 +152,7 @@ def of_training(
     """A film for each objective: what drives it most in each of several states of one network.
 
     All images of all states are optimized together, by one program that is mapped over the states, from the same noise
-    with the same transforms: what differs between two frames is the network.
+    with the same transforms: what differs between two frames is the network. Each call compiles its program again.
 
     networks: the same model with other parameters, such as the epochs that `fit(weights_every_epochs=...)` keeps.
     objective, recipe, steps, image_size, seed: as for `render`. titles: of the frames.

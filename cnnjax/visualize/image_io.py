@@ -18,6 +18,8 @@ from cnnjax.network import Json
 KEY = "cnnjax"
 """Of the PNG's tEXt chunk."""
 
+OTHER_FORMATS = (".jpg", ".jpeg", ".gif", ".webp", ".bmp", ".tif", ".tiff", ".avif", ".svg", ".pdf")
+
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Image:
@@ -53,9 +55,12 @@ class Image:
     def save(self, path: str | Path) -> Path:
         """Write a PNG with the provenance in a tEXt chunk, and the same as JSON beside it. Returns the PNG's path.
 
-        path: a file, or a folder, in which the image gets its `file_name`. Raises UserError if it cannot be written.
+        path: a file, or a folder, in which the image gets its `file_name`. Raises UserError if it cannot be written,
+        and for the endings of other image formats.
         """
         path = Path(path)
+        if path.suffix.lower() in OTHER_FORMATS:
+            raise UserError(f"images are saved as PNG files, and {path.name} ends in {path.suffix}: let it end in .png")
         if path.suffix.lower() != ".png":
             path /= self.file_name
         content = self._repr_png_()

@@ -10,16 +10,14 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.typing import DTypeLike
-from jaxtyping import Array
 
 from cnnjax.data import normalize
 from cnnjax.errors import UserError
 from cnnjax.network import Json, Network
 from cnnjax.train import strategy as strategies
 from cnnjax.train.strategy import Strategy
-from cnnjax.visualize import ascent, objectives
+from cnnjax.visualize import objectives, provenance
 from cnnjax.visualize import transforms as transforms_
-from cnnjax.visualize.ascent import Problem, State
 from cnnjax.visualize.before_relu import choose_layers
 from cnnjax.visualize.image_io import Image
 from cnnjax.visualize.layers import at_image_size, check_channels, layer_shapes
@@ -29,7 +27,7 @@ from cnnjax.visualize.optimizers import Optimizer
 from cnnjax.visualize.parameterizations import ImageParams, P, Parameterization, Pixels, from_image, wrap_optimizer
 from cnnjax.visualize.recipes import Recipe, classes_of, with_steps
 from cnnjax.visualize.recipes import recipe as recipe_of
-from cnnjax.visualize.stages import Drawn, Frames, Plan, Progress, draw
+from cnnjax.visualize.stages import Frames, Plan, Progress, draw
 from cnnjax.visualize.transforms import TransformLike
 
 
@@ -124,7 +122,7 @@ def render(
         "before_relu": before_relu,
         "start": start,
     }
-    shared = _shared_facts(plan, digest, replaced)
+    shared = provenance.shared_facts(plan, digest, replaced)
     return _draw_all(plan, network, objective, rows, shared, on_progress, frames)
 
 
@@ -209,19 +207,8 @@ def _draw_all(
         if penalty is not None and len(penalty) > 1:
             penalty = penalty[chosen]
         drawn = jax.device_get(draw(plan._replace(penalty=penalty), several, count, on_progress, frames))
-        images += [_image(network, several, drawn, index, shared) for index in range(count)]
-    return _told_apart(images)
-
-
-def _told_apart(images: list[Image]) -> list[Image]:
-    """The images, each with a number in its provenance where several would have one and the same file name."""
-    names = [image.file_name for image in images]
-    return [
-        replace(image, provenance=image.provenance | {"number": names[:place].count(name) + 1})
-        if names.count(name) > 1
-        else image
-        for place, (image, name) in enumerate(zip(images, names, strict=True))
-    ]
+        images += [provenance.to_image(network, several, drawn, index, shared) for index in range(count)]
+    return provenance.told_apart(images)
 
 
 def _check(batch_size: int, patience: int | None, dtype: DTypeLike | None) -> None:
@@ -261,31 +248,6 @@ def describe_input(network: Network, recipe: Recipe) -> str:
     if recipe.raw and used is network:
         sentence += f", as it was trained: only Caffe's weights are fed raw by recipe {recipe.name}"
     return sentence
-
-
-def lower(network: Network, layer: str, batch_size: int, devices: list, recipe: str = "filters") -> jax.stages.Lowered:
-    """The program that draws `batch_size` of a layer's channels, lowered for devices that need not be present.
-
-    The network's arrays may be jax.ShapeDtypeStruct. `batch_size` is divided among the devices. To compile it, and read
-    what XLA makes of it.
-    """
-    objective = objectives.channel(layer, np.zeros(batch_size, np.int32))
-    chosen = recipe_of(recipe, "filters")
-    parameterization = cast(Parameterization[ImageParams], chosen.parameterization)
-    layers = choose_layers(network, objective.layers(), wanted=chosen.before_relu, demanded=False)
-    strategy = strategies.rows_strategy(batch_size, devices)
-    plan = Plan(network, chosen, parameterization, Optimizer(chosen.optimizer), None, 0, strategy, layers)
-    problem = plan.problem(objective, plan.recipe.stages[0])
-
-    def abstract(problem: Problem, numbers: Array) -> tuple[Problem, Array, State, Array]:
-        keys, params, _ = plan.noise(numbers)
-        return problem, keys, ascent.init_state(problem, params), jnp.int32(0)
-
-    problem, keys, state, number = jax.eval_shape(abstract, problem, jnp.zeros(batch_size, jnp.int32))
-    own = problem.objective, problem.penalty, keys, state
-    (problem, number), (objective, penalty, keys, state) = strategies.describe_placed(strategy, (problem, number), own)
-    problem = replace(problem, objective=objective, penalty=penalty)
-    return ascent.advance.lower(problem, keys, state, number, number, number, strategy)
 
 
 def choose_recipe(
@@ -336,43 +298,3 @@ def _check_shown(plan: Plan) -> None:
                 f"the transforms show the network images of {shown[0]}×{shown[1]}, which it does not take: end them "
                 "with crop(), which gives an image its size back, and pad it before"
             ) from error
-
-
-def _shared_facts(plan: Plan, digest: str, replaced: dict[str, object]) -> dict[str, Json]:
-    """Provenance that all images of one call have in common."""
-    network = plan.network
-    changed = [name for name, value in replaced.items() if value is not None]
-    return {
-        "weights": digest,
-        "model": network.model_name,
-        "image_size": list(network.image_size),
-        "recipe": plan.recipe.name,
-        **({"replaced": changed} if changed else {}),
-        "input": normalize.describe(network.normalizer),
-        "before_relu": list(plan.before_relu),
-        "seed": plan.seed,
-        **({} if plan.patience is None else {"patience": plan.patience}),
-        **({} if plan.dtype is None else {"compute_dtype": plan.dtype}),
-    }
-
-
-def _image(network: Network, objective: Objective, drawn: Drawn, index: int, shared: dict[str, Json]) -> Image:
-    """Image number `index` of a batch, with all that is known about it."""
-    facts: dict[str, Json] = dict(objective.facts(index))
-    (before, odds_before), (after, odds_after) = drawn.before, drawn.after
-    after_all: dict[str, Json] = {
-        "steps": int(drawn.steps[index]),
-        "activation_before": float(before[index]),
-        "activation_after": float(after[index]),
-    }
-    if facts["kind"] in ("filter", "neuron"):
-        after_all["silent_on_noise"] = bool(before[index] == 0)
-        after_all["failed"] = not after[index] > before[index]
-        after_all["dead"] = bool(drawn.peak[index] == 0)
-    if facts["kind"] == "class" and odds_before is not None and odds_after is not None:
-        number = int(objective.numbers()[index])
-        facts["class"] = network.class_names[number]
-        after_all["probability_before"] = float(odds_before[index, number])
-        after_all["probability_after"] = float(odds_after[index, number])
-    alpha = None if drawn.alpha is None else np.asarray(drawn.alpha[index])
-    return Image(np.asarray(drawn.pixels[index]), facts | shared | after_all, alpha)

@@ -14,6 +14,7 @@ from cnnjax.data.dataset import Split, image_shape
 from cnnjax.errors import UserError
 from cnnjax.files import write_json
 from cnnjax.network import Json, Network
+from cnnjax.train import run_lock
 from cnnjax.visualize.atlas import fingerprint, page, patches, statistics, table
 from cnnjax.visualize.atlas.drawing import Drawing, Pictures, draw_layer, missing_channels
 from cnnjax.visualize.atlas.selection import Layer, choose_layers
@@ -76,40 +77,63 @@ def build(
     fresh: compute all of it again.
 
     Raises UserError if the folder holds an atlas of another network, data, recipe, steps, image size or seed (unless
-    `fresh`), for images that the network does not take, and as `choose_layers` does.
+    `fresh`), while another process computes in it, for images that the network does not take, and as `choose_layers`
+    does.
     """
+    folder = Path(folder)
     chosen = recipe_of(recipe) if isinstance(recipe, str) else recipe
     chosen = chosen if steps is None else with_steps(chosen, steps)
     limits.check_seed(seed)
     if batch_size < 1:
         raise UserError(f"batch_size={batch_size} must be at least 1")
-    seen = at_image_size(network, _size(data.images))
+    seen = at_image_size(network, _size(data.images, network.channels))
     wanted = choose_layers(seen, layers, filters_per_layer, image_size)
     weights = _of_network(network)
     how = weights | _of_recipe(chosen) | {"image_size": image_size, "seed": seed}
-    # Both stores are checked before the first hour of work.
-    store = Store(Path(folder) / "filters", how, fresh)
-    facts = weights | {"images": data.source, "number": len(data.images), "checksum": _checksum(data.images)}
-    data_store = Store(Path(folder) / "data", facts | {"image_size": list(seen.image_size)}, fresh)
-    start: Watch = watch or (lambda *_: lambda done: None)
-    found = _statistics(seen, data.images, wanted, data_store, batch_size, start)
-    drawn = _pictures(network, wanted, Drawing(chosen, seed, batch_size), store, start)
-    shapes = layer_shapes(seen)
+    with run_lock.locked(folder, "folder"):
+        # Both stores are checked before the first hour of work.
+        store = Store(folder / "filters", how, fresh)
+        facts = weights | {"images": data.source, "number": len(data.images), "checksum": _checksum(data.images)}
+        data_store = Store(folder / "data", facts | {"image_size": list(seen.image_size)}, fresh)
+        start: Watch = watch or (lambda *_: lambda done: None)
+        found = _statistics(seen, data.images, wanted, data_store, batch_size, start)
+        drawn = _pictures(network, wanted, Drawing(chosen, seed, batch_size), store, start)
+        about = how | {"model": network.model_name, "data": data.source, "images": len(data.images)}
+        return _write(folder, seen, data, wanted, found, drawn, about)
+
+
+def _write(
+    folder: Path,
+    network: Network,
+    data: Data,
+    layers: Sequence[Layer],
+    found: Mapping[str, Statistics],
+    drawn: Mapping[str, Pictures],
+    about: Mapping[str, Json],
+) -> Atlas:
+    """The table, its summary and the page, of what was computed."""
+    shapes = layer_shapes(network)
     rows = {}
-    for layer in wanted:
+    for layer in layers:
         name, map_width = layer.name, shapes[layer.name][1]
         best = {
-            channel: patches.find(layer, found[name], channel, seen.image_size, map_width, data.caption)
+            channel: patches.find(layer, found[name], channel, network.image_size, map_width, data.caption)
             for channel in layer.chosen
         }
         rows[name] = table.rows(layer, found[name], drawn[name], best)
     joined = [row for some in rows.values() for row in some]
     summary = table.summary(joined)
-    table.write(joined, Path(folder) / "filters.jsonl")
-    about = how | {"model": network.model_name, "data": data.source, "images": len(data.images)}
-    write_json(Path(folder) / "summary.json", about | {"summary": summary})
+    table.write(joined, folder / "filters.jsonl")
+    write_json(folder / "summary.json", about | {"summary": summary})
     written = page.write(
-        folder, network=seen, layers=wanted, rows=rows, pictures=drawn, images=data.images, about=about, summary=summary
+        folder,
+        network=network,
+        layers=layers,
+        rows=rows,
+        pictures=drawn,
+        images=data.images,
+        about=about,
+        summary=summary,
     )
     return Atlas(written, joined, summary)
 
@@ -158,10 +182,14 @@ def _pictures(
     return drawn
 
 
-def _size(images: Split) -> tuple[int, int]:
+def _size(images: Split, channels: int) -> tuple[int, int]:
     if not len(images):
         raise UserError("there are no images to compare filters on: give at least one")
-    height, width, _ = image_shape(images)
+    height, width, found = image_shape(images)
+    if found != channels:
+        raise UserError(
+            f"the images have {found} channels and the network takes {channels}: give images of {channels} channels"
+        )
     return height, width
 
 

@@ -25,8 +25,8 @@ def prepare(
     Raises UserError for images that are none (`as_unit`), a network without classes at their size, an unknown class, or
     nothing to do.
     """
-    if len(images) < 1 or batch_size < 1:
-        raise UserError(f"there are {len(images)} images and batch_size={batch_size}: give at least one of both")
+    if batch_size < 1:
+        raise UserError(f"batch_size={batch_size} must be at least 1")
     # Here, since within a compiled program nobody can see that values reach to 255.
     images = np.asarray(as_unit(images, network.channels), np.float32)
     network = at_image_size(network, (images.shape[1], images.shape[2]))

@@ -7,6 +7,7 @@ from typing import cast
 
 import numpy as np
 
+from cnnjax import limits
 from cnnjax.data.dataset import Split, image_shape
 from cnnjax.errors import UserError
 from cnnjax.network import Json, Network
@@ -49,6 +50,7 @@ def assess(
     `path_similarity` (path: a number for each layer, and path_median).
     """
     shown, places = stack(images), by_layer(images)
+    limits.check_seed(seed)
     if not len(data):
         raise UserError("there are no images to compare with: give at least one")
     height, width, _ = image_shape(data)
@@ -144,7 +146,7 @@ def _paths(
     batch_size: int,
 ) -> list[dict[str, Json]]:
     """Each image's path: by layer, and the median of the layers."""
-    generator = np.random.default_rng(seed)
+    generator = np.random.default_rng(seed % 2**32)  # NumPy takes no negative seeds
     others = [generator.permutation(np.setdiff1d(np.arange(len(data)), kind))[:NATURAL].tolist() for kind in kinds]
     kinds = [kind[:NATURAL] for kind in kinds]
     needed = sorted({number for group in (*kinds, *others) for number in group})
