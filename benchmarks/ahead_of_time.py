@@ -62,14 +62,8 @@ class Row(compiled.Found):
 
 def row(name: str, program: str, found: dict[str, Any]) -> Row:
     """What the compiler reports, with what follows from it."""
-    machine, model, mode = MACHINES[name], *program.split()[:2]
-    draws = mode in ("ascent", "atlas")
-    images, chips = compiled.FILTERS if draws else compiled.EACH, 1 if mode in ("ascent", "stack") else 8
-    if mode == "stack":
-        images = compiled.STACKS[program] * compiled.STACK_BATCH
-    size = compiled.ATLAS_SIZE if mode == "atlas" else compiled.MODELS[model]
-    work = {"model": model, "image_size": size, "batch_size": images, "layer": compiled.LAYER}
-    count = flops.count(work | {"task": "input-gradient" if draws else "train"})
+    machine, about = MACHINES[name], compiled.PROGRAMS[program]
+    images, chips, count = about.images_per_chip, about.chips, flops.count(about.work)
     more = dict.fromkeys(("step", "of_step", "images_per_second", "share", "roofline_share"))
     if machine.platform == "tpu":
         parts = times(machine, chips, found)
@@ -94,9 +88,12 @@ def times(machine: Machine, chips: int, found: dict[str, Any]) -> tuple[float, f
     )
 
 
-def compile_there(name: str, program: str) -> Row:
-    """Compile in another process. Raises UserError, with the last line that it printed, if that fails."""
-    command = [sys.executable, str(WORKER), name, program]
+def compile_there(name: str, program: str, *more: str) -> Row:
+    """Compile in another process. more: see `compiled.py`.
+
+    Raises UserError, with the last line that it printed, if that fails.
+    """
+    command = [sys.executable, str(WORKER), name, program, *more]
     done = subprocess.run(command, env=os.environ | machines.ENVIRONMENT, capture_output=True, text=True)
     if done.returncode:
         reason = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
@@ -145,7 +142,7 @@ def ahead_of_time(
     *,
     platforms: tuple[Literal["tpu", "cuda"], ...] = ("tpu", "cuda"),
     only: tuple[str, ...] = tuple(MACHINES),
-    programs: tuple[str, ...] = compiled.PROGRAMS,
+    programs: tuple[str, ...] = tuple(compiled.PROGRAMS),
     again: bool = False,
     out: Path = Path("benchmarks/results/ahead_of_time.json"),
 ) -> None:
@@ -183,7 +180,7 @@ def ahead_of_time(
                 continue
             write(out, rows)
     order = {name: i for i, name in enumerate(MACHINES)}
-    shown = sorted(rows.values(), key=lambda r: (order[r.machine], compiled.PROGRAMS.index(r.program)))
+    shown = sorted(rows.values(), key=lambda r: (order[r.machine], list(compiled.PROGRAMS).index(r.program)))
     print(table(shown))
     write(out, rows)
     print(f"wrote {out}", end="")
@@ -195,7 +192,7 @@ def ahead_of_time(
 def write(out: Path, rows: dict[tuple[str, str], Row]) -> None:
     """All rows, in the order of machines and programs."""
     order = {name: i for i, name in enumerate(MACHINES)}
-    kept = sorted(rows.values(), key=lambda r: (order[r.machine], compiled.PROGRAMS.index(r.program)))
+    kept = sorted(rows.values(), key=lambda r: (order[r.machine], list(compiled.PROGRAMS).index(r.program)))
     compare.write(out, kept, "none: compiled ahead of time")
 
 

@@ -1,6 +1,7 @@
 """One program compiled for a machine that need not be present: `compiled.py MACHINE PROGRAM` prints a line of JSON.
 
-This runs in a process of its own, because its environment (`machines.ENVIRONMENT`) must be set before jax is imported.
+Two more arguments: a JSON object of compiler options, and a file for the text of the compiled program. This runs in a
+process of its own, because its environment (`machines.ENVIRONMENT`) must be set before jax is imported.
 """
 
 import json
@@ -10,6 +11,7 @@ import sys
 import time
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -25,22 +27,58 @@ from cnnjax.data.dataset import ArraySplit
 from cnnjax.data.normalize import Normalizer
 from cnnjax.network import Network
 from cnnjax.train import optimizers, strategy
-from cnnjax.train.state import create_state
 from cnnjax.visualize.lowering import lower as lower_render
 
-EACH = 128
-FILTERS = 16
 LAYER = "block5_conv3"
-MODELS = {"small-cnn": 150, "vgg16": 224}
-ATLAS_SIZE = 128
-STACKS = {f"small-cnn stack of {size}": size for size in (1, 8, 64)}
-STACK_BATCH, SPLIT = 32, 2000
-PROGRAMS = (
-    *(f"{model} {mode}" for model in MODELS for mode in ("mesh", "pmap", "mesh, plain Flax")),
-    "vgg16 ascent",
-    "vgg16 atlas",
-    *STACKS,
-)
+SPLIT = 2000
+
+
+@dataclass(frozen=True)
+class Program:
+    """A program to compile.
+
+    mode: "mesh" or "pmap", a training step; "stack", that of a sweep; "draw", the optimization of images. images: on
+    each chip; of a stack, of each of its `networks`. chips: on how many. plain: of ordinary Flax layers. recipe: of the
+    images that are optimized.
+    """
+
+    model: str
+    mode: str
+    image_size: int
+    images: int = 128
+    chips: int = 8
+    plain: bool = False
+    networks: int = 1
+    recipe: str = ""
+
+    @property
+    def images_per_chip(self) -> int:
+        """How many images a step processes on each chip."""
+        return self.images * self.networks
+
+    @property
+    def work(self) -> dict[str, Any]:
+        """What `flops.count` counts."""
+        task = "input-gradient" if self.mode == "draw" else "train"
+        size = {"image_size": self.image_size, "batch_size": self.images_per_chip}
+        return {"model": self.model, "task": task, "layer": LAYER} | size
+
+
+def programs() -> dict[str, Program]:
+    """The programs by name."""
+    found = {}
+    for model, size in (("small-cnn", 150), ("resnet50", 224), ("vgg16", 224)):
+        found |= {f"{model} {mode}": Program(model, mode, size) for mode in ("mesh", "pmap")}
+        if model != "resnet50":  # plain_flax.py has none
+            found[f"{model} mesh, plain Flax"] = Program(model, "mesh", size, plain=True)
+    found["vgg16 ascent"] = Program("vgg16", "draw", 224, 16, 1, recipe="filters")
+    found["vgg16 atlas"] = Program("vgg16", "draw", 128, 16, recipe="lucid")
+    for size in (1, 8, 64):
+        found[f"small-cnn stack of {size}"] = Program("small-cnn", "stack", 150, 32, 1, networks=size)
+    return found
+
+
+PROGRAMS = programs()
 
 
 @dataclass(frozen=True)
@@ -95,13 +133,17 @@ def read(hlo: str) -> dict[str, int]:
     }
 
 
-def measure(lowered: jax.stages.Lowered) -> Found:
-    """Compile a program and read what the compiler reports."""
+def measure(
+    lowered: jax.stages.Lowered, options: dict[str, bool | int | str] | None = None, text: Path | None = None
+) -> Found:
+    """Compile a program and read what the compiler reports. text: the file for the compiled program."""
     begun = time.perf_counter()
-    program = lowered.compile()
+    program = lowered.compile(compiler_options=options or None)
     seconds = time.perf_counter() - begun
     memory, costs = program.memory_analysis(), program.cost_analysis() or {}
     used = memory.argument_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes
+    if text:
+        text.write_text(program.as_text())
     roofline = costs.get("optimal_seconds", 0.0)
     unknown = max(0, math.ceil(-roofline))
     return Found(
@@ -114,35 +156,34 @@ def measure(lowered: jax.stages.Lowered) -> Found:
     )
 
 
-def training(
-    model: str, mode: str, chips: list[jax.Device], each: int = EACH, plain: bool = False
-) -> jax.stages.Lowered:
-    """A training step in bfloat16 with `each` images per chip, lowered; of ordinary Flax layers if `plain`."""
-    size, batch_size = MODELS[model], each * len(chips)
-    network = nnx.eval_shape(lambda: plain_model(model, size)) if plain else workloads.abstract(model, size)
-    config = workloads.step_config(network, model, precision="bfloat16", cast_params=plain)
-    _, params, model_state = models.split(network)
-    state = jax.eval_shape(lambda *arrays: create_state(*arrays, config.tx), params, model_state)
-    where = strategy.make_strategy(mode, batch_size, chips)
+def training(program: Program, chips: list[jax.Device]) -> jax.stages.Lowered:
+    """A training step in bfloat16, lowered."""
+    size, batch_size = program.image_size, program.images * len(chips)
+    abstract = workloads.abstract(program.model, size)
+    network = nnx.eval_shape(lambda: plain_model(program.model, size)) if program.plain else abstract
+    config = workloads.step_config(network, program.model, precision="bfloat16", cast_params=program.plain)
+    state = workloads.abstract_state(network, config)
+    where = strategy.make_strategy(program.mode, batch_size, chips)
     return strategy.lower_train_step(where, config, state, no_normalizer(), (size, size, 3), batch_size)
 
 
-def stacking(size: int, chips: list[jax.Device]) -> jax.stages.Lowered:
-    """A training step of a sweep's stack of `size` small networks in bfloat16, which differ in learning rate, lowered.
+def stacking(program: Program, chips: list[jax.Device]) -> jax.stages.Lowered:
+    """A training step of a sweep's stack of networks in bfloat16, which differ in learning rate, lowered.
 
-    Each has `STACK_BATCH` images a step, all from the same split.
+    The images of all of them are from the same split.
     """
-    image_size = MODELS["small-cnn"]
-    network = workloads.abstract("small-cnn", image_size)
-    config = workloads.step_config(network, "small-cnn", precision="bfloat16")
+    size = program.image_size
+    network = workloads.abstract(program.model, size)
+    config = workloads.step_config(network, program.model, precision="bfloat16")
     config = replace(config, tx=optimizers.with_standard_promotion(optax.adam(1e-3)), optimizer=optax.adam)
-    _, params, model_state = models.split(network)
-    state = jax.eval_shape(lambda *arrays: create_state(*arrays, config.tx), params, model_state)
-    images = jax.ShapeDtypeStruct((SPLIT, image_size, image_size, 3), jnp.uint8)
+    state = workloads.abstract_state(network, config)
+    images = jax.ShapeDtypeStruct((SPLIT, size, size, 3), jnp.uint8)
     split = ArraySplit(images, jax.ShapeDtypeStruct((SPLIT,), jnp.int32))
     rates = {"learning_rate": jax.ShapeDtypeStruct((), jnp.float32)}
-    where = strategy.stack_strategy(size, chips)
-    return strategy.lower_stack_step(where, config, state, no_normalizer(), split, size, STACK_BATCH, rates)
+    where = strategy.stack_strategy(program.networks, chips)
+    return strategy.lower_stack_step(
+        where, config, state, no_normalizer(), split, program.networks, program.images, rates
+    )
 
 
 def no_normalizer() -> Normalizer:
@@ -160,32 +201,28 @@ def plain_model(model: str, image_size: int) -> nnx.Module:
     return network
 
 
-def drawing(chips: list[jax.Device], recipe: str, size: int) -> jax.stages.Lowered:
-    """Steps of the ascent for `FILTERS` filters a chip of VGG16's last convolution, lowered."""
-    graphdef, params, model_state = models.split(workloads.abstract("vgg16", size))
+def drawing(program: Program, chips: list[jax.Device]) -> jax.stages.Lowered:
+    """Steps of the ascent for filters of VGG16's last convolution, lowered."""
+    size = program.image_size
+    graphdef, params, model_state = models.split(workloads.abstract(program.model, size))
     names = tuple(map(str, range(1000)))
     network = Network(graphdef, params, model_state, no_normalizer(), names, (size, size), 3)
-    return lower_render(network, LAYER, FILTERS * len(chips), chips, recipe)
+    return lower_render(network, LAYER, program.images * len(chips), chips, program.recipe)
 
 
-def lower(program: str, chips: list[jax.Device]) -> jax.stages.Lowered:
-    """The program of that name for these chips."""
-    if program in STACKS:
-        return stacking(STACKS[program], chips[:1])
-    model, _, mode = program.partition(" ")
-    if mode == "ascent":
-        return drawing(chips[:1], "filters", MODELS[model])
-    if mode == "atlas":
-        return drawing(chips, "lucid", ATLAS_SIZE)
-    mode, _, plain = mode.partition(", ")
-    return training(model, mode, chips, plain=bool(plain))
+def lower(program: Program, chips: list[jax.Device]) -> jax.stages.Lowered:
+    """A program for the first of these chips."""
+    kind = {"draw": drawing, "stack": stacking}.get(program.mode, training)
+    return kind(program, chips[: program.chips])
 
 
 def main() -> None:
     """Compile what the command line names, and print what the compiler reports."""
     answers, sys.stdout = sys.stdout, sys.stderr
     machine: Machine = MACHINES[sys.argv[1]]
-    found = measure(lower(sys.argv[2], machines.devices(machine)))
+    options, text = (*sys.argv[3:5], None, None)[:2]
+    lowered = lower(PROGRAMS[sys.argv[2]], machines.devices(machine))
+    found = measure(lowered, json.loads(options or "{}"), Path(text) if text else None)
     print(json.dumps(asdict(replace(found, compile_seconds=round(found.compile_seconds, 1)))), file=answers)
 
 

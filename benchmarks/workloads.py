@@ -15,7 +15,7 @@ from cnnjax import models
 from cnnjax.data import normalize
 from cnnjax.data.dataset import ArraySplit
 from cnnjax.train import metrics, optimizers, schedules, strategy
-from cnnjax.train.state import create_state
+from cnnjax.train.state import TrainState, create_state
 from cnnjax.train.step import StepConfig
 from cnnjax.train.strategy import Strategy
 
@@ -59,6 +59,18 @@ def step_config(network: nnx.Module, model: str, *, remat: bool = False, **chang
     return StepConfig(graphdef, optimizer(model), num_classes=num_classes(model), **changes)
 
 
+def begin(network: nnx.Module, config: StepConfig) -> TrainState:
+    """The state in which the training of a network begins."""
+    _, params, model_state = models.split(network)
+    return create_state(params, model_state, config.tx)
+
+
+def abstract_state(network: nnx.Module, config: StepConfig) -> TrainState:
+    """The same of an abstract network: shapes in place of arrays."""
+    _, params, model_state = models.split(network)
+    return jax.eval_shape(lambda *arrays: create_state(*arrays, config.tx), params, model_state)
+
+
 def training(
     network: nnx.Module, work: Mapping[str, Any], where: Strategy | None = None, steps: int = 1, **changes: Any
 ) -> Callable[[], float]:
@@ -70,9 +82,8 @@ def training(
     where = where or strategy.make_strategy("jit", batch_size)
     where = strategy.looped(where) if steps > 1 else where
     config = step_config(network, work["model"], **changes)
-    _, params, model_state = models.split(network)
     split = random_split(work["model"], batch_size, work["image_size"])
-    state = create_state(params, model_state, config.tx)
+    state = begin(network, config)
     fixed = (jax.random.key(0), normalize.identity(), split)
     state, *fixed = strategy.replicate(where, (state, *fixed))
     program = strategy.compile_train_steps(where, config, state, *fixed, steps, batch_size)

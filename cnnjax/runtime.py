@@ -25,6 +25,14 @@ _CPU_FLAGS: dict[str, str | bool] = {
     "xla_cpu_use_fusion_emitters": False,
 }
 
+_GPU_OPTIONS: dict[str, str | bool] = {
+    # On H100s XLA's scheduler estimates times by a model with which it sums the gradients of VGG16's dense layers when
+    # all convolutions are done. Without that model it sums them while the convolutions' gradients are computed, as it
+    # does on A100s (benchmarks/schedule.py).
+    "xla_gpu_enable_analytical_sol_latency_estimator": False,
+}
+_OPTIONS = {"cpu": _CPU_FLAGS, "gpu": _GPU_OPTIONS, "cuda": _GPU_OPTIONS}
+
 # glibc returns large blocks to the system when they are freed, and gets them again as new pages with a fault for each.
 # XLA frees its temporary buffers after every call: a training step of the small network spent a sixth of its CPU time
 # on 75,000 page faults. Hence one arena, no block outside the heap, nothing returned. (Numbers from glibc's malloc.h.)
@@ -141,11 +149,12 @@ def compiler_options(platform: str) -> dict[str, str | bool] | None:
     """What `jax.jit(compiler_options=...)` takes for fast programs on a platform; None for nothing.
 
     A program is then as fast without `configure()`. Unlike flags they concern nobody else's programs. pmap takes none.
+    An option that XLA_FLAGS names is left to it.
     """
-    if platform != "cpu" or os.environ.get("CNNJAX_RUNTIME") == "off":
+    if os.environ.get("CNNJAX_RUNTIME") == "off":
         return None
-    given = os.environ.get("XLA_FLAGS", "")
-    return {name: value for name, value in _CPU_FLAGS.items() if name not in given and jaxlib_knows(name)} or None
+    given, options = os.environ.get("XLA_FLAGS", ""), _OPTIONS.get(platform, {})
+    return {name: value for name, value in options.items() if name not in given and jaxlib_knows(name)} or None
 
 
 @functools.cache

@@ -87,7 +87,7 @@ def test_what_is_not_there_is_named(tmp_path, monkeypatch, capsys):
 PROBE = """
 import sys, json, jax, machines, compiled
 chips = machines.devices(machines.MACHINES[sys.argv[1]])
-program = compiled.training("small-cnn", sys.argv[2], chips, each=8).compile()
+program = compiled.training(compiled.Program("small-cnn", sys.argv[2], 150, images=8), chips).compile()
 def layout(tree):
     return sorted({str(tuple(getattr(sharding, "spec", ()))) for sharding in jax.tree.leaves(tree)})
 

@@ -212,9 +212,10 @@ def test_options_of_a_program_are_those_that_the_user_left_open(monkeypatch):
     monkeypatch.delenv("XLA_FLAGS", raising=False)
     first = {"xla_cpu_experimental_ynn_fusion_type": ""}
     both = first | ({"xla_cpu_use_fusion_emitters": False} if HAS_EMITTERS else {})
-    assert runtime.compiler_options("cpu") == both and runtime.compiler_options("gpu") is None
+    assert runtime.compiler_options("cpu") == both and runtime.compiler_options("tpu") is None
+    (estimator,) = runtime.compiler_options("gpu")
     assert jax.jit(lambda x: 2 * x, compiler_options=both)(np.float32(3)) == 6  # XLA takes them
     monkeypatch.setenv("XLA_FLAGS", "--xla_cpu_use_fusion_emitters=true")
     assert runtime.compiler_options("cpu") == first
-    monkeypatch.setenv("XLA_FLAGS", f"{YNN} {EMITTERS}")
-    assert runtime.compiler_options("cpu") is None
+    monkeypatch.setenv("XLA_FLAGS", f"{YNN} {EMITTERS} --{estimator}=true")
+    assert runtime.compiler_options("cpu") is None and runtime.compiler_options("gpu") is None

@@ -12,10 +12,9 @@ import numpy as np
 import optax
 import workloads
 
-from cnnjax import models, runtime
+from cnnjax import runtime
 from cnnjax.data import normalize
 from cnnjax.train import metrics, strategy
-from cnnjax.train.state import create_state
 from cnnjax.train.step import StepConfig
 
 runtime.configure()
@@ -32,8 +31,7 @@ def _runs(work: dict[str, Any]) -> tuple[StepConfig, list[Any], list[dict[str, n
     for seed in range(work["networks"]):
         network = workloads.create(work["model"], work["image_size"], seed=seed)
         config = config or workloads.step_config(network, work["model"], optimizer=optax.adam)
-        _, params, model_state = models.split(network)
-        states.append(create_state(params, model_state, config.tx))
+        states.append(workloads.begin(network, config))
         rates.append({"learning_rate": np.float32(1e-3 / (seed + 1))})
     assert config is not None
     return config, states, rates
