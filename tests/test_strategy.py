@@ -275,3 +275,29 @@ def test_a_batch_that_does_not_divide_is_one_sentence(size, near):
 def test_unknown_mode_is_one_sentence():
     with pytest.raises(UserError, match="unknown strategy 'pmpa': did you mean pmap"):
         strategy.make_strategy("pmpa", 8)
+
+
+@pytest.mark.parametrize("enabled", [False, True])
+def test_profile_guided_compilation_is_left_to_jit(monkeypatch, enabled):
+    """JAX measures calls and then compiles again, which it does not do with a program that was compiled beforehand."""
+
+    class Program:
+        lowered = 0
+
+        def lower(self, *arguments):
+            self.lowered += 1
+            return self
+
+        def compile(self):
+            return self
+
+    program = Program()
+    monkeypatch.setattr(strategy, "_program", lambda *_: program)
+    way, (config, state) = strategy.make_strategy("jit", BATCH), start()
+    fixed = jax.random.key(0), normalize.identity(), data()
+    jax.config.update("jax_enable_pgle", enabled)
+    try:
+        strategy.compile_train_steps(way, config, state, *fixed, steps=1, batch_size=BATCH)
+    finally:
+        jax.config.update("jax_enable_pgle", False)
+    assert program.lowered == (not enabled)

@@ -196,8 +196,9 @@ def compile_train_steps(
         examples = examples if streamed else shard_batch(strategy, local_shard(strategy, examples))
         return state, sums, (key, normalizer, resident, hyperparams), (examples, positions)
 
-    # On several hosts pmap compiles with its first call.
-    if not begun and strategy.addressable_mesh.size == strategy.devices:
+    # On several hosts pmap compiles with its first call. Profile-guided latency estimation compiles again after it has
+    # measured a few calls, which it cannot do with a program that was compiled here.
+    if not begun and strategy.addressable_mesh.size == strategy.devices and not jax.config.jax_enable_pgle:
         sums = replicate(strategy, metrics.zeros(("loss", *config.metrics)))
         if streamed:
             shape = (len(local_shard(strategy, rows)), local_shard(strategy, rows).shape[1])
