@@ -27,7 +27,7 @@ import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
-from cnnjax import Network, formats
+from cnnjax import Network, formats, visualize
 from cnnjax.cli import command_line
 from cnnjax.data.normalize import normalize
 from cnnjax.errors import UserError
@@ -174,6 +174,7 @@ def lucid_filters(
     steps: int = 96,
     every: int = 8,
     rounds: int = 3,
+    recipe: str = "lucid",
     weights: Path | None = None,
     seed: int = 0,
     out: Path = Path("benchmarks/results/lucid_filters.json"),
@@ -187,12 +188,14 @@ def lucid_filters(
         steps: Steps of each drawing.
         every: Steps between two looks at the images.
         rounds: Turns of each contender.
+        recipe: This package's recipe; the others draw by lucid's.
         weights: A VGG's weights file that cnnjax wrote; by default the convolutions of the real VGG16.
         seed: Of the noise and of the order.
         out: The file for the results.
     """
     if min(steps, every, rounds, len(channels)) < 1 or steps % every:
         raise UserError("--steps must be a multiple of --every, and --rounds and --channels at least 1")
+    visualize.recipes.recipe(recipe)  # an unknown one is refused before anything is measured
     network = formats.load(weights, include_top=False) if weights else formats.load_bundled("vgg16", include_top=False)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -206,12 +209,13 @@ def lucid_filters(
             "channels": list(channels),
             "image_size": image_size,
             "steps": steps,
+            "recipe": recipe,
             "every": every,
             "seed": seed,
         }
         found = race((OURS, KERAS, TORCH), work, rounds, network, seed)
     print(table(found))
-    more = {key: work[key] for key in ("layer", "channels", "image_size", "steps", "seed")}
+    more = {key: work[key] for key in ("layer", "channels", "image_size", "steps", "recipe", "seed")}
     compare.write(out, found, jax.devices()[0].device_kind, more | {"rounds": rounds, "sha256": network.digest})
     print(f"wrote {out}")
 

@@ -1,4 +1,4 @@
-"""This package's recipe `lucid`: a layer's filters as one batch, with an image of each kept every few steps."""
+"""A recipe of this package: a layer's filters as one batch, with an image of each kept every few steps."""
 
 import time
 from collections.abc import Callable
@@ -37,7 +37,7 @@ def prepare(work: dict[str, Any]) -> Callable[[], None]:
         visualize.render(
             network,
             visualize.channel(work["layer"], work["channels"]),
-            recipe="lucid",
+            recipe=work["recipe"],
             steps=next(steps, work["steps"]),
             image_size=work["image_size"],
             seed=work["seed"],

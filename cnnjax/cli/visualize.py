@@ -84,8 +84,9 @@ def filters(
         weights: A weights file, the folder of a run, vgg16 or vgg16-mini, which are part of the package, or imagenet
             (downloaded and kept).
         channels: Numbers of the layer's channels. Empty uses eight of them.
-        recipe: How the images are optimized: lucid (Fourier coefficients, robust to small changes), filters (pixels,
-            as the article, for networks of any scale), quick (the same within seconds), maco (the spectrum of
+        recipe: How the images are optimized: lucid (Fourier coefficients, robust to small changes), lucid-fast
+            (the same by larger steps), filters (pixels, as the article, for networks of any scale), quick (filters
+            within seconds), maco (the spectrum of
             photographs, with an alpha channel; slow) or article, which gives weights from Caffe their input without
             normalization, as the article did.
         steps: Steps of the optimization, divided among the stages of the recipe. By default 128 for lucid, else those
@@ -140,10 +141,10 @@ def classes(
         names: Names of the classes. Empty uses the article's twelve, or the network's first twelve.
         weights: A weights file, the folder of a run, vgg16 or vgg16-mini, which are part of the package, or imagenet
             (downloaded and kept).
-        recipe: How the images are optimized: lucid (Fourier coefficients, robust to small changes), classes (pixels,
-            as the article, for networks of any scale), quick (the same within seconds), maco (the spectrum of
-            photographs, with an alpha channel; slow) or article, which gives weights from Caffe their input without
-            normalization, as the article did.
+        recipe: How the images are optimized: lucid (Fourier coefficients, robust to small changes), lucid-fast
+            (the same by larger steps), classes (pixels, as the article, for networks of any scale), quick (the same
+            within seconds), maco (the spectrum of photographs, with an alpha channel; slow) or article, which gives
+            weights from Caffe their input without normalization, as the article did.
         steps: Steps of the optimization, divided among the stages of the recipe. By default 128 for lucid, else those
             of the recipe.
         seed: Seed of the noise that the optimization starts from.

@@ -92,6 +92,15 @@ RECIPES: dict[str, Recipe] = {
             parameterization=fourier(),
             optimizer=optax.adam(0.05),
         ),
+        # The same by steps four times as large, for a look within a minute: with VGG16's block5_conv3, 32 steps reach
+        # the activation of 64 of lucid's. Colors are more saturated.
+        Recipe(
+            "lucid-fast",
+            (Stage(64, _ROBUST, lp=0.0),),
+            in_place=False,
+            parameterization=fourier(),
+            optimizer=optax.adam(0.2),
+        ),
         # MaCo (Fel et al. 2023): many small parts of an image that has the spectrum of photographs.
         Recipe(
             "maco",
