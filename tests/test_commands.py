@@ -265,6 +265,7 @@ def test_options_of_fit():
     assert options["mix"] == data.cutmix(1.0) and options["augment"] is None and options["ema"] == 0.9
     assert options["metrics"].keys() == {"top1", "top5"} and options["steps_per_epoch"] == 7
     assert options["workers"] == 3 and options["profile_steps"] == 2
+    assert build.fit_options(Config())["workers"] == 0  # no data, or a CPU
     plain = build.fit_options(PRESETS["debug"])
     assert plain["augment"] == Augment() and plain["mix"] is None and plain["ema"] is None
     assert plain["steps_per_epoch"] is None and plain["metrics"] == {}

@@ -115,6 +115,17 @@ def test_a_script_that_workers_would_run_again_is_asked_to_guard_itself(tmp_path
             prefetch.check_workers(2)
 
 
+def test_accelerators_have_processes_for_small_files(streamed, resident, monkeypatch):
+    monkeypatch.setattr(prefetch.runtime, "cores", lambda: 12)
+    assert 300 < streamed.train.images.mean_file_size() < 2**14
+    assert prefetch.choose_workers(streamed.train, accelerated=True) == 8
+    assert prefetch.choose_workers(streamed.train, accelerated=False) == 0
+    assert prefetch.choose_workers(resident.train, accelerated=True) == 0
+    large = reading(streamed.train, lambda name: bytes(2**15))
+    assert large.images.mean_file_size() == 2**15
+    assert prefetch.choose_workers(large, accelerated=True) == 0
+
+
 def test_workers_use_no_shared_memory(streamed, monkeypatch):
     """In a container /dev/shm has 64 MB, and a worker that fills it is killed."""
     from multiprocessing import shared_memory

@@ -17,7 +17,7 @@ from cnnjax import data, distributed, formats, limits, losses, models
 from cnnjax.cli.config import Config, DataConfig, ModelConfig, as_dict
 from cnnjax.cli.weights import PREPROCESSING
 from cnnjax.cli.weights import describe as describe_weights
-from cnnjax.data import sampling
+from cnnjax.data import prefetch, sampling
 from cnnjax.data.augment import Augment
 from cnnjax.data.inventory import Inventory
 from cnnjax.errors import UserError
@@ -229,10 +229,17 @@ def fit_options(config: Config, dataset: data.Dataset | None = None) -> dict[str
         "checkpoint_every_steps": chosen.checkpoint_every_steps,
         "weights_every_epochs": chosen.weights_every_epochs,
         "dispatches_per_epoch": chosen.dispatches_per_epoch,
-        "workers": config.data.workers,
+        "workers": _workers(config, dataset),
         "tensorboard": chosen.tensorboard,
         "profile_steps": chosen.profile,
     }
+
+
+def _workers(config: Config, dataset: data.Dataset | None) -> int:
+    """The number of processes that decode images, chosen by the data where the config does not say."""
+    if config.data.workers is not None or dataset is None:
+        return config.data.workers or 0
+    return prefetch.choose_workers(dataset.train, accelerated=jax.default_backend() != "cpu")
 
 
 def fit(config: Config, dataset: data.Dataset, run_dir: Path, *, resume: bool = False) -> loop.Result:

@@ -24,8 +24,11 @@ from jaxtyping import Int32
 from cnnjax import runtime
 from cnnjax.data import sampling
 from cnnjax.data.dataset import ArraySplit, Examples, LazySplit, Split
+from cnnjax.data.lazy_images import LazyImages
 from cnnjax.errors import UserError
 
+SMALL_FILE = 2**14  # bytes; larger ones are decoded as fast by threads
+MAX_WORKERS = 8
 CHUNK = 2**26  # bytes per chunk: one is computed on, one waits on the devices, one is being made
 # Workers send batches through pipes. grain would use /dev/shm, which has 64 MB in a usual container, and a worker that
 # fills it is killed by a signal.
@@ -108,6 +111,18 @@ def prefetch_batches(
     finally:
         chunks.close()  # so that a caller's variable does not keep the threads alive
         iterator.close()
+
+
+def choose_workers(split: Split, *, accelerated: bool) -> int:
+    """How many processes decode a split's images best; 0 are threads.
+
+    Small files are decoded so fast that most of the time is spent in Python, where one thread runs at a time: there
+    processes are 1.8 times as fast as threads on two cores (benchmarks/streaming.py). accelerated: a CPU does not train
+    fast enough for that to matter.
+    """
+    if not accelerated or not isinstance(split, LazySplit) or not isinstance(split.images, LazyImages):
+        return 0
+    return min(runtime.cores(), MAX_WORKERS) if split.images.mean_file_size() <= SMALL_FILE else 0
 
 
 def check_workers(workers: int) -> None:
