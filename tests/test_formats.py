@@ -363,6 +363,22 @@ def test_what_a_config_says_gives_keras_numbers(tmp_path, keras_cnn, flatten, da
         close(found[:, 1:] if expected.shape[1] == 1 else found, expected)
 
 
+@pytest.mark.parametrize("module", ["vgg16", "mobilenet_v2", "densenet"])
+def test_preprocessing_within_the_model_is_the_normalizer(tmp_path, keras_cnn, module):
+    """`preprocess_input` as Keras' own tutorials call it: caffe's, tf's and torch's."""
+    import keras
+
+    preprocess = getattr(keras.applications, module).preprocess_input
+    net = keras_cnn([preprocess])
+    images = np.random.default_rng(3).random((2, 36, 52, 3), np.float32)
+    expected = np.asarray(net(images * 255, training=False))
+    for ending in ("keras", "h5"):
+        net.save(tmp_path / f"w.{ending}")
+        network = formats.load(tmp_path / f"w.{ending}")
+        assert network.normalizer.kind == ("caffe" if module == "vgg16" else "standard")
+        close(np.asarray(network.probabilities(images))[:, 1:], expected)
+
+
 @pytest.mark.parametrize("kind", ["nested", "flat", "functional"])
 def test_a_keras_backbone_under_ones_own_head(tmp_path, kind):
     import keras

@@ -186,6 +186,46 @@ def test_rescaling_is_the_normalizer():
         np.testing.assert_allclose(normalizer(scale, offset)(jnp.asarray(images)), expected, rtol=1e-5, atol=1e-5)
 
 
+def operations(*after):
+    """The functional network of Keras 3 with operations on its input: (kind, name, the operation's second argument)."""
+    config = written(network(), functional=True)
+    layers, name = config["config"]["layers"], "input_1"
+    for kind, own, value in after:
+        taken = {"class_name": "__keras_tensor__", "config": {"keras_history": [name, 0, 0]}}
+        node = {"args": [taken] if value is None else [taken, value], "kwargs": {}}
+        layers.append({"class_name": kind, "name": own, "config": {"name": own}, "inbound_nodes": [node]})
+        name = own
+    (first,) = [one for one in layers if one["config"]["name"] == "c1_0"]
+    first["inbound_nodes"][0]["args"][0]["config"]["keras_history"][0] = name
+    return config
+
+
+def test_operations_on_the_input_are_the_normalizer():
+    tensor = {"class_name": "__tensor__", "config": {"value": [[[[2.0, 4.0, 8.0]]]], "dtype": "float32"}}
+    config = operations(("Subtract", "a", 10.0), ("Multiply", "b", 3), ("Divide", "c", tensor), ("Add", "d", 0.5))
+    images = np.random.default_rng(0).random((2, 4, 4, 3)).astype(np.float32)
+    expected = (images * 255 - 10) * 3 / np.float32([2, 4, 8]) + 0.5
+    found = keras_config.read(config).normalizer
+    np.testing.assert_allclose(found(jnp.asarray(images)), expected, rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "operation",
+    [
+        ("Add", "a", None),
+        ("Divide", "a", 0),
+        ("Multiply", "a", 0.0),
+        ("Multiply", "a", True),
+        ("Add", "a", {"class_name": "__tensor__", "config": {"value": [1.0, 2.0]}}),
+        ("Power", "a", 2),
+        ("GetItem", "a", [{"class_name": "__ellipsis__", "config": {}}, 1]),
+    ],
+)
+def test_other_operations_on_the_input_are_refused_by_name(operation):
+    with pytest.raises(Refused, match="its layer 'a' "):
+        keras_config.read(operations(operation))
+
+
 def test_models_within_models_and_branches():
     inner = {**written(network()[:-5], functional=True), "name": "vgg"}
     inner["config"]["name"] = "vgg"

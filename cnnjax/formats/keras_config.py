@@ -8,12 +8,14 @@ import itertools
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
-from cnnjax.data.normalize import Normalizer, identity, per_channel
+import numpy as np
+
+from cnnjax.data.normalize import Normalizer, caffe, identity, per_channel
+from cnnjax.formats.keras_graph import chain
+from cnnjax.formats.keras_nodes import layer_name
+from cnnjax.formats.keras_preprocessing import BGR, RGB
 from cnnjax.formats.lazy_tensors import Refused
 
-DEPTH = 8
-"""Models within models."""
-MODELS = ("Sequential", "Functional", "Model")
 COMMON = (
     "name", "trainable", "dtype", "batch_input_shape", "batch_shape", "seed", "kernel_initializer", "bias_initializer",
     "kernel_regularizer", "bias_regularizer", "activity_regularizer", "kernel_constraint", "bias_constraint",
@@ -60,10 +62,10 @@ class Config(NamedTuple):
 def read(config: Mapping[str, Any]) -> Config:
     """Check a model's config. Raises Refused for a layer, or an option of one, that no network here has."""
     try:
-        chain = list(_chain(config))
-        steps = [step for layer in chain for step in _steps(layer)]
-        formats = {layer["config"]["data_format"] for layer in chain if _is_spatial(layer)}
-        size = _image_size(chain, "channels_first" in formats)
+        layers = list(chain(config))
+        steps = [step for layer in layers for step in _steps(layer)]
+        formats = {layer["config"]["data_format"] for layer in layers if _is_spatial(layer)}
+        size = _image_size(layers, "channels_first" in formats)
     except (KeyError, TypeError, ValueError, AttributeError, IndexError, RecursionError) as error:
         raise Refused(f"its config is not one of Keras' ({type(error).__name__}: {str(error)[:80]})") from error
     if len(formats) > 1:
@@ -91,78 +93,6 @@ def read(config: Mapping[str, Any]) -> Config:
     )
 
 
-def _layers(config: Mapping[str, Any]) -> list[dict[str, Any]]:
-    inner = config.get("config")
-    layers = inner if isinstance(inner, list) else inner.get("layers") if isinstance(inner, dict) else None
-    if not isinstance(layers, list) or not all(isinstance(layer, dict) for layer in layers):
-        raise Refused("its config lists no layers: only functional and sequential models are read")
-    return layers
-
-
-def _chain(config: Mapping[str, Any], depth: int = 0) -> Iterator[dict[str, Any]]:
-    """Every layer in the order of computation, those of models within the model too."""
-    if depth > DEPTH:
-        raise Refused("its models are nested too deep")
-    layers = _layers(config)
-    functional = any(layer.get("inbound_nodes") for layer in layers)
-    for layer in _in_order(layers) if functional else layers:
-        if layer.get("class_name") in MODELS:
-            yield from _chain(layer, depth + 1)
-        else:
-            yield layer
-
-
-def _in_order(layers: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The layers of a functional model, each of which must take the result of the one before it."""
-    after: dict[str, dict[str, Any]] = {}
-    first = []
-    for layer in layers:
-        name = _name(layer)
-        nodes = layer.get("inbound_nodes") or []
-        if len(nodes) > 1:
-            raise Refused(f"its layer {name!r} is used {len(nodes)} times")
-        sources = list(_sources(nodes[0])) if nodes else []
-        if len(sources) > 1:
-            raise Refused(f"its layer {name!r} has {len(sources)} inputs, and no network here branches so")
-        if not sources:
-            first.append(layer)
-        elif sources[0] in after:
-            raise Refused(f"its layer {sources[0]!r} has several layers after it, and no network here branches so")
-        else:
-            after[sources[0]] = layer
-    if len(first) != 1:
-        raise Refused(f"it has {len(first)} inputs, and the networks here have one")
-    chain = first
-    while len(chain) <= len(layers) and _name(chain[-1]) in after:
-        chain = [*chain, after[_name(chain[-1])]]
-    if len(chain) != len(layers):
-        raise Refused("its layers do not follow one another")
-    return chain
-
-
-def _sources(node: Any) -> Iterator[str]:
-    """The names of the layers whose results a node takes, as Keras 2 or Keras 3 wrote it."""
-    if isinstance(node, dict):
-        waiting = [node.get("args", []), node.get("kwargs", {})]
-        while waiting:
-            value = waiting.pop()
-            if isinstance(value, dict) and value.get("class_name") == "__keras_tensor__":
-                yield str(value["config"]["keras_history"][0])
-            elif isinstance(value, dict):
-                waiting += value.values()
-            elif isinstance(value, list):
-                waiting += value
-    elif isinstance(node, list) and node and isinstance(node[0], str):
-        yield node[0]
-    else:
-        for part in node:
-            yield str(part[0])
-
-
-def _name(layer: Mapping[str, Any]) -> str:
-    return str(layer.get("name") or layer.get("config", {}).get("name", ""))
-
-
 def _is_spatial(layer: Mapping[str, Any]) -> bool:
     return layer.get("class_name") in ("Conv2D", "MaxPooling2D") and "data_format" in layer["config"]
 
@@ -170,7 +100,7 @@ def _is_spatial(layer: Mapping[str, Any]) -> bool:
 def _steps(layer: Mapping[str, Any]) -> Iterator[Step]:
     """What a layer does, its activation apart."""
     kind, own = str(layer.get("class_name")), dict(layer["config"])
-    name = _name(layer)
+    name = layer_name(layer)
     where = f"its layer {name!r}"
     if kind in ("InputLayer", *TRAINING_ONLY):
         return
@@ -204,7 +134,7 @@ OPTIONS: dict[str, tuple[str, dict[str, tuple[Any, ...]]]] = {
     "Activation": ("activation", {"activation": ()}),
     "ReLU": ("relu", {"max_value": (None,), "negative_slope": (0, None), "threshold": (0, None)}),
     "Softmax": ("softmax", {"axis": (-1, 1, [-1])}),
-    "Rescaling": ("rescaling", {"scale": (), "offset": ()}),
+    "Rescaling": ("rescaling", {"scale": (), "offset": (), "order": ()}),
     "GlobalAveragePooling2D": ("mean", {"data_format": (), "keepdims": (False, None)}),
     "GlobalMaxPooling2D": ("max", {"data_format": (), "keepdims": (False, None)}),
 }  # fmt: skip
@@ -225,7 +155,7 @@ def _checked(step: str, name: str, kind: str, own: Mapping[str, Any], allowed: M
             return Step(step, name, f"its layer {name!r} ({kind}) has {option}={_brief(value)}, not {usual}")
     values = {
         "flatten": (own.get("data_format"),), "dense": (own.get("units"),),
-        "rescaling": (own.get("scale"), own.get("offset", 0.0)), "pool": (own.get("padding"),),
+        "rescaling": (own.get("scale"), own.get("offset", 0.0), own.get("order", RGB)), "pool": (own.get("padding"),),
     }  # fmt: skip
     return Step(step, name, "", values.get(step, ()))
 
@@ -270,12 +200,19 @@ def _dtype_problem(dtype: Any) -> str:
 
 
 def _normalizer(steps: list[Step]) -> tuple[Normalizer | None, list[Step]]:
-    """The normalizer that a first Rescaling is to images in [0, 1], and the other steps."""
+    """The normalizer that a first Rescaling is to images in [0, 1], and the other steps.
+
+    Operations on the input, such as `preprocess_input`, are a Rescaling already (`keras_preprocessing`).
+    """
     if not steps or steps[0].kind != "rescaling" or steps[0].problem:
         return None, steps
-    scale, offset = (_numbers(value) for value in steps[0].values)
-    if scale is None or offset is None or any(number == 0 for number in scale):
-        return None, [steps[0]._replace(problem=f"its layer {steps[0].name!r} rescales by {_brief(steps[0].values)}")]
+    *values, order = steps[0].values
+    scale, offset = (_numbers(value) for value in values)
+    means = caffe().mean
+    if order == BGR and scale == [1, 1, 1] and offset and np.allclose(offset, -np.asarray(means), atol=1e-3):
+        return caffe(), steps[1:]
+    if scale is None or offset is None or any(number == 0 for number in scale) or order != RGB:
+        return None, [steps[0]._replace(problem=f"its layer {steps[0].name!r} rescales by {_brief(values)}")]
     # x · 255 · scale + offset, as (x - mean) · scales.
     if scale == [1 / 255] and offset == [0]:
         return identity(), steps[1:]
