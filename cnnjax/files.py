@@ -1,4 +1,4 @@
-"""The one way in which this package writes a file: completely, or not at all."""
+"""The one way in which this package writes a file, completely or not at all; and folders that can be written."""
 
 import json
 import os
@@ -37,3 +37,15 @@ def write_json(path: str | Path, value: Any, indent: int | None = 2) -> None:
     """Write `value` as JSON, in ASCII; see `atomic_write`."""
     text = json.dumps(value, indent=indent) + "\n"
     atomic_write(path, lambda temporary: temporary.write_text(text))
+
+
+def make_folder(folder: Path) -> Path:
+    """Create a folder and check that files can be created in it. Raises UserError if that is not possible."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / f".write-{os.getpid()}"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise UserError(f"cannot write to {folder} ({error.strerror}): choose another folder") from None
+    return folder

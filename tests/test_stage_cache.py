@@ -4,8 +4,9 @@ import json
 
 import pytest
 
-from cnnjax.article.stage_cache import StageCache, duration, make_folder
+from cnnjax.article.stage_cache import StageCache, duration
 from cnnjax.errors import UserError
+from cnnjax.files import make_folder
 
 PLAN = {"first": 1.0, "second": 3.0}
 

@@ -8,7 +8,6 @@ inputs of a stage change, that stage and all later ones are run again.
 import hashlib
 import json
 import logging
-import os
 import shutil
 import time
 from collections.abc import Callable, Mapping
@@ -16,25 +15,12 @@ from pathlib import Path
 from typing import Any
 
 from cnnjax import files
-from cnnjax.errors import UserError
 from cnnjax.printable import printable
 
 logger = logging.getLogger(__name__)
 
 Result = dict[str, Any]
 """A stage's result: JSON-able data."""
-
-
-def make_folder(folder: Path) -> Path:
-    """Create a folder and check that files can be created in it. Raises UserError if that is not possible."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / f".write-{os.getpid()}"
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise UserError(f"cannot write to {folder} ({error.strerror}): choose another folder") from None
-    return folder
 
 
 class StageCache:
@@ -53,7 +39,7 @@ class StageCache:
 
         Raises UserError if the folder cannot be written.
         """
-        self.folder = make_folder(Path(folder))
+        self.folder = files.make_folder(Path(folder))
         self.plan = dict(plan)
         self.results: dict[str, Result] = {}
         self.seconds: dict[str, float] = {}
@@ -86,7 +72,7 @@ class StageCache:
             # These files were made from other inputs. They must not be mixed with new ones.
             shutil.rmtree(folder)
         print(f"{label}; about {duration(self._left(name))} left for all stages", flush=True)
-        make_folder(folder)
+        files.make_folder(folder)
         result, seconds = self._timed(folder, compute)
         _write(folder / "stage.json", {"fingerprint": fingerprint, "seconds": seconds, "result": result})
         self._measured += seconds

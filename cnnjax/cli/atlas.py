@@ -9,11 +9,12 @@ from tqdm import tqdm
 
 from cnnjax import data as sources
 from cnnjax import procedural
-from cnnjax.article.stage_cache import duration, make_folder
+from cnnjax.article.stage_cache import duration
 from cnnjax.classify import find_images
 from cnnjax.cli.weights import Flags, Reading, load
 from cnnjax.data.plain_images import PlainImages
 from cnnjax.errors import UserError
+from cnnjax.files import make_folder
 from cnnjax.network import Json, Network
 from cnnjax.printable import printable
 from cnnjax.visualize import atlas as visualization

@@ -10,11 +10,11 @@ import tyro
 from tqdm import tqdm
 
 from cnnjax import figures
-from cnnjax.article.stage_cache import make_folder
 from cnnjax.classify import Prediction, find_images, score
 from cnnjax.classify import classify as predict
 from cnnjax.cli.weights import Flags, Reading, load
 from cnnjax.errors import UserError
+from cnnjax.files import make_folder
 from cnnjax.network import Network
 from cnnjax.printable import printable
 

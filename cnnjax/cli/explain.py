@@ -13,12 +13,11 @@ from tqdm import tqdm
 
 from cnnjax import figures, limits
 from cnnjax import visualize as visualization
-from cnnjax.article.stage_cache import make_folder
 from cnnjax.classify import find_images
 from cnnjax.cli.weights import Flags, Reading, load
 from cnnjax.data import example_image, imagenet
 from cnnjax.errors import UserError, unknown
-from cnnjax.files import atomic_write
+from cnnjax.files import atomic_write, make_folder
 from cnnjax.network import Network
 from cnnjax.printable import printable
 from cnnjax.visualize import METHODS

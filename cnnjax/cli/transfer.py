@@ -18,6 +18,7 @@ from cnnjax.cli.weights import Flags, Reading, load
 from cnnjax.errors import UserError
 from cnnjax.files import write_json
 from cnnjax.network import Network
+from cnnjax.printable import printable
 from cnnjax.train import metrics, run_dir, run_lock
 from cnnjax.train import transfer as transfer_
 from cnnjax.train.loop import Result, load_result
@@ -93,9 +94,8 @@ def _compare(
     for name, row in summary.items():
         columns = (f"{column} {value['mean']:.1%} ± {value['deviation']:.1%}" for column, value in row.items())
         print(f"{TITLES[name]:34}" + "   ".join(columns))
-    print(
-        f"wrote {_draw(results, summary, run / 'curves.png')}, {run / 'summary.json'} and each seed's runs beside them"
-    )
+    figure = _draw(results, summary, run / "curves.png")
+    print(printable(f"wrote {figure}, {run / 'summary.json'} and each seed's runs beside them"))
 
 
 def _configs(base: Network, data: DataConfig, seed: int, folder: Path, epochs: Mapping[str, int]) -> dict[str, Config]:

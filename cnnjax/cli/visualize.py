@@ -7,11 +7,11 @@ from tqdm import tqdm
 
 from cnnjax import figures, formats
 from cnnjax import visualize as visualization
-from cnnjax.article.stage_cache import make_folder
 from cnnjax.cli.quality import describe, measure
 from cnnjax.cli.weights import Flags, Reading, load
 from cnnjax.data import example_image, imagenet
 from cnnjax.errors import UserError
+from cnnjax.files import make_folder
 from cnnjax.network import Network
 from cnnjax.printable import printable
 from cnnjax.visualize import Image, recipes

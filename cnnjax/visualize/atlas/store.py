@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 
 from cnnjax import files
-from cnnjax.article.stage_cache import make_folder
 from cnnjax.errors import UserError
 from cnnjax.network import Json
 
@@ -29,7 +28,7 @@ class Store:
         self.folder, self.settings = Path(folder), json.loads(json.dumps(settings))
         if fresh:
             shutil.rmtree(self.folder, ignore_errors=True)
-        make_folder(self.folder)
+        files.make_folder(self.folder)
         self._check()
         files.write_json(self.folder / "settings.json", self.settings)
 
