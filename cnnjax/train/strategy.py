@@ -198,7 +198,7 @@ def compile_train_steps(
 
     # On several hosts pmap compiles with its first call. Profile-guided latency estimation compiles again after it has
     # measured a few calls, which it cannot do with a program that was compiled here.
-    if not begun and strategy.addressable_mesh.size == strategy.devices and not jax.config.jax_enable_pgle:
+    if not begun and strategy.addressable_mesh.size == strategy.devices and not _is_profile_guided():
         sums = replicate(strategy, metrics.zeros(("loss", *config.metrics)))
         if streamed:
             shape = (len(local_shard(strategy, rows)), local_shard(strategy, rows).shape[1])
@@ -212,6 +212,11 @@ def compile_train_steps(
         return program(*arguments(state, sums, examples))
 
     return run
+
+
+def _is_profile_guided() -> bool:
+    """Whether JAX_ENABLE_PGLE is set. Type checkers do not know the attribute."""
+    return bool(getattr(jax.config, "jax_enable_pgle", False))
 
 
 def make_evaluator(

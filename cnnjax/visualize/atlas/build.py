@@ -109,7 +109,7 @@ def _write(
     layers: Sequence[Layer],
     found: Mapping[str, Statistics],
     drawn: Mapping[str, Pictures],
-    about: Mapping[str, Json],
+    about: dict[str, Json],
 ) -> Atlas:
     """The table, its summary and the page, of what was computed."""
     shapes = layer_shapes(network)
