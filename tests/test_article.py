@@ -113,6 +113,7 @@ def test_interrupted_resumed_and_found_finished(small):
         (["--weights", "nowhere.safetensors"], "nowhere.safetensors"),
         (["--image", "nowhere.jpg"], "there is no image nowhere.jpg"),
         (["--filters-recipe", "articel-filters"], "did you mean article-filters"),
+        (["--classes-recipe", "quick", "--classes-steps", "1"], "--classes-steps 1 is too few for recipe 'quick'"),
         (["--out", "/proc/nowhere"], "cannot write to /proc/nowhere"),
     ],
 )

@@ -234,6 +234,8 @@ def test_any_flipped_byte_is_seen(file):
 def test_missing_and_unreadable(tmp_path):
     assert "there is no weights file" in refusal(tmp_path / "none.safetensors")
     assert "a folder must be that of a run" in refusal(tmp_path)
+    (tmp_path / "pytorch_model.bin").touch()
+    assert "of the files in it, pytorch_model.bin may be what you mean: give its path" in refusal(tmp_path)
 
 
 @pytest.mark.parametrize("keep", [0, 5, 100, 0.5, 0.999])

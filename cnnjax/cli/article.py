@@ -8,6 +8,7 @@ from pathlib import Path
 from cnnjax.article import run
 from cnnjax.cli.weights import Flags, Reading, load
 from cnnjax.data import example_image
+from cnnjax.errors import UserError
 from cnnjax.printable import printable
 from cnnjax.visualize import recipes
 from cnnjax.visualize.recipes import Recipe
@@ -72,9 +73,9 @@ def article(
         augmented_epochs=augmented_epochs,
         image=example_image.load_image(Path(image), _IMAGE_SIZE) if image else None,
         drawn_by=run.Recipes(
-            filters=_recipe(filters_recipe, "filters", filters_steps),
-            classes=_recipe(classes_recipe, "classes", classes_steps),
-            article=_recipe("article", "filters", article_steps),
+            filters=_recipe(filters_recipe, "filters", filters_steps, "--filters-steps"),
+            classes=_recipe(classes_recipe, "classes", classes_steps, "--classes-steps"),
+            article=_recipe("article", "filters", article_steps, "--article-steps"),
         ),
         filters_image_size=filters_image_size,
         seed=seed,
@@ -84,9 +85,11 @@ def article(
     print(printable(f"{time.perf_counter() - started:.0f} s; the page is {page.resolve()}"))
 
 
-def _recipe(name: str, what: str, steps: int | None) -> Recipe:
+def _recipe(name: str, what: str, steps: int | None, flag: str) -> Recipe:
     """Raises UserError for an unknown recipe and for too few steps."""
     chosen = recipes.recipe(name, what)
+    if steps is not None and steps < len(chosen.stages):
+        raise UserError(f"{flag} {steps} is too few for recipe {chosen.name!r}: its stages need {len(chosen.stages)}")
     return chosen if steps is None else recipes.with_steps(chosen, steps)
 
 

@@ -22,6 +22,7 @@ from cnnjax.formats.lazy_tensors import Contents, Damaged, Refused, Tensor
 
 INPUT, WEIGHTS = "input.safetensors", "weights.safetensors"
 PARTS = ("params", "model_state")
+ENDINGS = (".safetensors", ".bin", ".pth", ".pt", ".ckpt", ".keras", ".h5")
 
 
 @contextmanager
@@ -60,11 +61,20 @@ def _rows(array: np.ndarray) -> Any:
     return lambda first, last: (array if array.ndim else array.reshape(1))[first:last]
 
 
+def _other(folder: Path) -> str:
+    """Which file beside a folder of checkpoints that does not exist may be meant, as the end of a sentence."""
+    files = sorted(path.name for path in folder.parent.glob("*") if path.suffix in ENDINGS)
+    return f"; of the files in it, {files[0]} may be what you mean: give its path" if files else ""
+
+
 def _best(folder: Path) -> tuple[Path, dict[str, Any]]:
     """The intact checkpoint of the best epoch or, before there is one, the latest; and its manifest."""
     found = [path for path in folder.glob("*") if re.fullmatch(r"\d+(-partial)?", path.name)]
     if not found:
-        raise Refused(f"a folder must be that of a run, with {WEIGHTS} or checkpoints, or of one of its checkpoints")
+        raise Refused(
+            f"a folder must be that of a run, with {WEIGHTS} or checkpoints, or of one of its checkpoints"
+            + _other(folder)
+        )
     intact = {}
     for path in found:
         try:
