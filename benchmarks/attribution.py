@@ -153,7 +153,8 @@ def attribution(
     Args:
         networks: Weights files or folders of runs. An empty one is the VGG16 that is part of the package.
         methods: Which methods.
-        layer: The layer of grad-cam, grad-cam++ and layer-cam. Empty uses the last one with maps.
+        layer: The layer of grad-cam, grad-cam++ and layer-cam. Empty uses the last one with maps,
+            before pooling.
         classes: Which classes of animals, which the networks must know.
         per_class: Images of each class and seed.
         cascade_images: Of how many images the maps are computed again with layers drawn anew; 0 leaves that out.

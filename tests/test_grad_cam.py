@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import random_networks
 import tiny
 from flax import nnx
 from oracles import keras_vis
@@ -13,6 +14,7 @@ from oracles import keras_vis
 from cnnjax import Network, models, visualize
 from cnnjax.data import normalize
 from cnnjax.errors import UserError
+from cnnjax.visualize.attribution.target import choose_layer
 
 pytestmark = pytest.mark.usefixtures("quickly_compiled")
 
@@ -66,6 +68,12 @@ def test_by_default_it_is_the_likeliest_class_and_one_logit_has_two_ends():
             activation = keras_vis.forward(p, image * 255.0)[1]["conv_2"]
             gradient = sign * p["dense"][:, 0].reshape(activation.shape)
             np.testing.assert_allclose(heat, by_hand(activation, gradient), atol=2e-5)
+
+
+@pytest.mark.parametrize("name, layer", [("vgg11", "block5_conv2"), ("small-cnn", "conv_4"), ("resnet18", "layer4.1")])
+def test_the_default_layer_is_the_last_one_before_pooling(name, layer):
+    network = random_networks.network(name, 32, width_multiplier=0.05)
+    assert choose_layer(network, None)[0] == layer
 
 
 def test_another_layer_by_finite_differences():
@@ -124,7 +132,7 @@ def test_models_of_this_package_at_every_layer_with_maps(name, size):
     network = Network.create(model, normalizer=normalize.identity(), image_size=size)
     shown = images(1, size, size)
     shapes = {layer: shape for layer, shape in visualize.layer_shapes(network).items() if len(shape) == 3}
-    last = list(shapes)[-1]
+    last = {"resnet18": "layer4.1", "vgg11": "block5_conv2", "small-cnn": "conv_4"}[name]
     np.testing.assert_array_equal(visualize.grad_cam(network, shown, 1), visualize.grad_cam(network, shown, 1, last))
 
     @jax.jit

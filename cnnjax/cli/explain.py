@@ -46,7 +46,8 @@ def explain(
         weights: A weights file, the folder of a run, vgg16 or vgg16-mini, which are part of the package, or imagenet
             (downloaded and kept).
         methods: Names of the methods.
-        layer: The layer whose maps grad-cam, grad-cam++ and layer-cam use. Empty uses the last one with maps.
+        layer: The layer whose maps grad-cam, grad-cam++ and layer-cam use. Empty uses the last one with
+            maps, before pooling.
         class_name: Name of the class. Empty uses the most probable one of each image.
         seed: Seed of the noise of smooth-grad and the masks of rise.
         batch_size: Images, noisy or masked copies of them, at a time.

@@ -32,7 +32,7 @@ def grad_cam(
 
     class_index: a class by number or name, one for all images or one for each; by default the likeliest of each. With
     one sigmoid logit, class 1's is the logit and class 0's its negative. layer: by default the last one with height
-    and width. batch_size: images at a time; one program serves them all.
+    and width, before it is pooled. batch_size: images at a time; one program serves them all.
 
     Raises UserError for a network without classes, or an unknown class or layer.
     """

@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, Int
 from cnnjax.data.as_unit import as_unit
 from cnnjax.errors import UserError
 from cnnjax.network import Images, Network
-from cnnjax.visualize.layers import at_image_size, check_channels, layer_shapes
+from cnnjax.visualize.layers import Shapes, at_image_size, check_channels, layer_shapes
 from cnnjax.visualize.objectives import Target, class_logit
 
 ClassIndex = int | str | Sequence[int] | Sequence[str] | np.ndarray
@@ -42,16 +42,29 @@ def prepare(
 
 
 def choose_layer(network: Network, layer: str | None) -> tuple[str, tuple[int, int, int]]:
-    """A layer with maps, by default the last one, and the shape of its activation for one image.
+    """A layer with maps, and the shape of its activation for one image.
+
+    By default it is the last one or, if that only pools another one, the one that it pools, as in the papers: of VGG16
+    block5_conv3.
 
     Raises UserError for a layer that does not exist or has no height and width.
     """
     known = layer_shapes(network)
     if layer is None:
-        layer = next((name for name, shape in reversed(known.items()) if len(shape) == 3), next(reversed(known), ""))
+        layer = _last(known)
     check_channels(known, layer, 1, maps=True)
     height, width, channels = known[layer]
     return layer, (height, width, channels)
+
+
+def _last(known: Shapes) -> str:
+    """The name of the last layer with maps, before it is pooled; the last layer if none has maps."""
+    maps = [name for name, shape in known.items() if len(shape) == 3]
+    if not maps:
+        return next(reversed(list(known)), "")
+    *_, before, last = [maps[0], *maps]
+    (height, width, channels), (rows, columns, units) = known[before], known[last]
+    return before if channels == units and height > rows and width > columns else last
 
 
 def class_scores(
