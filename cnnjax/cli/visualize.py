@@ -86,9 +86,8 @@ def filters(
         channels: Numbers of the layer's channels. Empty uses eight of them.
         recipe: How the images are optimized: lucid (Fourier coefficients, robust to small changes), lucid-fast
             (the same by larger steps), filters (pixels, as the article, for networks of any scale), quick (filters
-            within seconds), maco (the spectrum of
-            photographs, with an alpha channel; slow) or article, which gives weights from Caffe their input without
-            normalization, as the article did.
+            within seconds), maco (the spectrum of photographs, with an alpha channel; slow) or article, which gives
+            weights from Caffe their input without normalization, as the article did.
         steps: Steps of the optimization, divided among the stages of the recipe. By default 128 for lucid, else those
             of the recipe.
         image_size: Size of the images in pixels, one number or height and width, for networks that take any size. By

@@ -27,7 +27,9 @@ from cnnjax.data.dataset import ArraySplit, Examples, LazySplit, Split
 from cnnjax.data.lazy_images import LazyImages
 from cnnjax.errors import UserError
 
-SMALL_FILE = 2**14  # bytes; larger ones are decoded as fast by threads
+# Bytes. Between what was measured: processes are 1.8 times as fast as threads for images of 64 × 48 pixels, and 1.2
+# times for photographs of 500 × 375. The limit itself was not measured.
+SMALL_FILE = 2**14
 MAX_WORKERS = 8
 CHUNK = 2**26  # bytes per chunk: one is computed on, one waits on the devices, one is being made
 # Workers send batches through pipes. grain would use /dev/shm, which has 64 MB in a usual container, and a worker that

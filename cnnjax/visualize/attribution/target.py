@@ -58,7 +58,11 @@ def choose_layer(network: Network, layer: str | None) -> tuple[str, tuple[int, i
 
 
 def _last(known: Shapes) -> str:
-    """The name of the last layer with maps, before it is pooled; the last layer if none has maps."""
+    """The name of the last layer with maps, before it is pooled; the last layer if none has maps.
+
+    Layers have no kinds here: smaller maps of as many channels as the layer before count as pooled, those of a strided
+    convolution too.
+    """
     maps = [name for name, shape in known.items() if len(shape) == 3]
     if not maps:
         return next(reversed(list(known)), "")
