@@ -91,6 +91,7 @@ BODY = {
     "one's own layer": (inserted("p1", layer("Attention", "at")), "'at' is a Attention"),
     "two data formats": (changed("c2_0", data_format="channels_first"), "have different data formats"),
     "rescaling in the middle": (inserted("p2", layer("Rescaling", "s", scale=2.0, offset=0.0)), "'s' is where neither"),
+    "400 digits": (inserted("c1_0", layer("Rescaling", "s", scale=10**400, offset=0.0)), "'s' rescales by"),
     "rescaling by nothing": (inserted("c1_0", layer("Rescaling", "s", scale=0.0, offset=0.0)), "'s' rescales by"),
     "nothing": ([], "its config has no convolutions"),
 }  # fmt: skip
@@ -216,6 +217,8 @@ def test_operations_on_the_input_are_the_normalizer():
         ("Divide", "a", 0),
         ("Multiply", "a", 0.0),
         ("Multiply", "a", True),
+        ("Add", "a", 10**400),
+        ("Divide", "a", 1e-300),
         ("Add", "a", {"class_name": "__tensor__", "config": {"value": [1.0, 2.0]}}),
         ("Power", "a", 2),
         ("GetItem", "a", [{"class_name": "__ellipsis__", "config": {}}, 1]),

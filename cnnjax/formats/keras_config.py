@@ -13,7 +13,7 @@ import numpy as np
 from cnnjax.data.normalize import Normalizer, caffe, identity, per_channel
 from cnnjax.formats.keras_graph import chain
 from cnnjax.formats.keras_nodes import layer_name
-from cnnjax.formats.keras_preprocessing import BGR, RGB
+from cnnjax.formats.keras_preprocessing import BGR, RGB, is_number
 from cnnjax.formats.lazy_tensors import Refused
 
 COMMON = (
@@ -226,8 +226,7 @@ def _numbers(value: Any) -> list[float] | None:
     """One number, or one for each channel."""
     plain = _plain(value)
     plain = plain if isinstance(plain, list) else [plain]
-    proper = all(isinstance(number, int | float) and not isinstance(number, bool) for number in plain)
-    return [float(number) for number in plain] if proper and len(plain) in (1, 3) else None
+    return [float(number) for number in plain] if all(map(is_number, plain)) and len(plain) in (1, 3) else None
 
 
 def _split(steps: list[Step]) -> tuple[tuple[int, ...], list[Step], list[Step]]:

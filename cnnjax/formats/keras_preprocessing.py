@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from cnnjax.formats.keras_nodes import layer_name, sources
 
 RGB, BGR = (0, 1, 2), (2, 1, 0)
+MOST = 1e30
 _ARITHMETIC = ("Add", "Subtract", "Multiply", "TrueDivide", "Divide")
 _OPERATIONS = ("GetItem", "Stack", *_ARITHMETIC)
 
@@ -75,6 +76,11 @@ def _result(layer: Mapping[str, Any], known: Mapping[str, _Channels]) -> _Channe
     return None
 
 
+def is_number(value: Any) -> bool:
+    """Whether a value of a config is a number with which images can be computed; one of 400 digits is not."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and -MOST < value < MOST
+
+
 def _arithmetic(kind: str, channels: _Channels, value: Any) -> _Channels | None:
     """The channels plus, minus, times or divided by a number, or by one for each of them."""
     if isinstance(value, dict):
@@ -82,8 +88,9 @@ def _arithmetic(kind: str, channels: _Channels, value: Any) -> _Channels | None:
     while isinstance(value, list) and len(value) == 1:
         value = value[0]
     numbers = value if isinstance(value, list) else [value] * len(channels.order)
-    proper = all(isinstance(number, int | float) and not isinstance(number, bool) for number in numbers)
-    if not proper or len(numbers) != len(channels.order) or (kind.endswith("Divide") and 0 in numbers):
+    if not all(map(is_number, numbers)) or len(numbers) != len(channels.order):
+        return None
+    if kind.endswith("Divide") and any(abs(number) < 1 / MOST for number in numbers):
         return None
     scale, offset = channels.scale, channels.offset
     if kind in ("Add", "Subtract"):
