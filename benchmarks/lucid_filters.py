@@ -8,7 +8,9 @@ time. Afterwards one judge, this package's network, takes the activation of each
 transforms. Of this package and a peer, what both reach is a filter's target; the ratio of a round is the median over
 the filters of the peer's time to it over this package's. Contenders take turns, in an order drawn for each round.
 
-Needs the extra `peers`. Writes benchmarks/results/lucid_filters.json.
+The Keras and PyTorch contenders have lucid's recipe; tf-keras-vis, which takes part if it is installed, has its own: it
+changes pixels with hardly any transforms, so it reaches an activation by noise that the other recipes rule out. Needs
+the extra `peers`. Writes benchmarks/results/lucid_filters.json.
 """
 
 import os
@@ -37,6 +39,7 @@ from cnnjax.visualize.layers import at_image_size
 OURS = compare.Contender(compare.OURS.who, "ours_lucid")
 KERAS = compare.Contender("lucid's recipe in Keras (TensorFlow)", "keras_lucid")
 TORCH = compare.Contender("lucent's algorithm in PyTorch", "torch_lucid")
+TF_KERAS_VIS = compare.Contender("tf-keras-vis, its own recipe", "tf_keras_vis_batch")
 
 
 @dataclass(frozen=True)
@@ -213,7 +216,7 @@ def lucid_filters(
             "every": every,
             "seed": seed,
         }
-        found = race((OURS, KERAS, TORCH), work, rounds, network, seed)
+        found = race((OURS, KERAS, TORCH, TF_KERAS_VIS), work, rounds, network, seed)
     print(table(found))
     more = {key: work[key] for key in ("layer", "channels", "image_size", "steps", "recipe", "seed")}
     compare.write(out, found, jax.devices()[0].device_kind, more | {"rounds": rounds, "sha256": network.digest})
