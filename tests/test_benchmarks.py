@@ -14,7 +14,8 @@ import peak
 import pytest
 from flax import nnx
 
-from cnnjax.analysis.jaxpr_analysis import Value, Walk
+from cnnjax.analysis.jaxpr_analysis import Walk
+from cnnjax.analysis.jaxpr_rules import Value
 from cnnjax.errors import UserError
 
 ROOT = Path(__file__).parents[1]

@@ -12,8 +12,9 @@ from pathlib import Path
 import docstring_parser
 import pytest
 
-from cnnjax.cli import command_line, main, renamed
-from cnnjax.cli.config import Config, DataConfig, OptimizerConfig, TrainConfig, as_dict, from_dict
+from cnnjax.cli import command_line, main, presets, renamed
+from cnnjax.cli.config import Config, DataConfig, OptimizerConfig, TrainConfig
+from cnnjax.cli.config_json import as_dict, from_dict
 from cnnjax.cli.presets import DESCRIPTIONS, PRESETS
 from cnnjax.cli.translate import translate
 from cnnjax.errors import Preempted, UserError
@@ -231,6 +232,40 @@ def test_config_survives_json(name):
 def test_a_file_of_settings_that_is_wrong(values, sentence):
     with pytest.raises(UserError, match=sentence):
         from_dict(Config, values)
+
+
+def test_the_settings_of_an_earlier_run_stand_in_place_of_a_preset(tmp_path):
+    path = tmp_path / "mine" / "config.json"
+    path.parent.mkdir()
+    path.write_text(json.dumps(as_dict(dataclasses.replace(PRESETS["debug"], run=str(path.parent)))))
+    name, config = presets.find(str(path))
+    assert name == "mine-again" and config == PRESETS["debug"]  # without the folder, which has that run
+
+    seen = {}
+
+    def train(preset: str, config: Config) -> None:
+        """Train."""
+        seen[preset] = config
+
+    command_line.parse(command_line.with_preset(train, name, config), ["--train.epochs", "5"], "cnnjax train")
+    assert seen["mine-again"].train.epochs == 5 and seen["mine-again"].data == PRESETS["debug"].data
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        (None, "there are no settings"),
+        ("{", "cannot be read as JSON"),
+        ("[1]", "holds no settings"),
+        ('{"epochs": 3}', "unknown field of Config 'epochs'.*only the settings of cnnjax train"),
+    ],
+)
+def test_settings_that_are_none(tmp_path, text, sentence):
+    path = tmp_path / "config.json"
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(UserError, match=sentence):
+        presets.find(str(path))
 
 
 FIRST_EDITION = {

@@ -9,7 +9,8 @@ import jax.numpy as jnp
 from flax import nnx
 
 from cnnjax import models
-from cnnjax.analysis.jaxpr_analysis import Value, Walk
+from cnnjax.analysis.jaxpr_analysis import Walk
+from cnnjax.analysis.jaxpr_rules import Value
 from cnnjax.errors import UserError
 from cnnjax.network import Network
 

@@ -14,7 +14,8 @@ import optax
 from flax import nnx
 
 from cnnjax import data, distributed, formats, limits, losses, models
-from cnnjax.cli.config import Config, DataConfig, ModelConfig, as_dict
+from cnnjax.cli.config import Config, DataConfig, ModelConfig
+from cnnjax.cli.config_json import as_dict
 from cnnjax.cli.weights import PREPROCESSING
 from cnnjax.cli.weights import describe as describe_weights
 from cnnjax.data import prefetch, sampling

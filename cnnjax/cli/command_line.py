@@ -143,14 +143,15 @@ def _run_with_preset(function: Command, argv: Sequence[str], prog: str) -> None:
         about = (inspect.getdoc(function) or "").partition("\n\nArgs:")[0]
         print(f"usage: {prog} PRESET [--flag value …]\n\n{about}\n\npresets:")
         print(columns(presets.DESCRIPTIONS))
+        print("\nThe path of a config.json in place of a preset gives the settings of that run.")
         print(f"\n{prog} PRESET --help lists the flags, with the preset's values\nas their defaults.")
         raise SystemExit(0 if argv else 2)
     if argv[0].startswith("-"):
         raise UserError(
             f"the first argument is the preset, before {argv[0]}: choose one of {', '.join(presets.PRESETS)}"
         )
-    chosen = presets.preset(argv[0])
-    parse(with_preset(function, argv[0], chosen), argv[1:], f"{prog} {argv[0]}")
+    name, chosen = presets.find(argv[0])
+    parse(with_preset(function, name, chosen), argv[1:], f"{prog} {argv[0]}")
 
 
 def _exit(run: Callable[[Sequence[str]], None], arguments: Sequence[str] | None) -> NoReturn:

@@ -1,27 +1,20 @@
 """What a training run is made of: small frozen dataclasses whose fields are the flags of the `train` command.
 
-A config is data. `as_dict` makes it JSON-able for a run's `config.json`, `from_dict` reads it back, the first edition's
-files too, and `cnnjax.cli.build` makes the objects that `train.fit` takes. Presets are in `cnnjax.cli.presets`.
+A config is data. `cnnjax.cli.config_json` converts it to the JSON of a run's `config.json` and back, and
+`cnnjax.cli.build` makes the objects that `train.fit` takes. Presets are in `cnnjax.cli.presets`.
 """
 
-import dataclasses
 import math
-import types
-import typing
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Literal
 
 from cnnjax import limits, models
-from cnnjax.cli import renamed
 from cnnjax.data.augment import Augment
 from cnnjax.errors import UserError, unknown
 
 SOURCES = ("procedural", "folder:PATH", "tfds:NAME", "hub:NAME")
 MIN_IMAGE_SIZE = 8
-
-T = TypeVar("T")
 
 
 def _require(condition: bool, sentence: str) -> None:
@@ -296,55 +289,6 @@ class DistributedConfig:
     """The number of this host, from 0."""
     connect_timeout: int = 300
     """Seconds to wait for the other hosts at the start."""
-
-
-def as_dict(config: Any) -> dict[str, Any]:
-    """A config, or a part of one, as JSON-able data."""
-    return dataclasses.asdict(config)
-
-
-def from_dict(kind: type[T], values: Mapping[str, Any]) -> T:
-    """The inverse of `as_dict` for `Config` and its parts. Field names of the first edition are understood, too.
-
-    Raises UserError for a field that `kind` does not have, or a value that it does not accept.
-    """
-    hints = typing.get_type_hints(kind)
-    arguments: dict[str, Any] = {}
-    for name, value in renamed.upgrade(kind.__name__, values).items():
-        if name not in hints:
-            raise unknown(f"field of {kind.__name__}", name, hints)
-        arguments[name] = _value(f"{kind.__name__}.{name}", hints[name], value)
-    return kind(**arguments)
-
-
-def _value(name: str, hint: Any, value: Any) -> Any:
-    """A value from JSON as the type that a field is annotated with."""
-    if dataclasses.is_dataclass(hint):
-        if not isinstance(value, Mapping):
-            raise UserError(f"{name} must be an object of settings, not {value!r}")
-        return from_dict(hint, value)
-    value = tuple(value) if isinstance(value, list) else value
-    if not _fits(hint, value):
-        raise UserError(f"{name} does not accept {value!r}")
-    return value
-
-
-def _fits(hint: Any, value: Any) -> bool:
-    origin, parts = typing.get_origin(hint), typing.get_args(hint)
-    if origin is Literal:
-        return value in parts
-    if origin in (types.UnionType, typing.Union):
-        return any(_fits(part, value) for part in parts)
-    if origin is tuple:
-        if not isinstance(value, tuple):
-            return False
-        kinds = (parts[0],) * len(value) if parts[1:] == (...,) else parts
-        return len(kinds) == len(value) and all(map(_fits, kinds, value))
-    if hint is types.NoneType:
-        return value is None
-    if hint is float:
-        return isinstance(value, int | float) and not isinstance(value, bool)
-    return isinstance(value, hint) and (hint is bool or not isinstance(value, bool))
 
 
 def _kebab(name: str) -> str:

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from cnnjax.cli import build
-from cnnjax.cli.config import Config, as_dict
+from cnnjax.cli.config import Config
+from cnnjax.cli.config_json import as_dict
 from cnnjax.data.dataset import Dataset
 from cnnjax.data.inventory import Inventory
 from cnnjax.distributed import print_once, run_all_or_raise, run_on_primary

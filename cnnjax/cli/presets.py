@@ -3,6 +3,9 @@
 Those of the article's section 4 have its batch sizes, Adam at 1e-3 and its ranges of augmentation.
 """
 
+from pathlib import Path
+
+from cnnjax.cli import config_json
 from cnnjax.cli.config import AugmentConfig, Config, DataConfig, ModelConfig, OptimizerConfig, TrainConfig
 from cnnjax.errors import unknown
 
@@ -90,3 +93,14 @@ def preset(name: str) -> Config:
     if name not in PRESETS:
         raise unknown("preset", name, PRESETS)
     return PRESETS[name]
+
+
+def find(argument: str) -> tuple[str, Config]:
+    """A preset, or the settings of an earlier run by the path of its config.json; and a name for the new run.
+
+    Raises UserError as `preset` does, and for a file that holds no settings.
+    """
+    if not argument.endswith(".json"):
+        return argument, preset(argument)
+    path = Path(argument)
+    return f"{path.absolute().parent.name}-again", config_json.read(path)

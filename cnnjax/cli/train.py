@@ -9,7 +9,8 @@ from typing import Any
 
 from cnnjax import distributed
 from cnnjax.cli import build, groups, renamed
-from cnnjax.cli.config import Config, DistributedConfig, as_dict
+from cnnjax.cli.config import Config, DistributedConfig
+from cnnjax.cli.config_json import as_dict
 from cnnjax.cli.presets import PRESETS
 from cnnjax.distributed import print_once, run_on_primary
 from cnnjax.errors import UserError
@@ -32,6 +33,8 @@ def train(
     distributed: DistributedConfig = _ALONE,
 ) -> None:
     """Train a network: a preset, with any of its values changed by flags.
+
+    In place of a preset, the config.json of an earlier run gives its settings.
 
     The run's folder is that of --run, or runs/PRESET. In it are:
 

@@ -15,7 +15,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,56 +25,16 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import PyTree
 
 from cnnjax import checksums, distributed
 from cnnjax.errors import UserError
 from cnnjax.train import metrics
+from cnnjax.train.memory_checkpoints import History
 from cnnjax.train.metrics import EpochMetrics, best
 from cnnjax.train.state import TrainState
+from cnnjax.train.tree_dict import as_dict, from_dict
 
 logger = logging.getLogger(__name__)
-
-History = list[EpochMetrics]
-
-
-class MemoryCheckpoints:
-    """What a run without a folder keeps: the state of the best epoch, in the host's memory."""
-
-    latest = None
-
-    def __init__(self) -> None:
-        self.step = 0
-        self._best: tuple[TrainState, EpochMetrics] | None = None
-
-    def __enter__(self) -> "MemoryCheckpoints":
-        return self
-
-    def __exit__(self, *raised: object) -> None:
-        pass
-
-    def describe(self) -> str:
-        """Where the latest checkpoint is, in words."""
-        return "nothing was saved, since the run has no run_dir"
-
-    def save(self, state: TrainState, sums: metrics.Sums, history: History) -> None:
-        """Keep the state if its epoch is the best so far."""
-        self.step = int(state.step)
-        if history and history[-1]["step"] == self.step and best(history) is history[-1]:
-            self._best = jax.device_get(state), history[-1]
-
-    def wait(self) -> None:
-        """Nothing is being written."""
-
-    def load(self, state: TrainState, sums: metrics.Sums) -> tuple[TrainState, metrics.Sums, History]:
-        """The state as it is given: nothing is kept that a run could continue from."""
-        return state, sums, []
-
-    def load_best(self, like: TrainState, history: History) -> tuple[TrainState, EpochMetrics]:
-        """The state and metrics of the best epoch."""
-        if self._best is None:
-            raise UserError("no epoch was finished, so there is no best one: train for one epoch or more")
-        return self._best
 
 
 class Checkpoints:
@@ -148,7 +108,7 @@ class Checkpoints:
         Raises UserError as `wait` does, for the save before this one.
         """
         self.wait()
-        host = _as_dict({"state": state, "sums": sums})
+        host = as_dict({"state": state, "sums": sums})
         self.step = int(host["state"]["step"])
         name = str(self.step) if history and history[-1]["step"] == self.step else f"{self.step}-partial"
         self._saving = self._thread.submit(self._write, name, host, history)
@@ -175,7 +135,7 @@ class Checkpoints:
             raise UserError(f"there is no checkpoint in {self.folder}: train first")
         where, manifest = f"the checkpoint {self.folder / name}", self._manifests[name]
         expected = {"state": state, "sums": sums}
-        like = jax.tree.map(lambda a: np.empty(a.shape, a.dtype), _as_dict(expected, jax.eval_shape))
+        like = jax.tree.map(lambda a: np.empty(a.shape, a.dtype), as_dict(expected, jax.eval_shape))
         # The names first: Orbax casts a changed dtype silently and is obscure about a missing key.
         if different := checksums.leaves(like).keys() ^ manifest["arrays"].keys():
             raise UserError(
@@ -190,7 +150,7 @@ class Checkpoints:
         changed = [leaf for leaf, array in found.items() if checksums.checksum(array) != manifest["arrays"][leaf]]
         if distributed.any_process(bool(changed)):
             raise UserError(f"{where} is damaged ({' '.join(changed[:1])} has changed): resume the run again")
-        loaded = _from_dict(host, expected)
+        loaded = from_dict(host, expected)
         return loaded["state"], jax.tree.map(jnp.asarray, loaded["sums"]), manifest["history"]
 
     def load_best(self, like: TrainState, history: History) -> tuple[TrainState, EpochMetrics]:
@@ -264,45 +224,6 @@ def _plain(folder: Path) -> Iterator[Path]:
         link = Path(place) / "checkpoints"
         link.symlink_to(folder, target_is_directory=True)
         yield link
-
-
-def _as_dict(tree: PyTree, transform: Callable[..., Any] | None = None) -> dict[str, Any]:
-    """Every array of the tree by its path, in nested dicts with text keys, random keys as the integers they are.
-
-    Orbax writes nothing else the same way in all its versions. With `transform` (jax.eval_shape) arrays stay abstract.
-    """
-
-    def plain(leaf: Any) -> Any:
-        if not jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-            return leaf
-        return jax.random.key_data(leaf) if transform is None else transform(jax.random.key_data, leaf)
-
-    nested: dict[str, Any] = {}
-    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
-        *parents, last = (_key_name(key) for key in path)
-        place = nested
-        for name in parents:
-            place = place.setdefault(name, {})
-        place[last] = plain(leaf)
-    return jax.device_get(nested) if transform is None else nested
-
-
-def _from_dict(nested: dict[str, Any], like: PyTree) -> Any:
-    """The inverse of `_as_dict`, in the structure of `like`."""
-
-    def find(path: tuple, leaf: Any) -> Any:
-        value: Any = nested
-        for key in path:
-            value = value[_key_name(key)]
-        if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-            return jax.random.wrap_key_data(value, impl=jax.random.key_impl(leaf))
-        return value
-
-    return jax.tree_util.tree_map_with_path(find, like)
-
-
-def _key_name(key: Any) -> str:
-    return str(getattr(key, "name", getattr(key, "key", getattr(key, "idx", key))))
 
 
 def _age(name: str) -> tuple[int, bool]:

@@ -18,7 +18,8 @@ from cnnjax.errors import UserError
 from cnnjax.network import Network
 from cnnjax.train import optimizers, run_data, run_dir, run_lock
 from cnnjax.train.agreement import check_hosts_agree
-from cnnjax.train.checkpoint import Checkpoints, MemoryCheckpoints
+from cnnjax.train.checkpoint import Checkpoints
+from cnnjax.train.memory_checkpoints import MemoryCheckpoints
 from cnnjax.train.metrics import EpochMetrics, Metric
 from cnnjax.train.plan import Callback, Options, Plan
 from cnnjax.train.progress import OnProgress

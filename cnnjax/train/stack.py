@@ -18,7 +18,8 @@ import numpy as np
 from cnnjax.data.dataset import ArraySplit, as_split
 from cnnjax.errors import Diverged, Preempted
 from cnnjax.train import metrics, preemption, strategy
-from cnnjax.train.checkpoint import Checkpoints, MemoryCheckpoints
+from cnnjax.train.checkpoint import Checkpoints
+from cnnjax.train.memory_checkpoints import MemoryCheckpoints
 from cnnjax.train.plan import Plan
 from cnnjax.train.profiling import Profiler
 from cnnjax.train.progress import Progress

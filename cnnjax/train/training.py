@@ -20,7 +20,8 @@ from cnnjax.data import prefetch, sampling
 from cnnjax.data.dataset import ArraySplit, LazySplit, as_split
 from cnnjax.errors import Diverged, Preempted, UserError
 from cnnjax.train import metrics, preemption, results, state, strategy
-from cnnjax.train.checkpoint import Checkpoints, MemoryCheckpoints
+from cnnjax.train.checkpoint import Checkpoints
+from cnnjax.train.memory_checkpoints import MemoryCheckpoints
 from cnnjax.train.metrics import EpochMetrics
 from cnnjax.train.plan import Plan
 from cnnjax.train.profiling import Profiler
