@@ -221,6 +221,9 @@ def _set_compilation_cache() -> None:
     if jax.config.jax_compilation_cache_dir is None:
         folder = cache_dir() / "xla"
         jax.config.update("jax_compilation_cache_dir", str(folder))
+        if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
+            # By default JAX keeps only programs that took a second; here a start has several of 0.1 to 0.3 s.
+            jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
         changes.append(f"compiled programs are kept in {folder}")
         _check_kept_programs()
 

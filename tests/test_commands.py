@@ -14,7 +14,8 @@ from PIL import Image
 
 from cnnjax import data, formats
 from cnnjax.cli import build, main
-from cnnjax.cli.config import Config, DataConfig, MixConfig, ModelConfig, OptimizerConfig, TrainConfig, from_dict
+from cnnjax.cli.config import Config, DataConfig, MixConfig, ModelConfig, OptimizerConfig, TrainConfig
+from cnnjax.cli.config_json import from_dict
 from cnnjax.cli.presets import PRESETS
 from cnnjax.data.augment import Augment
 from cnnjax.errors import UserError

@@ -13,7 +13,8 @@ from flax import nnx
 from cnnjax import Network, formats, train
 from cnnjax.cli import build, groups, main
 from cnnjax.cli import sweep as cli_sweep
-from cnnjax.cli.config import Config, from_dict
+from cnnjax.cli.config import Config
+from cnnjax.cli.config_json import from_dict
 from cnnjax.data.dataset import ArraySplit, Dataset
 from cnnjax.errors import Diverged, Preempted, UserError
 from cnnjax.train import Member, fit_members, loop, optimizers, schedules, stack, state, strategy, sweeps

@@ -38,17 +38,29 @@ def draw(key: Key[Array, ""], shape: Sequence[int], distribution: Distribution =
     They are drawn in chunks, each with a key of its own, so that all shapes share one program. Inside of a
     transformation, such as `jax.jit`, the numbers are the same.
     """
+    return _scaled(key, shape, distribution, np.float32(1), jnp.float32)
+
+
+def zeros(shape: int | Sequence[int]) -> Float[Array, "..."]:
+    """Zeros in float32, without a compiled program of their own: `jnp.zeros` has one for each shape."""
+    return jax.device_put(np.zeros(shape, np.float32))
+
+
+def _scaled(
+    key: Array, shape: Sequence[int], distribution: Distribution, factor: np.float32, dtype: jax.typing.DTypeLike
+) -> Array:
+    """The random numbers times a factor, which NumPy computes where nothing is traced: XLA would compile that, too."""
     size = math.prod(shape)
-    if size > 2**24 and not isinstance(key, jax.core.Tracer):
-        limits.check_memory(8 * size, f"a layer of {limits.short(size)} numbers", "make the model narrower")
     count = -(-size // CHUNK)
     if isinstance(key, jax.core.Tracer):
         chunks = jax.vmap(functools.partial(_chunk, distribution), (None, 0))(key, jnp.arange(count))
-        return chunks.reshape(-1)[:size].reshape(shape)
+        return (chunks.reshape(-1)[:size].reshape(shape) * factor).astype(dtype)
+    if size > 2**24:
+        limits.check_memory(8 * size, f"a layer of {limits.short(size)} numbers", "make the model narrower")
     numbers = np.empty(count * CHUNK, np.float32)
     for i in range(count):
         numbers[i * CHUNK : (i + 1) * CHUNK] = _chunk(distribution, key, np.int32(i))
-    return jnp.asarray(numbers[:size].reshape(shape))
+    return jax.device_put((numbers[:size].reshape(shape) * factor).astype(dtype))
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -67,7 +79,7 @@ def variance_scaling(scale: float, mode: Mode, distribution: Distribution) -> In
         fan_in, fan_out = shape[-2] * positions, shape[-1] * positions
         fan = {"fan_in": fan_in, "fan_out": fan_out, "fan_avg": (fan_in + fan_out) / 2}[mode]
         factor = np.float32(math.sqrt(scale / fan) / _STD[distribution])
-        return (draw(key, shape, distribution) * factor).astype(dtype)
+        return _scaled(key, shape, distribution, factor, dtype)
 
     return init
 

@@ -14,6 +14,7 @@ from jax.nn.initializers import Initializer
 from jaxtyping import Array, Float
 
 from cnnjax.errors import UserError
+from cnnjax.models import initializers
 from cnnjax.models.batch_norm import BatchNorm, Statistics
 from cnnjax.ops import broadcast_bias, conv, conv_max_pool, dense, max_pool, recompute
 
@@ -39,7 +40,7 @@ class Conv(nnx.Module):
         self.stride, self.padding = stride, (size - 1) // 2 if padding is None else padding
         self.kernel = nnx.Param(init(rngs.params(), (size, size, inputs, outputs), jnp.float32))
         if bias:
-            self.bias = nnx.Param(jnp.zeros(outputs, jnp.float32))
+            self.bias = nnx.Param(initializers.zeros(outputs))
 
     def __call__(
         self, x: Float[Array, "batch height width inputs"]
@@ -66,7 +67,7 @@ class Dense(nnx.Module):
 
     def __init__(self, inputs: int, outputs: int, *, init: Initializer, rngs: nnx.Rngs):
         self.kernel = nnx.Param(init(rngs.params(), (inputs, outputs), jnp.float32))
-        self.bias = nnx.Param(jnp.zeros(outputs, jnp.float32))
+        self.bias = nnx.Param(initializers.zeros(outputs))
 
     def __call__(self, x: Float[Array, "batch inputs"]) -> Float[Array, "batch outputs"]:
         z = dense(x, self.kernel[...].astype(x.dtype))

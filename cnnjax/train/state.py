@@ -1,5 +1,6 @@
 """What changes in training: parameters, the model's other state, the optimizer's state and the moving average."""
 
+import functools
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
@@ -38,6 +39,14 @@ def create_state(
     ema: bool = False,
 ) -> TrainState:
     """The state before the first step. The optimizer's state covers only the layers that are not `frozen`."""
+    return _create(params, model_state, tx, frozenset(frozen), ema)
+
+
+# As one program: by itself each copy and each array of zeros would be compiled, once for every shape.
+@functools.partial(jax.jit, static_argnums=(2, 3, 4))
+def _create(
+    params: Params, model_state: ModelState, tx: optax.GradientTransformation, frozen: frozenset[str], ema: bool
+) -> TrainState:
     # Copies: the step reuses the memory of each array, so no two may share it, nor may the caller's be among them.
     params, model_state = jax.tree.map(jnp.copy, (params, model_state))
     average = jax.tree.map(jnp.copy, MovingAverage(params, model_state)) if ema else None
