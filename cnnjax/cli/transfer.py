@@ -75,12 +75,14 @@ def transfer(
     if data.source == "procedural" and not data.classes:
         data = replace(data, classes=NEW_CLASSES)
     epochs = {"head": head_epochs, "fine-tune": fine_tune_epochs, "small-cnn": small_epochs}
+    origin: dict[str, Any] = {"weights": weights or "vgg16-mini", "digest": base.digest}
     plan = {seed: _configs(base, data, seed, run / f"seed-{seed}", epochs) for seed in seeds}
     with ExitStack() as locks:
-        for config in (config for configs in plan.values() for config in configs.values()):
+        for name, config in (pair for configs in plan.values() for pair in configs.items()):
             locks.enter_context(run_lock.locked(Path(config.run)))
-            prepare(Path(config.run), config, resume=resume, fresh=fresh)
-        _compare(base, plan, data, run, resume)
+            more = {"base": origin} if name == "head" else {}
+            prepare(Path(config.run), config, resume=resume, fresh=fresh, more=more)
+        _compare(base.replace(provenance=origin), plan, data, run, resume)
 
 
 def _compare(
@@ -151,6 +153,7 @@ def _train_all(
                 features = features or transfer_.extract_features(network, dataset)
                 optimizer = build.optimizer(config, build.total_steps(config, features))
                 options = build.fit_options(config, features)
+                options["config"] |= {"base": dict(base.provenance)}
                 results[name][seed] = transfer_.fit_head(
                     network, features, optimizer, run_dir=folder, resume=resume, **options
                 )
