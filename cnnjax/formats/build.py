@@ -18,7 +18,7 @@ from cnnjax.formats.description import Description
 from cnnjax.formats.infer import infer
 from cnnjax.formats.lazy_tensors import Contents, Tensor, listed
 from cnnjax.formats.native import nested
-from cnnjax.formats.read_arrays import is_widened, read_arrays
+from cnnjax.formats.read_arrays import becomes_float32, read_arrays
 from cnnjax.network import Network
 
 INFLATION = 4
@@ -106,11 +106,11 @@ def build(path: Path, contents: Contents, options: Options) -> Network:
     graphdef, params, model_state = models.split(model)
     expected = models.flatten(params) | models.flatten(model_state)
     wanted = {name: leaf for name, leaf in expected.items() if name not in plan.new_arrays}
-    narrow = {
-        str(plan.tensors[name].dtype) for name, leaf in wanted.items() if is_widened(plan.tensors.get(name), leaf)
+    others = {
+        str(plan.tensors[name].dtype) for name, leaf in wanted.items() if becomes_float32(plan.tensors.get(name), leaf)
     }
-    if narrow:
-        plan.provenance["stored as"] = sorted(narrow)
+    if others:
+        plan.provenance["stored as"] = sorted(others)
     arrays = plan.new_arrays | read_arrays(path, plan.tensors, wanted, plan.unknown, _cells(plan))
     return Network(
         graphdef,

@@ -29,7 +29,7 @@ TRAINING_ONLY = (
 )  # fmt: skip
 """Layers that do nothing but in training."""
 CODE = ("Lambda", "TFOpLambda", "SlicingOpLambda", "TensorFlowOpLayer")
-DTYPES = ("float32", "mixed_float16", "mixed_bfloat16", "float16", "bfloat16")
+DTYPES = ("float32", "mixed_float16", "mixed_bfloat16", "float16", "bfloat16", "float64")
 
 
 class Step(NamedTuple):
