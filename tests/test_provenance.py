@@ -113,3 +113,13 @@ def test_a_function_is_recorded_by_its_name_and_not_by_its_place_in_memory(tmp_p
     run_dir.prepare(tmp_path, settings, resume=True)
     with pytest.raises(UserError, match="was started with loss="):
         run_dir.prepare(tmp_path, dict(settings) | {"loss": "<function other>"}, resume=True)
+
+
+def test_a_run_on_other_weights_features_is_not_resumed(tmp_path):
+    settings = {"epochs": 3, "base": {"weights": "a.h5", "digest": "12"}}
+    run_dir.prepare(tmp_path, settings, resume=False)
+    (tmp_path / "weights.safetensors").touch()
+    run_dir.prepare(tmp_path, {"epochs": 3, "base": {"weights": "moved/a.h5", "digest": "12"}}, resume=True)
+    with pytest.raises(UserError, match="was begun with other weights, moved/a.h5: pass those, or choose another"):
+        run_dir.prepare(tmp_path, {"epochs": 3, "base": {"weights": "b.h5", "digest": "34"}}, resume=True)
+    run_dir.prepare(tmp_path, {"epochs": 3}, resume=True)

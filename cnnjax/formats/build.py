@@ -21,6 +21,8 @@ from cnnjax.formats.native import nested
 from cnnjax.formats.read_arrays import becomes_float32, read_arrays
 from cnnjax.network import Network
 
+NEEDS_TOP = "which needs its dense layers: only a VGG does without them"
+"""How the sentence ends where a network is asked for without its dense layers that cannot do without them."""
 INFLATION = 4
 """How many times larger than a file its arrays may be: trained parameters hardly compress."""
 
@@ -195,7 +197,7 @@ def _change(plan: _Plan, contents: Contents, options: Options, image_size: tuple
             f"it so, or give a file with {', '.join(plan.top)}"
         )
     if not include_top and not (plan.architecture and plan.architecture.optional_top):
-        raise UserError(f"{plan.path} holds a {name}, which needs its dense layers: only a VGG does without them")
+        raise UserError(f"{plan.path} holds a {name}, {NEEDS_TOP}")
     if include_top and contents.description is None and (contents.head or contents.head_problem) and plan.architecture:
         raise UserError(_own_head(plan, contents))
     if options.class_names and len(options.class_names) != len(plan.class_names):
