@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from cnnjax.files import atomic_write
+from cnnjax.files import atomic_write, check_regular
 
 MANIFEST = "manifest.json"
 
@@ -75,7 +75,7 @@ def seal(folder: Path, host: Any, history: list[dict[str, Any]]) -> None:
 
 def verified(path: Path) -> dict[str, Any]:
     """A checkpoint's manifest. Raises ValueError or OSError unless every byte of every file is as it was written."""
-    seal, _, text = (path / MANIFEST).read_bytes().partition(b"\n")
+    seal, _, text = check_regular(path / MANIFEST).read_bytes().partition(b"\n")
     if seal != hashlib.sha256(text).hexdigest().encode():
         raise ValueError(f"{MANIFEST} has changed")
     manifest = json.loads(text)

@@ -1,7 +1,9 @@
-"""The one way in which this package writes a file, completely or not at all; and folders that can be written."""
+"""How this package writes a file, completely or not at all, and reads what may not be one; folders for files."""
 
+import errno
 import json
 import os
+import stat
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -37,6 +39,28 @@ def write_json(path: str | Path, value: Any, indent: int | None = 2) -> None:
     """Write `value` as JSON, in ASCII; see `atomic_write`."""
     text = json.dumps(value, indent=indent) + "\n"
     atomic_write(path, lambda temporary: temporary.write_text(text))
+
+
+def check_regular(path: Path) -> Path:
+    """The path. Raises OSError unless a regular file is there: a pipe would be waited for, a device may never end."""
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise OSError(errno.EINVAL, "it is not a regular file", str(path))
+    return path
+
+
+def read_text(path: Path) -> str:
+    """The text of a regular file, in UTF-8. Raises OSError or ValueError."""
+    return check_regular(path).read_text(encoding="utf8")
+
+
+def check_json(value: Any, what: str) -> None:
+    """Raises UserError unless JSON can hold a value, before work is done that ends in a file."""
+    try:
+        json.dumps(value)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise UserError(
+            f"{what} cannot be kept as JSON ({error}): use texts, numbers, lists and dicts in it"
+        ) from error
 
 
 def make_folder(folder: Path) -> Path:

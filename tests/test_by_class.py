@@ -171,6 +171,11 @@ def test_a_published_test_split_of_unequal_classes_is_taken_as_a_whole(tmp_path)
     for eval_per_class in (500, 0):
         config = DataConfig(source=f"folder:{tmp_path}", image_size=8, cache=False, eval_per_class=eval_per_class)
         assert by_class.counts(build.dataset(config).test.labels, 2) == [37, 23]
+        assert "test split:" not in build.describe(config, build.dataset(config))
+    fewer = DataConfig(source=f"folder:{tmp_path}", image_size=8, cache=False, eval_per_class=4)
+    found = build.dataset(fewer)
+    assert by_class.counts(found.test.labels, 2) == [4, 4]
+    assert "; 8 of the 60 images of its test split: --data.eval-per-class 0 uses all" in build.describe(fewer, found)
 
 
 @pytest.mark.parametrize("name", [name for name in PRESETS if name not in ("new-head", "fine-tune")])

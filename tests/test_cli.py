@@ -163,6 +163,8 @@ FLAGS = [
         ("`count` and `index` need `coordinator`: coordinator='a:1', image_size=…",
          "--distributed.count and --distributed.index need --distributed.coordinator: --distributed.coordinator a:1, "
          "--data.image-size …"),
+        ("lower `valid` or `test`, or both", "lower --data.eval-per-class, or both"),
+        ("lower `seed`, `valid` or `test`", "lower --train.seed or --data.eval-per-class"),
         # Words, layers, files and values are not arguments.
         ("seed the count of epochs, conv_4/kernel, 'run_dir', run_dir.txt, other=3, models.create(seed=3)",
          "seed the count of epochs, conv_4/kernel, 'run_dir', run_dir.txt, other=3, models.create(--train.seed 3)"),

@@ -336,4 +336,6 @@ def test_transfer_refuses(extra, sentence, tmp_path, capsys):
 
 def test_transfer_needs_a_vgg(run, tmp_path, capsys):
     assert call("transfer", "--weights", run, "--run", tmp_path / "run") == 2
-    assert "VGG" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "to train this one on with other classes use cnnjax train cnn" in said
+    assert f"--train.init-from {run}, with its --model.name" in said

@@ -203,6 +203,9 @@ REFUSED = {
     "other files in folders of the same names": (
         ["cat/{}.jpg", "dog/{}.jpg", "more/cat/new{}.jpg", "more/dog/new{}.jpg"], "merge them or move one away"),
     "names that differ in case only": (["Cat/{}.jpg", "cat/{}.jpg", "dog/{}.jpg"], "differ in case only"),
+    "a copy of a class": (["cat/{}.jpg", "cat copy/{}.jpg", "dog/{}.jpg"], "the folder cat copy in"),
+    "a numbered copy within splits": (
+        ["train/cat/{}.jpg", "train/cat (1)/{}.jpg", "train/dog/{}.jpg"], "(1) in"),
     "one name without a label": (
         ["cat.{}.jpg", "dog.{}.jpg", "pig.{}.jpg", "cow.{}.jpg", "readme.jpg"],
         "13 images, 1 of them without a label in the name, such as 'readme.jpg'"),
@@ -245,6 +248,28 @@ def test_one_sentence_asks(tmp_path, layout):
     with pytest.raises(UserError, match=re.escape(sentence)) as caught:
         find_layout(make(tmp_path, *files))
     assert "\n" not in str(caught.value)
+
+
+COPIES = (
+    "cat - Copy", "cat - Copy (2)", "cat copy", "cat copy 2", "cat (copy)", "cat (another copy)", "cat (3rd copy)",
+    "cat (1)", "cat(2)", "Copy of cat", "Copy (2) of cat", "cat - Kopie", "cat (Kopie)", "Cat - copie", "cat_copy",
+    "Kopie von cat",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("copy", COPIES)
+def test_copies_of_file_managers_are_asked_about(tmp_path, copy):
+    make(tmp_path, "cat/{}.jpg", f"{copy}/{{}}.jpg", "dog/{}.jpg")
+    sentence = f"the folder {copy} in {tmp_path} is called as a copy of cat: merge them or move one away, or name the"
+    with pytest.raises(UserError, match=re.escape(sentence)):
+        find_layout(tmp_path)
+    assert copy in found(tmp_path, ("cat", copy))[0]["train"], "named, it is one"
+
+
+def test_names_that_are_no_copies(tmp_path):
+    names = ("photocopy", "copy", "hard copy", "cat", "cat 2", "dog (1)")
+    make(tmp_path, *(f"{name}/{{}}.jpg" for name in names))
+    assert found(tmp_path)[0] == {"train": dict.fromkeys(names, COUNT)}
 
 
 def test_classes_that_are_named_are_not_asked_about(tmp_path):

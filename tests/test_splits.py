@@ -104,6 +104,17 @@ def test_too_few_images_name_the_numbers_and_the_arguments(pools, per_class, sen
         split_dataset(pools, selection(per_class), "here")
 
 
+def test_where_nothing_can_be_lowered_images_are_asked_for():
+    least = Selection(None, 1, 1, 0)
+    said = "(at least 1 for training, 1 for validation, 1 for test): add images of it, or name the classes that are to"
+    for wanted in (least, Selection(5, 0.2, 0.2, 0, adapt=True)):
+        with pytest.raises(
+            UserError, match="class 'cat' has 2 images where 3 are needed .*: add images of it"
+        ) as error:
+            split_dataset({"train": pool("cat", 2)}, wanted, "here")
+        assert wanted is not least or said in str(error.value)
+
+
 def test_choosing_classes():
     assert choose(["dog", "cat"], (), "here") == ("cat", "dog")
     assert choose(["ant", "cat", "dog"], ("dog", "ant"), "here") == ("dog", "ant")

@@ -11,6 +11,7 @@ import torch_files
 from oracles import numpy_nets
 
 from cnnjax import formats
+from cnnjax.cli.weights import describe
 from cnnjax.errors import UserError
 
 TORCH = Path(__file__).parent / "fixtures" / "torch"
@@ -196,6 +197,40 @@ def test_features_alone(tmp_path, tiny):
     torch_files.save(tmp_path / "w.pth", {f"0.{name}": value for name, value in body.items()} | own)
     network = formats.load(tmp_path / "w.pth", include_top=False)
     assert network.digest == digest and network.provenance["left out"] == ["2.weight", "2.bias"]
+
+
+def test_double_precision_is_rounded_and_noted(tiny, tmp_path):
+    torch_files.save(tmp_path / "w.pth", {name: value.astype(np.float64) / 3 for name, value in tiny.items()})
+    network = formats.load(tmp_path / "w.pth")
+    assert network.provenance["stored as"] == ["float64"]
+    kernel = (tiny["features.3.weight"].astype(np.float64) / 3).astype(np.float32).transpose(2, 3, 1, 0)
+    np.testing.assert_array_equal(network.params["block2_conv1"]["kernel"], kernel)
+    assert "its numbers are float64 and were rounded to float32" in " ".join(describe("w.pth", network))
+    torch_files.save(tmp_path / "w.pth", {name: value.astype(np.float64) * 1e300 for name, value in tiny.items()})
+    with pytest.raises(UserError, match="has numbers that are not finite in features"):
+        formats.load(tmp_path / "w.pth")
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_numpys_arrays_in_a_pickle_are_refused_by_name(tiny, tmp_path, wrapped):
+    def inline(array):
+        kind = torch_files.Call(
+            torch_files.Name("numpy", "dtype"), ("f4", False, True), (3, "<", None, None, None, -1, -1, 0)
+        )
+        state = (1, array.shape, kind, False, array.tobytes())
+        return torch_files.Call(
+            torch_files.Name("numpy.core.multiarray", "_reconstruct"),
+            (torch_files.Name("numpy", "ndarray"), (0,), b"b"),
+            state,
+        )
+
+    arrays = {name: inline(value) for name, value in tiny.items() if value.ndim == 1}
+    torch_files.save(tmp_path / "w.pth", {"state_dict": arrays, "epoch": 3} if wrapped else arrays)
+    with pytest.raises(UserError, match=r"its arrays are NumPy's, .* and are not read: save tensors, as in torch.save"):
+        formats.load(tmp_path / "w.pth")
+    torch_files.save(tmp_path / "w.pth", {"weight": inline(np.zeros(2_000_000, np.float32))})
+    with pytest.raises(UserError, match="its pickle has 8,.* it holds other data, such as NumPy arrays; save model"):
+        formats.load(tmp_path / "w.pth")
 
 
 @pytest.mark.parametrize("kind", ["float16", "bfloat16"])

@@ -125,7 +125,7 @@ def filters(folder: Path, images: FilterImages) -> Result:
                 dead=[bool(image.provenance["dead"]) for image in rendered],
             )
             files.write_json(record, [image.provenance for image in rendered])
-        result["provenance"][layer] = json.loads(record.read_text())
+        result["provenance"][layer] = json.loads(files.read_text(record))
         result["figures"] |= sections.relative(folder, {f"filters/{layer}": folder / f"{layer}.png"})
     result["figures"] |= sections.relative(folder, {"ascent": film})
     return result

@@ -112,7 +112,7 @@ def _write(path: Path, record: dict[str, Any]) -> None:
 def _read(path: Path) -> dict[str, Any] | None:
     """What was written; None, with a warning if there is a file, unless every number and letter is as it was."""
     try:
-        record = json.loads(path.read_bytes())
+        record = json.loads(files.read_text(path))
         if record.pop("sha256") == _digest(record):
             return record
         reason = "it has changed since it was written"

@@ -63,8 +63,18 @@ def describe(config: DataConfig, dataset: data.Dataset) -> str:
     fewer = [f"{wanted} a class for {use}" for use, (number, wanted) in sizes.items() if number < wanted * classes]
     if fewer:
         parts[-1] += f", because there are not {' and '.join(fewer)}"
-    parts += _unequal(config, dataset)
+    parts += [*_fewer_for_test(config, dataset), *_unequal(config, dataset)]
     return f"{config.source}: {'; '.join(parts)}"
+
+
+def _fewer_for_test(config: DataConfig, dataset: data.Dataset) -> list[str]:
+    """What is to be said of a test split of its own that is used in part."""
+    held = dataset.inventory.splits.get("test", {}) if dataset.inventory is not None else {}
+    sizes, wanted = [len(files) for files in held.values()], config.eval_per_class
+    used = wanted * len(sizes)
+    if not wanted or min(sizes, default=0) < wanted or used == sum(sizes):  # it is used as a whole
+        return []
+    return [f"{used:,} of the {sum(sizes):,} images of its test split: --data.eval-per-class 0 uses all"]
 
 
 def _unequal(config: DataConfig, dataset: data.Dataset) -> list[str]:

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from cnnjax import distributed
@@ -14,7 +15,7 @@ from cnnjax.cli.config_json import as_dict
 from cnnjax.cli.presets import PRESETS
 from cnnjax.distributed import print_once, run_on_primary
 from cnnjax.errors import UserError
-from cnnjax.files import write_json
+from cnnjax.files import read_text, write_json
 from cnnjax.printable import printable
 from cnnjax.train import run_dir, run_lock
 from cnnjax.train.loop import Result
@@ -98,21 +99,26 @@ def for_files(preset: str, config: Config) -> Config:
     return config
 
 
-def prepare(folder: Path, config: Config, *, resume: bool, fresh: bool) -> None:
-    """Refuse a folder that cannot be used before any image is loaded; with `fresh` delete the run in it first."""
+def prepare(
+    folder: Path, config: Config, *, resume: bool, fresh: bool, more: Mapping[str, Any] = MappingProxyType({})
+) -> None:
+    """Refuse a folder that cannot be used before any image is loaded; with `fresh` delete the run in it first.
+
+    more: settings that are recorded beside those of the config.
+    """
     if fresh:
         run_on_primary(run_dir.clear, folder)
-    run_on_primary(_prepare, folder, config, resume)
+    run_on_primary(_prepare, folder, as_dict(config) | dict(more), resume)
 
 
-def _prepare(folder: Path, config: Config, resume: bool) -> None:
+def _prepare(folder: Path, settings: Mapping[str, Any], resume: bool) -> None:
     if resume and _is_first_edition(folder) and not (folder / "test.json").exists():
         raise UserError(
             f"{folder} was begun by an older version of cnnjax, whose checkpoints cannot be continued: start over with "
             f"--fresh, or start a new run from its weights with --train.init-from {folder}"
         )
     try:
-        run_dir.prepare(folder, as_dict(config), resume)
+        run_dir.prepare(folder, settings, resume)
     except UserError as error:
         hint = "" if resume or not (folder / "config.json").exists() else "; --fresh deletes it and starts over"
         raise UserError(f"{error}{hint}") from error
@@ -120,7 +126,7 @@ def _prepare(folder: Path, config: Config, resume: bool) -> None:
 
 def _is_first_edition(folder: Path) -> bool:
     try:
-        values = json.loads((folder / "config.json").read_text())
+        values = json.loads(read_text(folder / "config.json"))
     except (OSError, ValueError):
         return False
     data = values.get("data") if isinstance(values, dict) else None

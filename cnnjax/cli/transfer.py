@@ -17,6 +17,7 @@ from cnnjax.cli.train import prepare
 from cnnjax.cli.weights import Flags, Reading, load
 from cnnjax.errors import UserError
 from cnnjax.files import write_json
+from cnnjax.formats.build import NEEDS_TOP
 from cnnjax.network import Network
 from cnnjax.printable import printable
 from cnnjax.train import metrics, run_dir, run_lock
@@ -69,18 +70,33 @@ def transfer(
         raise UserError("--resume continues runs and --fresh deletes them: give one of them")
     if not seeds:
         raise UserError("--seeds names no seed: give one or more")
-    base = load(weights, reading, False)
+    base = _base(weights, reading)
     size = data.image_size if isinstance(data.image_size, tuple) else (data.image_size, data.image_size)
     transfer_.check_base(base, size)
     if data.source == "procedural" and not data.classes:
         data = replace(data, classes=NEW_CLASSES)
     epochs = {"head": head_epochs, "fine-tune": fine_tune_epochs, "small-cnn": small_epochs}
+    origin: dict[str, Any] = {"weights": weights or "vgg16-mini", "digest": base.digest}
     plan = {seed: _configs(base, data, seed, run / f"seed-{seed}", epochs) for seed in seeds}
     with ExitStack() as locks:
-        for config in (config for configs in plan.values() for config in configs.values()):
+        for name, config in (pair for configs in plan.values() for pair in configs.items()):
             locks.enter_context(run_lock.locked(Path(config.run)))
-            prepare(Path(config.run), config, resume=resume, fresh=fresh)
-        _compare(base, plan, data, run, resume)
+            more = {"base": origin} if name == "head" else {}
+            prepare(Path(config.run), config, resume=resume, fresh=fresh, more=more)
+        _compare(base.replace(provenance=origin), plan, data, run, resume)
+
+
+def _base(weights: str, reading: Reading) -> Network:
+    """The convolutions of a VGG. Raises UserError for another network, and says how else it learns other classes."""
+    try:
+        return load(weights, reading, False)
+    except UserError as error:
+        if not str(error).endswith(NEEDS_TOP):
+            raise
+        raise UserError(
+            f"{error}; to train this one on with other classes use cnnjax train cnn --train.init-from {weights}, with "
+            "its --model.name and --model.width-multiplier"
+        ) from error
 
 
 def _compare(
@@ -151,6 +167,7 @@ def _train_all(
                 features = features or transfer_.extract_features(network, dataset)
                 optimizer = build.optimizer(config, build.total_steps(config, features))
                 options = build.fit_options(config, features)
+                options["config"] |= {"base": dict(base.provenance)}
                 results[name][seed] = transfer_.fit_head(
                     network, features, optimizer, run_dir=folder, resume=resume, **options
                 )

@@ -47,7 +47,9 @@ def arguments_to_flags(flags: Sequence[str]) -> dict[str, str]:
 def translate(message: str, flags: Sequence[str]) -> str:
     """The message with flags in place of the arguments that the command has; all else stays as it is."""
     known = arguments_to_flags(flags)
-    return _MENTION.sub(lambda match: _replacement(match, known, flags), message)
+    text = _MENTION.sub(lambda match: _replacement(match, known, flags), message)
+    # Two arguments may have one flag.
+    return re.sub(r"(, )?(--[\w.-]+) or \2(?![\w.-])", lambda twice: (" or " if twice[1] else "") + twice[2], text)
 
 
 def _replacement(match: re.Match[str], known: Mapping[str, str], flags: Sequence[str]) -> str:

@@ -106,6 +106,8 @@ def describe(weights: str, network: Network) -> list[str]:
     for name in ("left out", "not read", "other state dicts"):
         if found := notes.get(name):
             used.append(f"{'not read' if name == 'other state dicts' else name}: {', '.join(map(str, found))}")
+    if "float64" in notes.get("stored as", ()):
+        used.append("its numbers are float64 and were rounded to float32")
     if used and notes.get("file"):
         sentences.append(f"{weights}: {'; '.join(used)}")
     return sentences

@@ -21,6 +21,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from cnnjax import checksums, runtime
+from cnnjax.files import check_regular, read_text
 
 logger = logging.getLogger(__name__)
 
@@ -58,8 +59,9 @@ def _read(entry: Path, kind: type[Arrays]) -> tuple[Arrays, tuple[str, ...]] | N
     if not entry.is_dir():
         return None
     try:
-        about = json.loads((entry / "entry.json").read_text())
-        arrays = {name: np.load(entry / f"{name}.npy", mmap_mode="r").view(np.ndarray) for name in kind._fields}
+        about = json.loads(read_text(entry / "entry.json"))
+        paths = {name: check_regular(entry / f"{name}.npy") for name in kind._fields}
+        arrays = {name: np.load(path, mmap_mode="r").view(np.ndarray) for name, path in paths.items()}
         skipped = tuple(about["skipped"])
         whole = about["skipped_crc32"] == _checksum(skipped)
         if whole and all(_describe(array) == about[name] for name, array in arrays.items()):

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 from jaxtyping import Array, Float32, Int32, UInt8
 
-from cnnjax import runtime
+from cnnjax import files, runtime
 from cnnjax.data.inventory import Inventory
 from cnnjax.data.lazy_images import LazyImages
 from cnnjax.data.split_images import SplitImages, read_split
@@ -105,6 +105,9 @@ def _short(split: ArraySplit | LazySplit) -> str:
     return f"{type(split).__name__}({len(split)} images, {shape}, {getattr(images, 'dtype', '?')})"
 
 
+_SPLITS = ("train", "valid", "test")
+
+
 class Dataset:
     """Disjoint splits of one source, each an object of the `Split` protocol.
 
@@ -115,7 +118,7 @@ class Dataset:
         class_names: one name for each class.
         skipped: names of files that cannot be read and were left out of training and validation.
         provenance: where the images come from, JSON-able; "source" is "arrays", "folder:PATH", "tfds:NAME", "hub:NAME",
-            "procedural" or, by default, "custom".
+            "procedural" or, by default and once a split is replaced, "custom".
         inventory: which files a folder's images were drawn from; None for other sources.
     """
 
@@ -134,8 +137,16 @@ class Dataset:
         self._test = test
         self.class_names = tuple(class_names)
         self.skipped = tuple(skipped)
-        self.provenance = dict(provenance or {"source": "custom"})
         self.inventory = inventory
+        self.provenance = dict(provenance or {"source": "custom"})
+        files.check_json(self.provenance, "a data set's provenance")
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """A split that is assigned no longer comes from where the provenance says."""
+        if name in _SPLITS and "provenance" in self.__dict__:
+            self.provenance, self.inventory = _replaced(self.provenance, [name]), None
+            name = "_test" if name == "test" else name
+        object.__setattr__(self, name, value)
 
     @property
     def test(self) -> Split:
@@ -145,11 +156,16 @@ class Dataset:
         return self._test
 
     def replace(self, **changes: Any) -> "Dataset":
-        """A copy with the named attributes changed. A test split that is not yet loaded stays so."""
+        """A copy with the named attributes changed. A test split that is not yet loaded stays so.
+
+        With another split the source is "custom", unless `provenance` is given, and no inventory tells its files.
+        """
         own = {
             name: getattr(self, name)
             for name in ("train", "valid", "class_names", "skipped", "provenance", "inventory")
         }
+        if replaced := [name for name in _SPLITS if name in changes]:
+            own |= {"provenance": _replaced(self.provenance, replaced), "inventory": None}
         return Dataset(**{**own, "test": self._test, **changes})
 
     def __repr__(self) -> str:
@@ -159,6 +175,13 @@ class Dataset:
             f"Dataset({self.provenance.get('source')}: {len(self.class_names)} classes ({names}), "
             f"train {len(self.train)}, valid {len(self.valid)}, test {len(self._test) if loaded else 'not loaded yet'})"
         )
+
+
+def _replaced(provenance: Mapping[str, Any], names: list[str]) -> dict[str, Any]:
+    """The provenance of a data set with other splits of these names."""
+    before = provenance.get("replaced", [])
+    made_from = provenance["made from"] if before else dict(provenance)
+    return {"source": "custom", "replaced": list(dict.fromkeys([*before, *names])), "made from": made_from}
 
 
 def image_shape(split: Split) -> tuple[int, int, int]:
@@ -217,8 +240,12 @@ def as_dataset(dataset: Any) -> Dataset:
     Its `class_names` are used if it has them; else classes are named by their numbers. The test split is only looked at
     when it is asked for. Raises UserError where a split is missing, or its labels do not fit the class names.
     """
-    missing = [name for name in ("train", "valid", "test") if not hasattr(type(dataset), name)]
-    missing = [name for name in missing if name not in getattr(dataset, "__dict__", {})]
+
+    def has(name: str) -> bool:
+        # What an object passes on from another one says nothing of its own splits.
+        return hasattr(type(dataset), name) or name in getattr(dataset, "__dict__", {})
+
+    missing = [name for name in _SPLITS if not has(name)]
     if missing:
         raise UserError(f"the data set has no split {missing[0]!r}: give an object with train, valid and test")
     train, valid = as_split(dataset.train), as_split(dataset.valid)
@@ -233,7 +260,10 @@ def as_dataset(dataset: Any) -> Dataset:
     _checked_labels(train, names, "training")
     _checked_labels(valid, names, "validation")
     _check_alike(train, valid)
-    others = {name: getattr(dataset, name) for name in ("skipped", "provenance", "inventory") if hasattr(dataset, name)}
+    others = {name: getattr(dataset, name) for name in ("skipped", "provenance", "inventory") if has(name)}
+    if not isinstance(others.get("provenance", {}), Mapping):
+        kind = type(others["provenance"]).__name__
+        raise UserError(f"the data set's provenance must be a dict, such as {{'source': …}}, and not {kind}")
     return Dataset(train, valid, test, names, **others)
 
 

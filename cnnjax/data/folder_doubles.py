@@ -1,13 +1,21 @@
-"""Folders that are the same as others or may be: copies, links to one folder, names that differ in case only, folders
-that hold folders of the same names, and names that tell a split beside a class."""
+"""Folders that are the same as others or may be: copies, links to one folder, names that differ in case only or as
+those of copies do, folders that hold folders of the same names, and names that tell a split beside a class."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from cnnjax.data.folder_names import split_of, splits_by_rest
 from cnnjax.data.image_files import images_below, images_in, subfolders
 from cnnjax.errors import UserError
+
+_WORDS = "(?:(?:another|[0-9]+(?:st|nd|rd|th)) )?(?:copy|kopie|copie|copia|cópia|kopia)(?: ?[0-9]+)?"
+_COPY = (
+    re.compile(rf"(?P<of>.+?)[ _-]*[ _(-](?:{_WORDS})\)?(?: ?\([0-9]+\))?$", re.IGNORECASE),
+    re.compile(r"(?P<of>.+?) ?\([0-9]+\)$"),
+    re.compile(r"(?:copy|copia|copie|kopie|kopia)(?: ?\([0-9]+\))? (?:of|de|von|av) (?P<of>.+)$", re.IGNORECASE),
+)
+"""How the file managers of Windows, macOS and Linux call a copy: cat - Copy (2), cat copy 2, cat (another copy)."""
 
 
 def without_copies(folders: Mapping[str, Path], root: Path) -> tuple[dict[str, Path], dict[str, int]]:
@@ -41,8 +49,8 @@ def _content(folder: Path) -> list[tuple[str, int]]:
 def check_distinct(place: Path, folders: Mapping[str, Path], classes: Sequence[str]) -> None:
     """Raises UserError for folders in `place` that cannot be two classes.
 
-    These are links to one folder and, unless the caller has named the `classes`, names that differ in case only, names
-    that tell a split beside a class, and folders that hold folders of the same names.
+    These are links to one folder and, unless the caller has named the `classes`, names that differ in case only or
+    are those of copies, names that tell a split beside a class, and folders that hold folders of the same names.
     """
     chosen = {name: path for name, path in folders.items() if not classes or name in classes}
     _check_unlike(place, {name: str(path.resolve()) for name, path in chosen.items()}, "are links to one folder")
@@ -54,7 +62,21 @@ def check_distinct(place: Path, folders: Mapping[str, Path], classes: Sequence[s
                 f"the folders {first} and {second} in {place} are called as splits of one class: put the folders of "
                 "classes into folders train, valid and test, or name the folders that are classes (`classes`)"
             )
+        _check_copied(place, chosen)
         _check_inside(place, chosen)
+
+
+def _check_copied(place: Path, names: Iterable[str]) -> None:
+    """Raises UserError for a folder that is called as file managers call a copy of another one."""
+    known = {name.casefold(): name for name in names}
+    for name in known.values():
+        found = next((match for pattern in _COPY if (match := pattern.match(name))), None)
+        other = known.get(found["of"].strip().casefold()) if found else None
+        if other is not None and other != name:
+            raise UserError(
+                f"the folder {name} in {place} is called as a copy of {other}: merge them or move one away, or name "
+                "the folders that are classes (`classes`)"
+            )
 
 
 def _check_inside(place: Path, folders: Mapping[str, Path]) -> None:

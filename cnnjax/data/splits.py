@@ -211,9 +211,11 @@ def permutation(text: str, count: int) -> list[int]:
 def _too_few(name: str, size: int, needed: int, counts: Mapping[str, int], place: str) -> UserError:
     purposes = {"train": "training", "valid": "validation", "test": "test"}
     wishes = [f"{counts[split] or 'at least 1'} for {what}" for split, what in purposes.items() if split in counts]
+    start = (
+        f"{place}: class {name!r} has {size} image{'s' * (size != 1)} where {needed} are needed ({', '.join(wishes)})"
+    )
+    if needed <= len(wishes):  # one for each: nothing can be lowered
+        return UserError(f"{start}: add images of it, or name the classes that are to be used (`classes`)")
     arguments = [f"`{argument}`" for argument in ("valid", "test") if argument in counts]
     arguments = ["`per_class`", *arguments] if counts.get("train") else arguments
-    return UserError(
-        f"{place}: class {name!r} has {size} image{'s' * (size != 1)} where {needed} are needed ({', '.join(wishes)}): "
-        f"lower {', '.join(arguments[:-1])}{' or ' * (len(arguments) > 1)}{arguments[-1]}"
-    )
+    return UserError(f"{start}: lower {', '.join(arguments[:-1])}{' or ' * (len(arguments) > 1)}{arguments[-1]}")

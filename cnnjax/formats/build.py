@@ -18,9 +18,11 @@ from cnnjax.formats.description import Description
 from cnnjax.formats.infer import infer
 from cnnjax.formats.lazy_tensors import Contents, Tensor, listed
 from cnnjax.formats.native import nested
-from cnnjax.formats.read_arrays import is_widened, read_arrays
+from cnnjax.formats.read_arrays import becomes_float32, read_arrays
 from cnnjax.network import Network
 
+NEEDS_TOP = "which needs its dense layers: only a VGG does without them"
+"""How the sentence ends where a network is asked for without its dense layers that cannot do without them."""
 INFLATION = 4
 """How many times larger than a file its arrays may be: trained parameters hardly compress."""
 
@@ -106,11 +108,11 @@ def build(path: Path, contents: Contents, options: Options) -> Network:
     graphdef, params, model_state = models.split(model)
     expected = models.flatten(params) | models.flatten(model_state)
     wanted = {name: leaf for name, leaf in expected.items() if name not in plan.new_arrays}
-    narrow = {
-        str(plan.tensors[name].dtype) for name, leaf in wanted.items() if is_widened(plan.tensors.get(name), leaf)
+    others = {
+        str(plan.tensors[name].dtype) for name, leaf in wanted.items() if becomes_float32(plan.tensors.get(name), leaf)
     }
-    if narrow:
-        plan.provenance["stored as"] = sorted(narrow)
+    if others:
+        plan.provenance["stored as"] = sorted(others)
     arrays = plan.new_arrays | read_arrays(path, plan.tensors, wanted, plan.unknown, _cells(plan))
     return Network(
         graphdef,
@@ -195,7 +197,7 @@ def _change(plan: _Plan, contents: Contents, options: Options, image_size: tuple
             f"it so, or give a file with {', '.join(plan.top)}"
         )
     if not include_top and not (plan.architecture and plan.architecture.optional_top):
-        raise UserError(f"{plan.path} holds a {name}, which needs its dense layers: only a VGG does without them")
+        raise UserError(f"{plan.path} holds a {name}, {NEEDS_TOP}")
     if include_top and contents.description is None and (contents.head or contents.head_problem) and plan.architecture:
         raise UserError(_own_head(plan, contents))
     if options.class_names and len(options.class_names) != len(plan.class_names):

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from cnnjax.data.normalize import Normalizer, caffe, identity, per_channel
+from cnnjax.formats import keras_legacy
 from cnnjax.formats.keras_graph import chain
 from cnnjax.formats.keras_nodes import layer_name
 from cnnjax.formats.keras_preprocessing import BGR, RGB, is_number
@@ -28,7 +29,7 @@ TRAINING_ONLY = (
 )  # fmt: skip
 """Layers that do nothing but in training."""
 CODE = ("Lambda", "TFOpLambda", "SlicingOpLambda", "TensorFlowOpLayer")
-DTYPES = ("float32", "mixed_float16", "mixed_bfloat16", "float16", "bfloat16")
+DTYPES = ("float32", "mixed_float16", "mixed_bfloat16", "float16", "bfloat16", "float64")
 
 
 class Step(NamedTuple):
@@ -65,7 +66,7 @@ def read(config: Mapping[str, Any]) -> Config:
         layers = list(chain(config))
         steps = [step for layer in layers for step in _steps(layer)]
         formats = {layer["config"]["data_format"] for layer in layers if _is_spatial(layer)}
-        size = _image_size(layers, "channels_first" in formats)
+        size = _image_size(config, layers, "channels_first" in formats)
     except (KeyError, TypeError, ValueError, AttributeError, IndexError, RecursionError) as error:
         raise Refused(f"its config is not one of Keras' ({type(error).__name__}: {str(error)[:80]})") from error
     if len(formats) > 1:
@@ -106,6 +107,11 @@ def _steps(layer: Mapping[str, Any]) -> Iterator[Step]:
         return
     if problem := _dtype_problem(own.get("dtype")):
         yield Step("other", name, f"{where} computes in {problem}, which is not done here")
+    elif kind == "Convolution2D":  # its kernels may be turned or not, and nothing in such a file tells
+        again = keras_legacy.AGAIN
+        yield Step(
+            "other", name, f"{where} is one of Keras 1, whose files do not say what wrote their kernels: {again}"
+        )
     elif kind in CODE:
         yield Step("other", name, f"{where} is a {kind}, which is code: nothing was executed")
     elif kind not in OPTIONS:
@@ -281,11 +287,13 @@ def _head_problem(head: list[Step]) -> str:
     return f"its layer {after[1].name!r} comes after the last one of a network here" if len(after) > 1 else ""
 
 
-def _image_size(chain: list[dict[str, Any]], channels_first: bool) -> tuple[int, int] | None:
-    """The (height, width) that the config's input names."""
-    for layer in chain:
-        own = layer["config"]
-        shape = own.get("batch_shape") or own.get("batch_input_shape")
+def _image_size(config: Mapping[str, Any], chain: list[dict[str, Any]], channels_first: bool) -> tuple[int, int] | None:
+    """The (height, width) that the config's input names, or with which a model without one was built."""
+    shapes = [own.get("batch_shape") or own.get("batch_input_shape") for own in (layer["config"] for layer in chain)]
+    for about in (config, config.get("config")):  # as Keras 2 and as Keras 3 write it
+        if isinstance(about, dict):
+            shapes += [about.get("build_input_shape"), (about.get("build_config") or {}).get("input_shape")]
+    for shape in map(_plain, shapes):
         if isinstance(shape, list) and len(shape) == 4:
             height, width = shape[2:] if channels_first else shape[1:3]
             if all(isinstance(size, int) and size in range(1, 100_000) for size in (height, width)):

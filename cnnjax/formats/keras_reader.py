@@ -23,7 +23,7 @@ import numpy as np
 
 from cnnjax.data.normalize import caffe, identity
 from cnnjax.errors import UserError
-from cnnjax.formats import keras_config, keras_names
+from cnnjax.formats import keras_config, keras_legacy, keras_names
 from cnnjax.formats.archive import members
 from cnnjax.formats.description import KEY
 from cnnjax.formats.lazy_tensors import Bytes, Contents, Damaged, Refused, Tensor, opened
@@ -134,12 +134,12 @@ def _file(where: Path | Part) -> Iterator[h5py.File]:
 def _contents(file: h5py.File, config: dict[str, Any] | None) -> Contents:
     description = _json(file.attrs[KEY]) if KEY in file.attrs else None
     root: Any = file
-    if "layer_names" not in file.attrs and "model_weights" in file:
+    if keras_legacy.names(file, "layer_names") is None and "model_weights" in file:
         root = _follow(file, "model_weights")
         config = _json(file.attrs["model_config"]) if "model_config" in file.attrs else None
     known = None if config is None else keras_config.read(config)
-    if "layer_names" in root.attrs:
-        format, layers = "Keras' HDF5 file", _old_layers(root)
+    if (names := keras_legacy.names(root, "layer_names")) is not None:
+        format, layers = "Keras' HDF5 file", _old_layers(root, names)
     else:
         format, layers = "Keras 3's weights", _new_layers(root)
     architecture = keras_names.architecture(layers, known)
@@ -153,13 +153,14 @@ def _contents(file: h5py.File, config: dict[str, Any] | None) -> Contents:
     return contents._replace(normalizer=known.normalizer or normalizer, tells_normalizer=told)
 
 
-def _old_layers(root: Any) -> dict[str, list[Tensor]]:
+def _old_layers(root: Any, layer_names: list[str]) -> dict[str, list[Tensor]]:
     """Each layer's arrays, in the file's order: a group for each layer, named in `layer_names`."""
     layers = {}
-    for layer in _texts(root.attrs["layer_names"]):
+    for layer in layer_names:
         group = _follow(root, layer)
-        names = _texts(group.attrs.get("weight_names", ()))
+        names = keras_legacy.names(group, "weight_names") or []
         arrays = [_tensor(f"{layer}: {name}", _follow(group, name)) for name in names]
+        arrays = keras_legacy.of_backend(arrays, root.attrs)
         if len({name.rpartition("/")[0] for name in names}) > 1:  # a model that is a layer
             for name, array in zip(names, arrays, strict=True):
                 layers.setdefault(name.split("/")[-2] if "/" in name else layer, []).append(array)
@@ -175,7 +176,8 @@ def _new_layers(root: Any) -> dict[str, list[Tensor]]:
         if set(path.split("/")) & set(IGNORED):
             continue
         group, _, _ = path.rpartition("/")
-        name = _texts([root[group].attrs["name"]])[0] if "name" in root[group].attrs else group.removesuffix("/vars")
+        named = root[group].attrs.get("name")
+        name = group.removesuffix("/vars") if named is None else keras_legacy.text(named)
         layers.setdefault(name, []).append(_tensor(path, data))
     return layers
 
@@ -189,7 +191,7 @@ def _tensor(name: str, data: Any) -> Tensor:
         raise Refused(f"{name} keeps its numbers in other files, which are not opened")
     if any(plan.get_filter(i)[0] not in FILTERS for i in range(plan.get_nfilters())):
         raise Refused(f"{name} is compressed by a plug-in, which would be code: nothing was executed")
-    half = data.dtype.itemsize == 2 and _texts([data.attrs.get("dtype", "")]) == ["bfloat16"]
+    half = data.dtype.itemsize == 2 and keras_legacy.text(data.attrs.get("dtype", "")) == "bfloat16"
     dtype = np.dtype(ml_dtypes.bfloat16) if half else data.dtype.newbyteorder("=")
 
     def rows(first: int, last: int) -> np.ndarray:
@@ -240,10 +242,6 @@ def _json(text: Any) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise Damaged("its config is not a JSON object")
     return value
-
-
-def _texts(values: Any) -> list[str]:
-    return [value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value) for value in values]
 
 
 def _natural(path: str) -> list[Any]:

@@ -12,6 +12,7 @@ from typing import Any, BinaryIO, Literal, NamedTuple
 import numpy as np
 
 from cnnjax.data.normalize import Normalizer
+from cnnjax.files import check_regular
 
 BLOCK = 1 << 21
 """Bytes that are read at a time."""
@@ -136,7 +137,7 @@ class Bytes:
 @contextmanager
 def opened(path: Path) -> Iterator[Bytes]:
     """The file's bytes, while they are needed."""
-    with path.open("rb", buffering=0) as file:
+    with check_regular(path).open("rb", buffering=0) as file:
         yield Bytes(file)
 
 

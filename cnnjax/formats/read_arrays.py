@@ -22,8 +22,8 @@ from cnnjax.formats.lazy_tensors import LINE, Tensor, listed, spans
 HUGE = 1 << 22
 """Bytes from which an array's memory is asked of the system itself."""
 ZEROS = np.zeros(1 << 16, np.float32)
-WIDENED = (np.dtype(np.float16), np.dtype(ml_dtypes.bfloat16))
-"""Types that become float32 without loss."""
+TO_FLOAT32 = (np.dtype(np.float16), np.dtype(ml_dtypes.bfloat16), np.dtype(np.float64))
+"""Types that become float32: the first two without loss, the last one rounded."""
 
 
 def read_arrays(
@@ -43,7 +43,8 @@ def read_arrays(
     out = {name: _memory(_stored(leaf).shape, _stored(leaf).dtype) for name, leaf in expected.items()}
 
     def read(name: str, first: int, last: int) -> None:
-        block = np.ascontiguousarray(tensors[name].rows(first, last), out[name].dtype)
+        with np.errstate(over="ignore"):  # what float32 does not hold is not finite then
+            block = np.ascontiguousarray(tensors[name].rows(first, last), out[name].dtype)
         if not finite(block):
             raise UserError(
                 f"{path} has numbers that are not finite in {tensors[name].name}: its training failed; train it again"
@@ -80,16 +81,16 @@ def _check(
         if here != leaf.shape or turned:
             same = "" if here == tensor.shape else f", which is {here} here"
             raise UserError(f"{path} has {there}{same}, but its network needs {leaf.dtype} {leaf.shape}")
-        if tensor.dtype != leaf.dtype and not is_widened(tensor, leaf):
+        if tensor.dtype != leaf.dtype and not becomes_float32(tensor, leaf):
             raise UserError(
-                f"{path} has {there}, but its network needs {leaf.dtype}: only float16 and bfloat16 become float32 "
-                "without loss"
+                f"{path} has {there}, but its network needs {leaf.dtype}: only float16, bfloat16 and float64 "
+                "become float32"
             )
 
 
-def is_widened(tensor: Tensor | None, leaf: Any) -> bool:
-    """Whether a tensor of half precision becomes a float32 array."""
-    return tensor is not None and tensor.dtype in WIDENED and leaf.dtype == np.float32
+def becomes_float32(tensor: Tensor | None, leaf: Any) -> bool:
+    """Whether a tensor of half or double precision becomes a float32 array."""
+    return tensor is not None and tensor.dtype in TO_FLOAT32 and leaf.dtype == np.float32
 
 
 def _stored(leaf: Any) -> Any:

@@ -53,9 +53,9 @@ def load(
     own. model: for a file that was saved with a model of another package, an instance of its class with the same
     layers. Its arrays are not used, so `nnx.eval_shape(lambda: MyModel(...))` suffices.
 
-    Every array is checked: its name, shape and type, and that it is finite. float16 and bfloat16 become float32.
-    Raises UserError, which names what is missing or left over, for a file that does not exist, is damaged or of another
-    kind, or does not fit a network.
+    Every array is checked: its name, shape and type, and that it is finite. float16, bfloat16 and float64 become
+    float32. Raises UserError, which names what is missing or left over, for a file that does not exist, is damaged or
+    of another kind, or does not fit a network.
     """
     path = Path(path)
     size = None if image_size is None else to_size(image_size)

@@ -22,6 +22,7 @@ from cnnjax.formats.lazy_tensors import Contents, Damaged, Refused, Tensor
 
 INPUT, WEIGHTS = "input.safetensors", "weights.safetensors"
 PARTS = ("params", "model_state")
+SAVED_MODEL = ("saved_model.pb", "saved_model.pbtxt", "keras_metadata.pb")
 ENDINGS = (".safetensors", ".bin", ".pth", ".pt", ".ckpt", ".keras", ".h5")
 
 
@@ -70,6 +71,11 @@ def _other(folder: Path) -> str:
 def _best(folder: Path) -> tuple[Path, dict[str, Any]]:
     """The intact checkpoint of the best epoch or, before there is one, the latest; and its manifest."""
     found = [path for path in folder.glob("*") if re.fullmatch(r"\d+(-partial)?", path.name)]
+    if not found and any((folder.parent / name).is_file() for name in SAVED_MODEL):
+        raise Refused(
+            "it is a SavedModel of TensorFlow, which holds code: load it with the Keras that wrote it and save it as a "
+            ".keras or .h5 file"
+        )
     if not found:
         raise Refused(
             f"a folder must be that of a run, with {WEIGHTS} or checkpoints, or of one of its checkpoints"

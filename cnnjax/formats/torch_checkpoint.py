@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from cnnjax.formats.lazy_tensors import Refused, listed
-from cnnjax.formats.torch_pickle import Holder, Strided
+from cnnjax.formats.torch_pickle import Holder, Record, Strided
 
 KEYS = (
     "state_dict", "model_state_dict", "model_state", "model", "net", "network", "net_state_dict", "module", "weights",
@@ -13,6 +13,10 @@ KEYS = (
 """Where scripts put the parameters, the usual places first."""
 AVERAGES = ("model_ema", "state_dict_ema", "ema_state_dict", "ema", "ema_model", "model_ema_state_dict", "swa_model")
 """Where they put averaged parameters, which are taken only where there are no others."""
+NUMPY = (
+    "its arrays are NumPy's, which are within its pickle and are not read: save tensors, as in torch.save({name: "
+    "torch.from_numpy(array) for name, array in ….items()}, …), or a safetensors file"
+)
 DEPTH = 3
 """Levels of dicts below which parameters are looked for."""
 
@@ -31,6 +35,8 @@ def state_dict(saved: Any) -> tuple[dict[str, Strided], list[str], dict[str, Any
     if not found and (tensors := _tensors(saved)):
         found = {"": tensors}
     if not found:
+        if any(isinstance(value, Record) and value.is_array for value in _values(saved)):
+            raise Refused(NUMPY)
         there = listed([str(key)[:40] for key in saved]) or "nothing"
         raise Refused(f"it holds no state dict, but {there}: save model.state_dict()")
     place = _chosen(found)
@@ -44,6 +50,13 @@ def state_dict(saved: Any) -> tuple[dict[str, Strided], list[str], dict[str, Any
     if unread := sorted(beside.keys() - set(others)):
         notes["not read"] = unread
     return found[place], heads, notes
+
+
+def _values(saved: dict[Any, Any], depth: int = DEPTH) -> Iterator[Any]:
+    for value in saved.values():
+        yield value
+        if isinstance(value, dict) and depth:
+            yield from _values(value, depth - 1)
 
 
 def _layers_in(key: str, value: Any) -> list[str]:

@@ -89,7 +89,10 @@ class State(dict):
 
 
 class Record:
-    """Stands for an object that is not used. Whatever is put into it is gone."""
+    """Stands for an object that is not used. Whatever is put into it is gone. is_array: it was one of NumPy's."""
+
+    def __init__(self, is_array: bool = False):
+        self.is_array = is_array
 
     def __str__(self) -> str:
         return "an object"
@@ -245,7 +248,9 @@ class Interpreter(pickle._Unpickler):
             return Record()  # how a method is mentioned, such as that of a schedule
         if not name.inert:
             raise name.refused
-        return State() if own in (("collections", "defaultdict"), ("collections", "Counter")) else Record()
+        if own in (("collections", "defaultdict"), ("collections", "Counter")):
+            return State()
+        return Record(name.module.startswith("numpy.") and name.name in ("_reconstruct", "_frombuffer"))
 
     def load_build(self) -> None:
         state = self.stack.pop()

@@ -38,7 +38,10 @@ def read_archive(path: Path) -> Iterator[Contents]:
             raise Refused("it was written on a big-endian machine: save it again on another")
         offset, size = found[pickles[0]]
         if size > MOST:
-            raise Damaged("its pickle is longer than it may be")
+            raise Refused(
+                f"its pickle has {size:,} bytes, where tensors' names take few: it holds other data, such as NumPy "
+                "arrays; save model.state_dict() alone"
+            )
         state = load(io.BytesIO(bytes_.read(offset, size)))
         places = {name.removeprefix(f"{root}data/"): place for name, place in found.items()}
         yield _contents("PyTorch's zip archive", bytes_, state, places)

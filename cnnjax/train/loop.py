@@ -109,7 +109,7 @@ def run_plan(plan: Plan, shared: Shared | None = None) -> Result:
     plan.check_memory()
     if prefetch.is_streamed(plan.train_split):
         prefetch.check_workers(plan.options.workers)
-    check_hosts_agree(plan.options.settings(), plan.network.class_names, plan.train_split, plan.valid_split)
+    check_hosts_agree(plan.settings, plan.network.class_names, plan.train_split, plan.valid_split)
     with ExitStack() as opened:
         if plan.folder is not None:
             opened.enter_context(run_lock.locked(plan.folder))
@@ -123,7 +123,7 @@ def prepare(plan: Plan, folder: Path) -> Result | None:
     """Make the folder; the result if the run in it is already finished."""
     options = plan.options
     begun = distributed.run_on_primary(lambda: str(run_dir.has_results(folder))) == "True"
-    distributed.run_on_primary(run_dir.prepare, folder, options.settings(), options.resume)
+    distributed.run_on_primary(run_dir.prepare, folder, plan.settings, options.resume)
     distributed.run_all_or_raise(run_dir.check_shared, folder)
     distributed.run_on_primary(
         run_data.check if begun else run_data.keep, folder, plan.network.class_names, plan.dataset

@@ -173,7 +173,7 @@ def rewrite(path: Path, history: Sequence[EpochMetrics]) -> None:
 def read(path: Path) -> list[EpochMetrics]:
     """The history in a metrics.jsonl. Raises UserError when it cannot be read."""
     try:
-        rows = [json.loads(line) for line in path.read_text().splitlines()]
+        rows = [json.loads(line) for line in files.read_text(path).splitlines()]
         if [row["epoch"] for row in rows] != list(range(1, len(rows) + 1)) or not all("valid_loss" in r for r in rows):
             raise ValueError("its lines are not one for each epoch")
         return rows

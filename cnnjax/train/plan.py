@@ -11,7 +11,7 @@ import jax
 import numpy as np
 import optax
 
-from cnnjax import limits, losses, models, runtime
+from cnnjax import files, limits, losses, models, runtime
 from cnnjax.data import sampling
 from cnnjax.data.dataset import ArraySplit, Dataset, LazySplit, as_split
 from cnnjax.data.mixup import Mix
@@ -76,16 +76,35 @@ class Options:
             raise UserError(f"precision={self.precision!r} must be 'float32' or 'bfloat16'")
         if self.ema is not None and not 0 <= self.ema < 1:
             raise UserError(f"ema={self.ema} must be in [0, 1)")
+        for name in ("config", "provenance"):
+            files.check_json(getattr(self, name), name)
         if (self.tensorboard or self.profile_steps or self.weights_every_epochs) and self.run_dir is None:
             raise UserError("tensorboard, profile_steps and weights_every_epochs need a run_dir to write to")
 
-    def settings(self) -> Settings:
-        """What config.json records: the caller's settings, or these."""
+    def settings(self, source: str) -> Settings:
+        """What config.json records: the caller's settings, or these. source: where the images really come from."""
         if self.config is not None:
-            return self.config
+            told = self.config.get("data")
+            if not isinstance(told, Mapping) or _is_source(str(told.get("source", source)), source):
+                return self.config
+            kept = {name: told[name] for name in ("normalization",) if name in told}
+            return {**self.config, "data": {"source": source, **kept}}
         names = ("epochs", "batch_size", "steps_per_epoch", "seed", "ema", "precision", "microbatches", "remat")
         plain = {name: getattr(self, name) for name in names}
-        return plain | {"freeze": list(self.freeze), "loss": repr(self.loss), "augment": repr(self.augment)}
+        named = {name: run_dir.without_addresses(repr(getattr(self, name))) for name in ("loss", "augment")}
+        return plain | {"freeze": list(self.freeze)} | named
+
+
+_OF_A_RUN = ("config", "best", "test", "seconds", "data", "checkpoint", "row", "epoch")
+"""What a run notes in the provenance of the network that it trained."""
+
+
+def _is_source(told: str, source: str) -> bool:
+    """Whether settings name the source of a data set; folders may be written in several ways."""
+    (kind, _, path), (other, _, place) = told.partition(":"), source.partition(":")
+    if kind != "folder" or other != "folder":
+        return kind == other
+    return Path(path).expanduser().resolve() == Path(place).expanduser().resolve()
 
 
 @dataclass
@@ -99,6 +118,17 @@ class Plan:
     optimizer: Callable[..., optax.GradientTransformation] | None = None
     """`tx` as a function of `hyperparams`, for a run that shares a program with others."""
     hyperparams: Mapping[str, float] | None = None
+
+    def __post_init__(self) -> None:
+        notes = self.network.provenance
+        if not notes.keys().isdisjoint(_OF_A_RUN):  # what an earlier run reached is not what this one does
+            origin = {"digest": self.network.digest, "provenance": dict(notes)}
+            self.network = self.network.replace(provenance={"init_from": origin})
+
+    @cached_property
+    def settings(self) -> Settings:
+        """What config.json records."""
+        return self.options.settings(str(self.dataset.provenance.get("source", "custom")))
 
     @cached_property
     def folder(self) -> Path | None:

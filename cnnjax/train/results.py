@@ -43,7 +43,7 @@ def conclude(
         judged = network.replace(params=jax.device_get(params), model_state=jax.device_get(model_state))
         shares = distributed.run_on_primary(lambda: json.dumps(by_class.accuracy_by_class(judged, split)))
         test |= _by_class(json.loads(shares), dict(zip(network.class_names, numbers, strict=True)))
-    notes = {"config": dict(plan.options.settings()), "best": row, "test": test, **(plan.options.provenance or {})}
+    notes = {"config": dict(plan.settings), "best": row, "test": test, **(plan.options.provenance or {})}
     notes["seconds"] = sum(row["seconds"] for row in history)
     notes["data"] = plan.dataset.provenance
     trained = network.replace(params=params, model_state=model_state, provenance=dict(network.provenance) | notes)

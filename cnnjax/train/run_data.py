@@ -83,7 +83,7 @@ def _split(split: ArraySplit | LazySplit) -> dict[str, Any]:
 def _read(folder: Path) -> dict[str, Any]:
     path = folder / NAME
     try:
-        value = json.loads(path.read_text(encoding="utf8"))
+        value = json.loads(files.read_text(path))
         splits = [value["splits"][name] for name in ("train", "valid")]
         _ = value["class_names"], value["inventory"], [split[key] for split in splits for key in _split_keys()]
     except (OSError, ValueError, KeyError, TypeError) as error:

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -23,6 +24,7 @@ CONTENTS = (
 RESUME_MUTABLE = frozenset((
     "run", "loading", "workers", "cache", "strategy", "dispatches_per_epoch", "checkpoint_every_steps", "tensorboard",
     "early_stopping_patience", "microbatches", "remat", "profile", "profile_steps", "callbacks", "weights_every_epochs",
+    "base.weights",
 ))  # fmt: skip
 """Settings that a resumed run may change, because no number depends on them, or only by rounding."""
 CONSTANT_SCHEDULES = ("constant", "warmup")
@@ -93,7 +95,7 @@ def read_test(folder: Path) -> dict[str, Any]:
     """What test.json holds. Raises UserError when it cannot be read."""
     path = folder / "test.json"
     try:
-        test = json.loads(path.read_text())
+        test = json.loads(files.read_text(path))
         if isinstance(test, dict) and all(isinstance(test.get(name), int | float) for name in ("loss", "count")):
             return test
         reason = "it holds no results"
@@ -109,9 +111,12 @@ def has_results(folder: Path) -> bool:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        values = json.loads(path.read_text())
+        values = json.loads(files.read_text(path))
     except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read as a run's settings: restore it, or choose another run_dir") from error
+        reason = getattr(error, "strerror", None) or "it is no JSON"
+        raise UserError(
+            f"{path} cannot be read as a run's settings ({reason}): restore it, or choose another run_dir"
+        ) from error
     if not isinstance(values, dict):
         raise UserError(f"{path} does not hold a run's settings: restore it, or choose another run_dir")
     return values
@@ -124,8 +129,15 @@ def _compare(saved: Settings, wanted: Settings, folder: Path) -> None:
         old.setdefault("data.rendering", 3)  # the only one before settings recorded it
     for name in sorted(old.keys() & new.keys()):
         before, after, last = old[name], new[name], name.rpartition(".")[2]
-        if before == after or last in RESUME_MUTABLE:
+        if isinstance(before, str) and last in ("loss", "augment"):
+            before = without_addresses(before)
+        if before == after or last in RESUME_MUTABLE or name in RESUME_MUTABLE:
             continue
+        if name == "base.digest":
+            raise UserError(
+                f"{folder} was begun with other weights, {old.get('base.weights')}: pass those, or choose another "
+                "run_dir"
+            )
         # A folder may be moved, or its path be written in another way: data.json says which images are meant.
         if name == "data.source" and _are_folders(before, after) and (folder / "data.json").exists():
             continue
@@ -137,6 +149,11 @@ def _compare(saved: Settings, wanted: Settings, folder: Path) -> None:
             f"{folder} was started with {name}={before} and cannot be resumed with {after}: "
             "pass the old value, or choose another run_dir"
         )
+
+
+def without_addresses(text: str) -> str:
+    """What Python says of a function or object, without where it is in memory, which no other process can repeat."""
+    return re.sub(r" at 0x[0-9a-fA-F]+", "", text)
 
 
 def _are_folders(*sources: Any) -> bool:

@@ -4,6 +4,7 @@ The system frees the lock when its process is gone, however it ends.
 """
 
 import os
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +19,7 @@ except ImportError:  # Windows
 
 NAME = ".lock"
 _held: set[Path] = set()
+_NONBLOCK = getattr(os, "O_NONBLOCK", 0)
 
 
 @contextmanager
@@ -50,9 +52,12 @@ def _acquire(folder: Path, argument: str) -> int | None:
     while True:
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | _NONBLOCK, 0o644)
         except OSError as error:
             raise UserError(f"{folder} cannot be written ({error.strerror}): choose another {argument}") from error
+        if not stat.S_ISREG(os.fstat(file).st_mode):
+            os.close(file)
+            raise UserError(f"{path} is not a regular file: delete it, or choose another {argument}")
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

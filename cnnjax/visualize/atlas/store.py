@@ -35,9 +35,11 @@ class Store:
     def _check(self) -> None:
         path = self.folder / "settings.json"
         try:
-            before = json.loads(path.read_text())
+            before = json.loads(files.read_text(path))
         except FileNotFoundError:
             return
+        except OSError as error:
+            raise UserError(f"{path} cannot be read ({error.strerror}): choose another folder") from error
         except ValueError:
             before = {}
         before = before if isinstance(before, dict) else {}
@@ -64,7 +66,7 @@ class Store:
         try:
             path = self.folder / f"{name}.npz"
             # Opened here: of a damaged file NumPy leaves open what it opened itself.
-            with path.open("rb") as file, np.load(file, allow_pickle=False) as content:
+            with files.check_regular(path).open("rb") as file, np.load(file, allow_pickle=False) as content:
                 return {key: content[key] for key in content.files}
         # The last two where a flipped bit names another compression, or says that the file is encrypted.
         except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error, RuntimeError):
