@@ -44,6 +44,7 @@ def write(folder, widths, side):
             before=zeros,
             means=np.zeros((width, width), np.float32),
             dead=zeros > 0,
+            by_unit=zeros > 0,
         )
         ratios = random.lognormal(1, 0.7, width).tolist()
         rows[name] = [row(name, channel, ratio, width) for channel, ratio in enumerate(ratios)]

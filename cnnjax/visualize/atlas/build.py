@@ -16,7 +16,14 @@ from cnnjax.files import write_json
 from cnnjax.network import Json, Network
 from cnnjax.train import run_lock
 from cnnjax.visualize.atlas import fingerprint, page, patches, statistics, table
-from cnnjax.visualize.atlas.drawing import Drawing, Pictures, draw_layer, missing_channels
+from cnnjax.visualize.atlas.drawing import (
+    Drawing,
+    Pictures,
+    draw_layer,
+    draw_units,
+    missing_channels,
+    silent_channels,
+)
 from cnnjax.visualize.atlas.selection import Layer, choose_layers
 from cnnjax.visualize.atlas.statistics import Statistics
 from cnnjax.visualize.atlas.store import Store, slug
@@ -97,7 +104,7 @@ def build(
         data_store = Store(folder / "data", facts | {"image_size": list(seen.image_size)}, fresh)
         start: Watch = watch or (lambda *_: lambda done: None)
         found = _statistics(seen, data.images, wanted, data_store, batch_size, start)
-        drawn = _pictures(network, wanted, Drawing(chosen, seed, batch_size), store, start)
+        drawn = _pictures(network, wanted, found, Drawing(chosen, seed, batch_size), store, start)
         about = how | {"model": network.model_name, "data": data.source, "images": len(data.images)}
         return _write(folder, seen, data, wanted, found, drawn, about)
 
@@ -171,7 +178,12 @@ def _statistics(
 
 
 def _pictures(
-    network: Network, layers: Sequence[Layer], drawing: Drawing, store: Store, start: Watch
+    network: Network,
+    layers: Sequence[Layer],
+    found: Mapping[str, Statistics],
+    drawing: Drawing,
+    store: Store,
+    start: Watch,
 ) -> Mapping[str, Pictures]:
     steps = drawing.recipe.steps
     drawn = {}
@@ -179,6 +191,9 @@ def _pictures(
         missing = len(missing_channels(layer, store))
         tick = start(layer.name, missing * steps, "steps") if missing else None
         drawn[layer.name] = draw_layer(network, layer, drawing, store, tick)
+        if silent := silent_channels(found[layer.name], drawn[layer.name]):
+            tick = start(f"{layer.name}, one unit of {len(silent)} silent filters", len(silent) * steps, "steps")
+            drawn[layer.name] = draw_units(network, layer, drawing, store, silent, tick)
     return drawn
 
 

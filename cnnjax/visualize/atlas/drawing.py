@@ -1,4 +1,8 @@
-"""The filters' pictures: a layer's filters in batches, each of which is saved as soon as it is done."""
+"""The filters' pictures: a layer's filters in batches, each of which is saved as soon as it is done.
+
+A filter that fires only at few places may have a mean before relu that stays far below 0 whatever the image: its picture
+leaves it silent. Such a filter is drawn a second time, for the unit in the middle of its map.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,7 +14,7 @@ from jaxtyping import Bool, Float, Int, UInt8
 from cnnjax.network import Network
 from cnnjax.visualize import objectives
 from cnnjax.visualize.atlas.selection import Layer
-from cnnjax.visualize.atlas.statistics import measure_pictures
+from cnnjax.visualize.atlas.statistics import Statistics, measure_pictures
 from cnnjax.visualize.atlas.store import Store, slug
 from cnnjax.visualize.layers import at_image_size
 from cnnjax.visualize.recipes import Recipe
@@ -38,6 +42,8 @@ class Pictures(NamedTuple):
     """The mean activation of each of the layer's channels, of the picture as it is saved."""
     dead: Bool[np.ndarray, " filters"]
     """Whether the activation was 0 from the noise to the last step."""
+    by_unit: Bool[np.ndarray, " filters"]
+    """Whether the picture is of the unit in the middle of the map, and not of the map's mean."""
 
 
 def draw_layer(
@@ -56,11 +62,50 @@ def draw_layer(
     size = min(drawing.batch_size, len(layer.chosen))
     for first in range(0, len(missing), size):
         batch = missing[first : first + size]
-        drawn = _draw_batch(network, layer, drawing, batch, size, on_progress)
-        store.save(f"{slug(layer.name)}@{batch[0]:05d}", drawn._asdict())
+        drawn = _draw_batch(network, layer, drawing, objectives.channel(layer.name, _filled(batch, size)), on_progress)
+        kept = Pictures(*(values[: len(batch)] for values in drawn))
+        store.save(f"{slug(layer.name)}@{batch[0]:05d}", kept._asdict())
     found = load_layer(layer, store)
     assert found is not None
     return found
+
+
+def draw_units(
+    network: Network,
+    layer: Layer,
+    drawing: Drawing,
+    store: Store,
+    channels: Sequence[int],
+    on_progress: Progress | None = None,
+) -> Pictures:
+    """As `draw_layer`, whose pictures must be there, with those of `channels` drawn again for the unit in the middle."""
+    found = load_layer(layer, store)
+    assert found is not None
+    size = min(drawing.batch_size, len(layer.chosen))
+    for first in range(0, len(channels), size):
+        batch = channels[first : first + size]
+        drawn = _draw_batch(network, layer, drawing, objectives.neuron(layer.name, _filled(batch, size)), on_progress)
+        rows = np.searchsorted(found.channels, batch)
+        kept = Pictures(*(values[: len(batch)] for values in drawn))
+        # Before: the mean of the map, as for the other filters.
+        kept = kept._replace(by_unit=np.ones(len(batch), bool), before=found.before[rows])
+        store.save(f"{slug(layer.name)}@unit-{batch[0]:05d}", kept._asdict())
+    found = load_layer(layer, store)
+    assert found is not None
+    return found
+
+
+def silent_channels(found: Statistics, pictures: Pictures) -> list[int]:
+    """The filters that are to be drawn again: they fire on data, their picture leaves them silent, and is of the mean.
+
+    Of a layer that is not rectified there are none.
+    """
+    if np.min(found.lowest) < 0:
+        return []
+    channels = pictures.channels
+    own = pictures.means[np.arange(len(channels)), channels]
+    fires = np.asarray(found.highest > found.lowest)[channels]
+    return channels[(own <= 0) & fires & ~pictures.by_unit].tolist()
 
 
 def missing_channels(layer: Layer, store: Store) -> list[int]:
@@ -76,23 +121,25 @@ def load_layer(layer: Layer, store: Store) -> Pictures | None:
     whole = [Pictures(**part) for part in parts if part is not None and set(part) == set(Pictures._fields)]
     if not whole:
         return None
+    whole.sort(key=lambda part: not part.by_unit.all())
     joined = Pictures(*map(np.concatenate, zip(*whole, strict=True)))
     chosen = set(layer.chosen)
-    # A file that was damaged and computed again may share filters with another.
+    # A filter that was drawn again is in two files; and a file that was damaged and computed again may share filters
+    # with another.
     _, first = np.unique(joined.channels, return_index=True)
     order = [i for i in first if int(joined.channels[i]) in chosen]
     return Pictures(*(values[order] for values in joined))
 
 
 def _draw_batch(
-    network: Network, layer: Layer, drawing: Drawing, channels: Sequence[int], size: int, on_progress: Progress | None
+    network: Network, layer: Layer, drawing: Drawing, objective: objectives.Objective, on_progress: Progress | None
 ) -> Pictures:
-    """Pictures of some channels, by a program for `size` of them."""
-    count = len(channels)
-    filled = [*channels, *[channels[-1]] * (size - count)]
+    """A picture of each part of an objective, by one program."""
+    channels = objective.numbers()
+    count, size = len(np.unique(channels)), len(channels)
     images = render(
         network,
-        objectives.channel(layer.name, filled),
+        objective,
         recipe=drawing.recipe,
         image_size=layer.image_size,
         seed=drawing.seed,
@@ -101,11 +148,17 @@ def _draw_batch(
     )
     pixels = np.stack([image.pixels for image in images])
     measured = measure_pictures(at_image_size(network, layer.image_size), pixels, (layer.name,))[layer.name]
-    facts = [image.provenance for image in images[:count]]
+    facts = [image.provenance for image in images]
     return Pictures(
         channels=np.asarray(channels, np.int32),
-        pixels=pixels[:count],
+        pixels=pixels,
         before=np.asarray([one["activation_before"] for one in facts], np.float32),
-        means=np.asarray(measured.mean)[:count],
+        means=np.asarray(measured.mean),
         dead=np.asarray([one["dead"] for one in facts], bool),
+        by_unit=np.zeros(size, bool),
     )
+
+
+def _filled(channels: Sequence[int], size: int) -> list[int]:
+    """The channels of a batch; the last one fills it up, so that one program draws all batches."""
+    return [*channels, *[channels[-1]] * (size - len(channels))]

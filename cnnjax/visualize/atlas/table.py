@@ -16,10 +16,11 @@ from cnnjax.visualize.atlas.selection import Layer
 from cnnjax.visualize.atlas.statistics import Statistics
 
 Row = dict[str, Json]
-OK, SILENT, DEAD, FAILED = "ok", "silent on noise", "dead on data", "failed"
+OK, SILENT, UNIT, DEAD, FAILED = "ok", "silent on noise", "one unit", "dead on data", "failed"
 STATES = {
     OK: "the filter fires on its picture, on noise and on data",
     SILENT: "the noise that the optimization starts from leaves the filter silent, and its picture does not",
+    UNIT: "the picture is of the unit in the middle of the map, because that of the map's mean left the filter silent",
     DEAD: "no image of the data makes the filter fire",
     FAILED: "the filter fires on data, but the optimization found no picture that makes it fire",
 }
@@ -49,7 +50,13 @@ def rows(layer: Layer, found: Statistics, pictures: Pictures, patches: Mapping[i
             {
                 "layer": layer.name,
                 "channel": channel,
-                "state": state(before, after, bool(found.highest[channel] > found.lowest[channel]), rectified),
+                "state": state(
+                    before,
+                    after,
+                    bool(found.highest[channel] > found.lowest[channel]),
+                    rectified,
+                    bool(pictures.by_unit[i]),
+                ),
                 "activation_before": before,
                 "activation_after": after,
                 "data_largest": float(found.means[channel, 0]),
@@ -66,7 +73,7 @@ def rows(layer: Layer, found: Statistics, pictures: Pictures, patches: Mapping[i
     return result
 
 
-def state(before: float, after: float, fires: bool, rectified: bool) -> str:
+def state(before: float, after: float, fires: bool, rectified: bool, by_unit: bool = False) -> str:
     """A filter's state, one of `STATES`, from its activations on its noise and picture, and whether data make it fire.
 
     A layer whose activations are rectified is silent at 0. Of any other a filter failed if its picture is no better
@@ -76,6 +83,8 @@ def state(before: float, after: float, fires: bool, rectified: bool) -> str:
         return DEAD
     if after <= (0 if rectified else before):
         return FAILED
+    if by_unit:
+        return UNIT
     return SILENT if rectified and before <= 0 else OK
 
 
