@@ -17,11 +17,19 @@ from cnnjax.cli import atlas as command
 from cnnjax.data import normalize
 from cnnjax.data.dataset import ArraySplit
 from cnnjax.errors import UserError
-from cnnjax.visualize import ascent, atlas
+from cnnjax.visualize import ascent, atlas, objectives
 from cnnjax.visualize.atlas import fingerprint, kernels, page, patches, sheets, statistics, store, table
-from cnnjax.visualize.atlas.drawing import Pictures
+from cnnjax.visualize.atlas.drawing import (
+    Drawing,
+    Pictures,
+    draw_layer,
+    draw_units,
+    missing_channels,
+    silent_channels,
+)
 from cnnjax.visualize.atlas.selection import choose_layers
 from cnnjax.visualize.recipes import recipe
+from cnnjax.visualize.render import render
 
 pytestmark = pytest.mark.usefixtures("quickly_compiled")
 
@@ -168,6 +176,33 @@ def test_ratio_z_and_rank_follow_from_data(found, activations):
     figures = table.summary(rows)
     assert figures["filters"] == 2 and figures[table.SILENT] == 1
     assert figures["median_ratio"] == pytest.approx(np.median([row["ratio_after"] for row in rows]))
+
+
+def test_a_filter_that_its_picture_leaves_silent_is_drawn_for_one_unit(tmp_path, network, images):
+    """A network of one convolution with weights by hand: its channel 1 fires at single pixels of the data alone."""
+    rare = tiny.network(SIZE, bias_1=np.array([0.1, -0.05, -0.1, 0.0]))
+    layer = next(one for one in choose_layers(rare, ("conv_1",)))
+    one = statistics.collect(rare, images, {"conv_1": 4}, batch_size=8, devices=jax.devices()[:1])["conv_1"]
+    assert (np.asarray(one.highest) > 0).all()
+    kept, drawing = store.Store(tmp_path / "filters", {}), Drawing(recipe("quick"), batch_size=3)
+    first = draw_layer(rare, layer, drawing, kept)
+    # As if the pictures of two filters had left them silent.
+    means = np.array(first.means)
+    means[[1, 3], [1, 3]] = 0
+    assert silent_channels(one, first._replace(means=means)) == [1, 3]
+    assert silent_channels(one, first._replace(means=means, by_unit=np.ones(4, bool))) == []
+    second = draw_units(rare, layer, drawing, kept, [1, 3])
+    assert second.by_unit.tolist() == [False, True, False, True]
+    np.testing.assert_array_equal(second.before, first.before)
+    np.testing.assert_array_equal(second.pixels[[0, 2]], first.pixels[[0, 2]])
+    expected = render(
+        rare, objectives.neuron("conv_1", [1, 3]), recipe=recipe("quick"), image_size=layer.image_size, batch_size=2
+    )
+    for i, image in zip((1, 3), expected, strict=True):
+        assert np.abs(second.pixels[i].astype(int) - image.pixels).max() <= 1
+    rows = table.rows(layer, one, second, {})
+    assert {rows[1]["state"], rows[3]["state"]} <= {table.UNIT, table.FAILED}
+    assert missing_channels(layer, kept) == []
 
 
 class Killed(Exception):

@@ -1,7 +1,7 @@
 """The filters' pictures: a layer's filters in batches, each of which is saved as soon as it is done.
 
-A filter that fires only at few places may have a mean before relu that stays far below 0 whatever the image: its picture
-leaves it silent. Such a filter is drawn a second time, for the unit in the middle of its map.
+A filter that fires only at few places may have a mean before relu that stays far below 0 whatever the image: its
+picture leaves it silent. Such a filter is drawn a second time, for the unit in the middle of its map.
 """
 
 from collections.abc import Sequence
@@ -78,7 +78,7 @@ def draw_units(
     channels: Sequence[int],
     on_progress: Progress | None = None,
 ) -> Pictures:
-    """As `draw_layer`, whose pictures must be there, with those of `channels` drawn again for the unit in the middle."""
+    """As `draw_layer`, which drew the layer, with the pictures of `channels` drawn again for the unit in the middle."""
     found = load_layer(layer, store)
     assert found is not None
     size = min(drawing.batch_size, len(layer.chosen))
