@@ -77,12 +77,13 @@ def sweep(
     places: dict[Path, tuple[sweeps.Combination, int]] = {}
     for one, name in zip(combinations, names, strict=True):
         changed = for_files(preset, with_values(config, one.values))
-        build.check(changed)
+        build.check(changed, resume=resume)
         for seed in seeds:
             place = folder / name / f"seed-{seed}"
             runs[place], places[place] = groups.with_place(changed, place, seed), (one, seed)
     with ExitStack() as locks:
         for place, changed in runs.items():
+            locks.enter_context(run_dir.withdrawn_if_refused(place))
             locks.enter_context(run_lock.locked(place))
             prepare(place, changed, resume=resume, fresh=fresh)
         for place, outcome in groups.fit_all(runs, resume=resume, stacked=_STACKED[stacked]).items():
