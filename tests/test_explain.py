@@ -1,6 +1,7 @@
 """The command `explain`: its files, what it says, and one sentence for what it cannot do; and the sheet it draws."""
 
 import re
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -121,8 +122,13 @@ def test_no_two_names_are_alike(network, folder):
     ]
     for file in files:
         Image.new("RGB", (4, 4)).save(file)
-    names, shown = cli_explain._read(network, files)
-    assert names == ["a", "a-2", "a-2-2", "a-b"] and len(shown) == 4
+    names = cli_explain.labels(files)
+    assert names == ["one/a", "two/a", "a-2", "a b"] and len(cli_explain._read(network, files)) == 4
+    assert cli_explain._file_names(names) == ["one-a", "two-a", "a-2", "a-b"]
+    twice = [Path("x/a.png"), Path("x/a.jpg"), Path("y/x/b.png"), Path("z/x/b.png"), Path("c.png"), Path("c.png")]
+    assert cli_explain.labels(twice) == ["a.png", "a.jpg", "y/x/b", "z/x/b", "c", "c"]
+    assert cli_explain._file_names(["c", "c", "a/b", "a-b"]) == ["c", "c-2", "a-b", "a-b-2"]
+    assert cli_explain.labels([]) == ["chelsea"]
 
 
 def test_the_sheet_has_a_row_for_each_image_and_a_column_for_each_method(tmp_path):

@@ -126,7 +126,7 @@ def test_curves_without_accuracy_and_with_missing_values(tmp_path):
 def drawn(rows, monkeypatch, tmp_path):
     """The plots of a figure of curves, before it is saved."""
     kept = []
-    monkeypatch.setitem(figures.curves.__globals__, "save", lambda figure, path: kept.append(figure) or path)
+    monkeypatch.setattr(sys.modules["cnnjax.figures.curves"], "save", lambda figure, path: kept.append(figure) or path)
     figures.curves(rows, tmp_path / "curves.png")
     return kept[0].axes[1:]
 

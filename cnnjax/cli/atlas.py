@@ -14,7 +14,6 @@ from cnnjax.classify import find_images
 from cnnjax.cli.weights import Flags, Reading, load
 from cnnjax.data.plain_images import PlainImages
 from cnnjax.errors import UserError
-from cnnjax.files import make_folder
 from cnnjax.network import Json, Network
 from cnnjax.printable import printable
 from cnnjax.visualize import atlas as visualization
@@ -66,7 +65,6 @@ def atlas(
         fresh: Compute everything again.
         out: Folder for the page, the table and the pictures.
     """
-    make_folder(out)
     network = load(weights, reading, None if include_top else False)
     if images_size is not None and images_size < 1:
         raise UserError(f"images_size={images_size} must be at least 1")

@@ -113,7 +113,8 @@ def parse(over: Sequence[Sequence[str]]) -> dict[str, list[Any]]:
             raise UserError("--over names no field: write --over optimizer.learning-rate 1e-4 1e-3, for example")
         name = words[0].removeprefix("--").replace("_", "-")
         if name not in known:
-            raise unknown("field to sweep", words[0], known)
+            same = [field for field in known if field.rpartition(".")[2] == name]
+            raise unknown("field to sweep", words[0], [repr(field) for field in same or known])
         last = name.rpartition(".")[2].replace("-", "_")
         if name == "train.seed":
             raise UserError("--over train.seed is written --seeds: use --seeds 0 1 2, for example")
