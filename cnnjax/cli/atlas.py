@@ -14,8 +14,10 @@ from cnnjax.classify import find_images
 from cnnjax.cli.weights import Flags, Reading, load
 from cnnjax.data.plain_images import PlainImages
 from cnnjax.errors import UserError
+from cnnjax.files import make_folder
 from cnnjax.network import Json, Network
 from cnnjax.printable import printable
+from cnnjax.train import run_dir
 from cnnjax.visualize import atlas as visualization
 
 _READING = Reading()
@@ -69,7 +71,8 @@ def atlas(
     if images_size is not None and images_size < 1:
         raise UserError(f"images_size={images_size} must be at least 1")
     size = network.image_size if images_size is None else (images_size, images_size)
-    with Bars() as bars:
+    with run_dir.withdrawn_if_refused(out), Bars() as bars:
+        make_folder(out)
         found = visualization.build(
             network,
             find_data(network, images, images_per_class, size, seed),

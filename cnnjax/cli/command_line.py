@@ -289,6 +289,6 @@ def _plainer(sentence: str) -> str:
         kind = "a whole number" if "int" in found[2] else "a number"
         return f"{found[1]} does not accept {found[3]}: {kind} is expected"
     if found := re.match(r"(--\S+): no type matching (.*) could be instantiated from \[(.*?)\]\.", sentence):
-        kinds = [_NAMED.get(kind, kind) for kind in found[2].split("|")]
+        kinds = [_NAMED.get(kind, kind) for kind in sorted(found[2].split("|"), key=lambda kind: kind == "{None}")]
         return f"{found[1]} does not accept {found[3]}: {' or '.join(kinds)} is expected"
     return sentence

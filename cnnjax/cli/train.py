@@ -44,7 +44,7 @@ def train(
       metrics.jsonl        the numbers of each epoch
       curves.png           loss and accuracy, of training and validation
       checkpoints/         what --resume continues from
-      input.safetensors    how images are normalized before the first layer
+      input.safetensors    the classes, and how images are normalized
       weights.safetensors  the network of the best epoch
       test.json            its results on the test images
 

@@ -118,7 +118,8 @@ def filters(
     if quality:
         drawn = measure(drawn, network, chosen, quality_images, quality_per_class)
     titles = [f"filter {image.provenance['channel']}" for image in drawn]
-    _save(drawn, out, f"{layer}.png", titles, f"{layer} of {weights}, recipe {chosen.name}")
+    source = weights if len(weights) <= 32 else f"…{weights[-31:]}"
+    _save(drawn, out, f"{layer}.png", titles, f"{layer} of {source}, recipe {chosen.name}")
 
 
 def classes(
