@@ -171,6 +171,12 @@ def test_the_number_of_a_curve_does_not_cover_it(monkeypatch, tmp_path):
         assert not [dot for dot in dots if box.contains(*dot)]
 
 
+def test_a_heading_moves_the_images_down(tmp_path):
+    grey = [np.full((4, 4, 3), 90, np.uint8)] * 2
+    plain, headed = (figures.image_grid(grey, ["a", "b"], tmp_path / f"{n}.png", heading=n) for n in ("", "conv_3"))
+    assert (pixels(headed)[56:] == pixels(plain)).all()
+
+
 def test_images_keep_their_order_and_dead_ones_are_hatched(tmp_path):
     red, blue = np.zeros((2, 8, 8, 3), np.uint8)
     red[..., 0] = blue[..., 2] = 255

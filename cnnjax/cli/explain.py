@@ -62,8 +62,8 @@ def explain(
         raise UserError(f"{len(files)} images are too many for one figure: name {MOST} at most")
     network = load(weights, reading)
     _check_network(network, layer, class_name)
-    make_folder(out)
     names, shown = labels(files), _read(network, files)
+    make_folder(out)
     odds = np.asarray(jax.jit(Network.probabilities)(network, shown))
     numbers = odds.argmax(axis=1)
     if class_name:
