@@ -14,12 +14,13 @@ from PIL import Image
 
 from cnnjax import data, formats
 from cnnjax.cli import build, main
+from cnnjax.cli import train as cli_train
 from cnnjax.cli.config import Config, DataConfig, MixConfig, ModelConfig, OptimizerConfig, TrainConfig
 from cnnjax.cli.config_json import from_dict
 from cnnjax.cli.presets import PRESETS
 from cnnjax.data.augment import Augment
 from cnnjax.errors import UserError
-from cnnjax.train import optimizers, schedules
+from cnnjax.train import optimizers, run_dir, schedules
 
 pytestmark = pytest.mark.usefixtures("quickly_compiled")
 NAMES = ("axe", "shovel")
@@ -169,6 +170,8 @@ def test_seeds_are_repetitions(flags, tmp_path, capsys):
         (["--train.freeze", "conv_9"], "did you mean conv_"),
         (["--data.classes", "axe", "shovle"], "did you mean shovel"),
         (["--train.init-from", "nowhere.safetensors"], "nowhere.safetensors"),
+        (["--data.source", "folder:nowhere"], "the folder nowhere does not exist"),
+        (["--augment.no-enabled", "--augment.rotation", "5"], "--augment.rotation has no effect without augmentation"),
     ],
 )
 def test_settings_that_do_not_fit_name_their_flags(flags, extra, sentence, tmp_path, capsys):
@@ -176,6 +179,50 @@ def test_settings_that_do_not_fit_name_their_flags(flags, extra, sentence, tmp_p
     said = capsys.readouterr().err
     sentences = [line for line in said.splitlines() if line.startswith("error: ")]
     assert len(sentences) == 1 and sentence in sentences[0], said
+    assert not (tmp_path / "run").exists()
+
+
+def test_other_mistakes_are_said_before_that_the_folder_holds_a_run(run, flags, capsys):
+    for extra, sentence in (
+        (["--data.source", "folder:nowhere"], "the folder nowhere does not exist"),
+        (["--data.source", "procedural", "--data.classes", "axe", "shovle"], "did you mean shovel"),
+        (["--train.init-from", "nowhere.safetensors"], "there is no weights file nowhere.safetensors"),
+        (["--train.init-from", "nowhere"], "unknown weights 'nowhere'"),
+    ):
+        assert call("train", *flags, *extra, "--run", run) == 2
+        assert sentence in capsys.readouterr().err
+    assert (run / "weights.safetensors").exists()
+
+
+@pytest.mark.parametrize(("steps", "expected"), [(1, 0), (2, 1), (400, 100), (501, 500)])
+def test_the_warmup_of_a_preset_is_shortened_for_a_run_that_is_too_short(steps, expected):
+    for name in ("cnn", "vgg16-mini"):
+        usual = PRESETS[name]
+        short = dataclasses.replace(usual.train, epochs=1, steps_per_epoch=steps)
+        config = cli_train.for_files(name, dataclasses.replace(usual, train=short))
+        build.check(config)
+        if name == "cnn":
+            assert build._warmup_steps(config, steps) == expected
+    rendered = dataclasses.replace(PRESETS["vgg16-mini"].data, per_class=8)
+    few = dataclasses.replace(PRESETS["vgg16-mini"], data=rendered)
+    assert build.rendered_steps(few) == 12 * 3 and cli_train.for_files("vgg16-mini", few).optimizer.warmup_steps is None
+
+
+def test_a_refusal_deletes_only_a_folder_that_it_made(tmp_path):
+    def refused(folder, *names):
+        with pytest.raises(UserError), run_dir.withdrawn_if_refused(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            for name in names:
+                (folder / name).touch()
+            raise UserError("no")
+
+    refused(tmp_path / "a" / "b", "config.json")
+    assert not (tmp_path / "a").exists()
+    refused(tmp_path / "a", "config.json", "notes.txt")
+    assert (tmp_path / "a" / "config.json").exists()
+    (tmp_path / "c").mkdir()
+    refused(tmp_path / "c", "config.json")
+    assert (tmp_path / "c" / "config.json").exists()
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """The command `explain`: its files, what it says, and one sentence for what it cannot do; and the sheet it draws."""
 
 import re
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -59,14 +60,14 @@ def test_it_writes_the_sheet_and_every_heat_map(network, weights, folder, tmp_pa
     said = capsys.readouterr().out
     shown = np.stack([load_image(folder / name, SIDE) for name in ("b/one.png", "one.png")])
     odds = np.asarray(jax.jit(Network.probabilities)(network, jnp.asarray(shown)))
-    for name, (_, dog) in zip(("one", "one-2"), odds, strict=True):
+    for name, (_, dog) in zip(("b/one", "images/one"), odds, strict=True):
         assert f"{name}: dog {dog:.1%}" in said
         assert re.search(rf"integrated-gradients: {name} differs from black by -?[\d.e-]+; the sum of its map is", said)
     assert f"wrote {out}/explain.png and each heat map beside it (2 × 3 PNG files)" in said
-    names = {f"{name}-{method}.png" for name in ("one", "one-2") for method in QUICK}
+    names = {f"{name}-{method}.png" for name in ("b-one", "images-one") for method in QUICK}
     assert {file.name for file in out.iterdir()} == names | {"explain.png"}
     heat = visualize.to_display(visualize.grad_cam(network, shown, "dog", "conv_2"))
-    for index, name in enumerate(("one", "one-2")):
+    for index, name in enumerate(("b-one", "images-one")):
         with Image.open(out / f"{name}-grad-cam.png") as written:
             expected = 255 * overlay(shown[index], heat[index])
             np.testing.assert_allclose(np.asarray(written), expected, atol=1)
@@ -94,6 +95,7 @@ def test_bad_input_is_one_sentence(network, weights, folder, tmp_path, capsys):
     for words, sentence in (
         ((folder, "--methods", "grad-cm"), "unknown method 'grad-cm': did you mean grad-cam"),
         ((folder, "--layer", "conv_9"), "unknown layer 'conv_9': did you mean conv_"),
+        ((folder, "--layer", "fc1"), "The layers are conv_1, "),
         ((folder, "--layer", "dense_1"), "'dense_1' has no maps"),
         ((folder, "--class-name", "dgo"), "unknown class 'dgo': did you mean dog"),
         ((tmp_path / "broken.png",), "broken.png cannot be read as an image"),
@@ -108,6 +110,7 @@ def test_bad_input_is_one_sentence(network, weights, folder, tmp_path, capsys):
         said = capsys.readouterr().err
         lines = [line for line in said.splitlines() if "error: " in line]
         assert len(lines) == 1 and sentence in lines[0] and "Traceback" not in said, said
+        assert not (tmp_path / "out").exists()
 
 
 def test_no_two_names_are_alike(network, folder):
@@ -121,8 +124,13 @@ def test_no_two_names_are_alike(network, folder):
     ]
     for file in files:
         Image.new("RGB", (4, 4)).save(file)
-    names, shown = cli_explain._read(network, files)
-    assert names == ["a", "a-2", "a-2-2", "a-b"] and len(shown) == 4
+    names = cli_explain.labels(files)
+    assert names == ["one/a", "two/a", "a-2", "a b"] and len(cli_explain._read(network, files)) == 4
+    assert cli_explain._file_names(names) == ["one-a", "two-a", "a-2", "a-b"]
+    twice = [Path("x/a.png"), Path("x/a.jpg"), Path("y/x/b.png"), Path("z/x/b.png"), Path("c.png"), Path("c.png")]
+    assert cli_explain.labels(twice) == ["a.png", "a.jpg", "y/x/b", "z/x/b", "c", "c"]
+    assert cli_explain._file_names(["c", "c", "a/b", "a-b"]) == ["c", "c-2", "a-b", "a-b-2"]
+    assert cli_explain.labels([]) == ["chelsea"]
 
 
 def test_the_sheet_has_a_row_for_each_image_and_a_column_for_each_method(tmp_path):

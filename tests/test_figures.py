@@ -123,6 +123,60 @@ def test_curves_without_accuracy_and_with_missing_values(tmp_path):
     check(figures.curves(rows, tmp_path / "curves.png"))
 
 
+def drawn(rows, monkeypatch, tmp_path):
+    """The plots of a figure of curves, before it is saved."""
+    kept = []
+    monkeypatch.setattr(sys.modules["cnnjax.figures.curves"], "save", lambda figure, path: kept.append(figure) or path)
+    figures.curves(rows, tmp_path / "curves.png")
+    return kept[0].axes[1:]
+
+
+def texts(plot):
+    return [one.get_text() for one in plot.texts]
+
+
+def test_one_epoch_is_two_dots_with_their_numbers_inside_the_plot(monkeypatch, tmp_path):
+    rows = [{"epoch": 1, "train_loss": 0.7, "valid_loss": 0.69, "train_accuracy": 0.51, "valid_accuracy": 0.5}]
+    loss, accuracy = drawn(rows, monkeypatch, tmp_path)
+    assert texts(loss) == ["0.70", "0.69"] and texts(accuracy) == ["51.0%", "50.0%"]
+    assert loss.get_xlim() == (0.5, 1.5) and list(loss.get_xticks()) == [1]
+    for plot in (loss, accuracy):
+        for one in plot.texts:
+            box = one.get_window_extent()
+            assert plot.bbox.y0 < box.y0 and box.y1 < plot.bbox.y1
+
+
+@pytest.mark.parametrize("count", [2, 3, 30])
+def test_a_very_high_first_loss_is_cut_off_and_said(count, monkeypatch, tmp_path):
+    rows = [dict(row, train_loss=0.5, valid_loss=0.8) for row in epochs(count, 0.1)]
+    rows[0]["train_loss"] = 6.7
+    loss = drawn(rows, monkeypatch, tmp_path)[0]
+    assert 0.8 < loss.get_ylim()[1] < 2 and "↑ 6.7 in epoch 1" in texts(loss)
+    rows[0]["train_loss"] = 2.0
+    loss = drawn(rows, monkeypatch, tmp_path)[0]
+    assert loss.get_ylim()[1] > 2 and len(loss.texts) == 1
+
+
+def test_the_number_of_a_curve_does_not_cover_it(monkeypatch, tmp_path):
+    heights = [0.9, 0.5, 0.52, 0.55, 0.5, 0.58]
+    rows = [
+        {"epoch": e, "train_loss": v - 0.02, "valid_loss": v + 0.01 * (e != 2)} for e, v in enumerate(heights, start=1)
+    ]
+    (loss,) = drawn(rows, monkeypatch, tmp_path)
+    (label,) = loss.texts
+    box = label.get_window_extent()
+    for line in (line for line in loss.lines if len(line.get_xdata()) == 6):
+        places = np.linspace(1, 6, 500)
+        dots = loss.transData.transform(np.stack([places, np.interp(places, *line.get_data())], axis=1))
+        assert not [dot for dot in dots if box.contains(*dot)]
+
+
+def test_a_heading_moves_the_images_down(tmp_path):
+    grey = [np.full((4, 4, 3), 90, np.uint8)] * 2
+    plain, headed = (figures.image_grid(grey, ["a", "b"], tmp_path / f"{n}.png", heading=n) for n in ("", "conv_3"))
+    assert (pixels(headed)[56:] == pixels(plain)).all()
+
+
 def test_images_keep_their_order_and_dead_ones_are_hatched(tmp_path):
     red, blue = np.zeros((2, 8, 8, 3), np.uint8)
     red[..., 0] = blue[..., 2] = 255

@@ -129,6 +129,11 @@ def test_the_commands_write_films(tmp_path, capsys):
     assert "born.gif: 2 frames of 34×16" in capsys.readouterr().out
     with pytest.raises(UserError, match="has the weights of 0 epochs, and a film needs two: train with --train.weig"):
         film.training(run=tmp_path / "nowhere", layer="conv_2", out=tmp_path / "a.gif")
+    (tmp_path / "run").mkdir()
+    for name in ("input", "weights"):
+        (tmp_path / "run" / f"{name}.safetensors").touch()
+    with pytest.raises(UserError, match="no weights of its epochs, .*: train with --train.weights-every-epochs 1"):
+        film.training(run=tmp_path / "run", layer="conv_2", out=tmp_path / "a.gif")
     with pytest.raises(UserError, match=r"--out .*a.mp4 is no film"):
         film.ascent(layer="conv_2", out=tmp_path / "a.mp4")
     with pytest.raises(UserError, match="scale=0 must be"):

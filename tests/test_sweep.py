@@ -299,6 +299,7 @@ def test_fields_and_values_of_the_command_line(words, expected):
         ([["optimizer.name", "adam", "adma"]], "does not accept 'adma': give one of adam, adamw"),
         ([["run", "here"]], "--over run cannot be swept, because it is where the runs are written"),
         ([["train.workers", "1"]], "unknown field to sweep 'train.workers'"),
+        ([["learning-rate", "1"]], "unknown field to sweep 'learning-rate': did you mean 'optimizer.learning-rate'?"),
         ([["data.workers", "1", "2"]], "results do not depend on it"),
         ([["train.seed", "1"]], "use --seeds"),
         ([["optimizer.momentum"]], "has no values"),

@@ -17,6 +17,7 @@ from cnnjax.errors import UserError
 from cnnjax.files import make_folder
 from cnnjax.network import Json, Network
 from cnnjax.printable import printable
+from cnnjax.train import run_dir
 from cnnjax.visualize import atlas as visualization
 
 _READING = Reading()
@@ -66,12 +67,12 @@ def atlas(
         fresh: Compute everything again.
         out: Folder for the page, the table and the pictures.
     """
-    make_folder(out)
     network = load(weights, reading, None if include_top else False)
     if images_size is not None and images_size < 1:
         raise UserError(f"images_size={images_size} must be at least 1")
     size = network.image_size if images_size is None else (images_size, images_size)
-    with Bars() as bars:
+    with run_dir.withdrawn_if_refused(out), Bars() as bars:
+        make_folder(out)
         found = visualization.build(
             network,
             find_data(network, images, images_per_class, size, seed),

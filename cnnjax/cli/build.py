@@ -13,7 +13,7 @@ import numpy as np
 import optax
 from flax import nnx
 
-from cnnjax import data, distributed, formats, limits, losses, models
+from cnnjax import data, distributed, formats, limits, losses, models, procedural
 from cnnjax.cli.config import Config, DataConfig, ModelConfig
 from cnnjax.cli.config_json import as_dict
 from cnnjax.cli.weights import PREPROCESSING
@@ -21,7 +21,7 @@ from cnnjax.cli.weights import describe as describe_weights
 from cnnjax.data import prefetch, sampling
 from cnnjax.data.augment import Augment
 from cnnjax.data.inventory import Inventory
-from cnnjax.errors import UserError
+from cnnjax.errors import UserError, unknown
 from cnnjax.image_size import to_size
 from cnnjax.network import Network
 from cnnjax.train import by_class, loop, metrics, optimizers, schedules
@@ -183,7 +183,9 @@ def _warmup_steps(config: Config, total_steps: int) -> int:
     chosen = config.optimizer
     if chosen.warmup_steps is not None:
         return chosen.warmup_steps
-    return min(WARMUP_STEPS, max(1, total_steps // 4)) if chosen.schedule in schedules.WITH_WARMUP else 0
+    if chosen.schedule not in schedules.WITH_WARMUP or total_steps < 2:  # one step has no room for a warm-up
+        return 0
+    return min(WARMUP_STEPS, max(1, total_steps // 4))
 
 
 def optimizer(config: Config, total_steps: int, **numbers: Any) -> optax.GradientTransformation:
@@ -208,9 +210,17 @@ def optimizer(config: Config, total_steps: int, **numbers: Any) -> optax.Gradien
 
 def total_steps(config: Config, dataset: data.Dataset) -> int:
     """The steps of all epochs together."""
+    return _steps_with(config, len(dataset.train))
+
+
+def rendered_steps(config: Config) -> int:
+    """The steps of all epochs together on rendered images, whose number the config says."""
+    return _steps_with(config, (len(config.data.classes) or 2) * config.data.per_class)
+
+
+def _steps_with(config: Config, images: int) -> int:
     chosen = config.train
-    steps = sampling.steps_per_epoch(chosen.steps_per_epoch or None, chosen.batch_size, len(dataset.train))
-    return chosen.epochs * steps
+    return chosen.epochs * sampling.steps_per_epoch(chosen.steps_per_epoch or None, chosen.batch_size, images)
 
 
 def fit_options(config: Config, dataset: data.Dataset | None = None) -> dict[str, Any]:
@@ -267,12 +277,29 @@ def fit(config: Config, dataset: data.Dataset, run_dir: Path, *, resume: bool = 
     )
 
 
-def check(config: Config) -> None:
-    """Raises UserError for what is wrong with a config without its data, before any image is loaded."""
+def check(config: Config, *, resume: bool = False) -> None:
+    """Raises UserError for what is wrong with a config without its data, before any image is loaded.
+
+    resume: whether a run goes on, which has all of `train.init_from` in its own folder.
+    """
     fit_options(config)
+    _check_source(config.data)
+    if config.train.init_from and not resume:
+        formats.check_exists(config.train.init_from)
     _check_size(config)
     steps = config.train.epochs * config.train.steps_per_epoch
     optimizer(config, steps or 10**9)
+
+
+def _check_source(config: DataConfig) -> None:
+    """Raises UserError for a folder that is not there, and for classes that cannot be rendered."""
+    kind, _, place = config.source.partition(":")
+    if kind == "folder":
+        data.check_folder(place)
+    if kind == "procedural":
+        for name in config.classes:
+            if name not in procedural.KNOWN:
+                raise unknown("procedural class", name, procedural.KNOWN)
 
 
 def _check_size(config: Config) -> None:

@@ -45,8 +45,8 @@ def classify(
     if not images:
         raise UserError("no image was named: give the paths of image files or folders")
     files = find_images(images)
-    make_folder(out)
     network = load(weights, reading)
+    make_folder(out)
     shown, answers = _classify(network, files, top, batch_size, out / "classify.csv")
     read = len(answers)
     if not read:

@@ -272,6 +272,23 @@ def _sentence(box: str) -> str:
     after_title = itertools.dropwhile(lambda line: set(line) <= {"─", "-"}, lines)
     statement = itertools.takewhile(lambda line: not set(line) <= {"─", "-"}, after_title)
     sentence = re.sub(r"^Error parsing (?:(?:config|[a-z.]+): )?", "", " ".join(statement))
+    return _plainer(sentence) or "the command line could not be read: run with --help"
+
+
+_NAMED = {"INT": "a whole number", "FLOAT": "a number", "{None}": "None", "{INT INT}": "two whole numbers"}
+"""What tyro calls the types of values, and what is said of them."""
+
+
+def _plainer(sentence: str) -> str:
+    """tyro's statement about a value in other words, where it quotes Python."""
     if found := re.match(r"invalid choice ('.*') for argument '(.*)'\. Expected one of \((.*)\)\.", sentence):
-        return f"{found[2]} does not accept {found[1]}: choose one of {found[3].replace(chr(39), '')}"
-    return sentence or "the command line could not be read: run with --help"
+        choices = found[3].replace("'", "")
+        hint = "; torchvision is PyTorch's" if found[1] in ("'pytorch'", "'torch'") and "torchvision" in choices else ""
+        return f"{found[2]} does not accept {found[1]}: choose one of {choices}{hint}"
+    if found := re.match(r"(--\S+): (invalid literal for int|could not convert string to float).*?: ('.*')$", sentence):
+        kind = "a whole number" if "int" in found[2] else "a number"
+        return f"{found[1]} does not accept {found[3]}: {kind} is expected"
+    if found := re.match(r"(--\S+): no type matching (.*) could be instantiated from \[(.*?)\]\.", sentence):
+        kinds = [_NAMED.get(kind, kind) for kind in sorted(found[2].split("|"), key=lambda kind: kind == "{None}")]
+        return f"{found[1]} does not accept {found[3]}: {' or '.join(kinds)} is expected"
+    return sentence

@@ -96,7 +96,7 @@ class AugmentConfig(Augment):
     """Random transformations of the training images, with the article's ranges by default (section 4.3)."""
 
     enabled: bool = False
-    """Transform the training images."""
+    """Transform the training images. Without it the other flags of augmentation are refused, as they have no effect."""
 
 
 @dataclass(frozen=True)

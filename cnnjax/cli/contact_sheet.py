@@ -61,6 +61,10 @@ def _check(classes: tuple[str, ...], count: int, columns: int, image_size: int, 
     ):
         if value < least:
             raise UserError(f"--{flag} {value} must be at least {least}")
+    if not out.suffix:
+        raise UserError(
+            f"--out {out} has no ending: give a file's name that ends in {', '.join(FORMATS)}, such as {out}.png"
+        )
     if out.suffix not in FORMATS:
         raise unknown("image format", out.suffix or str(out), FORMATS)
 

@@ -2,6 +2,8 @@
 
 import itertools
 import re
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -58,10 +60,10 @@ def explain(
     files = find_images(images) if images else []
     if len(files) > MOST:
         raise UserError(f"{len(files)} images are too many for one figure: name {MOST} at most")
-    make_folder(out)
     network = load(weights, reading)
     _check_network(network, layer, class_name)
-    names, shown = _read(network, files)
+    names, shown = labels(files), _read(network, files)
+    make_folder(out)
     odds = np.asarray(jax.jit(Network.probabilities)(network, shown))
     numbers = odds.argmax(axis=1)
     if class_name:
@@ -85,7 +87,7 @@ def explain(
                 )
         maps[method] = list(visualization.to_display(found))
     for method, found in maps.items():
-        for name, image, heat in zip(names, shown, found, strict=True):
+        for name, image, heat in zip(_file_names(names), shown, found, strict=True):
             _write(figures.overlay(image, heat), out / f"{name}-{method}.png")
     sheet = figures.attribution_sheet(list(shown), maps, titles, out / "explain.png")
     print(printable(f"wrote {sheet} and each heat map beside it ({len(names)} × {len(maps)} PNG files)"))
@@ -112,20 +114,37 @@ def _check_network(network: Network, layer: str, class_name: str) -> None:
         visualization.check_channels(visualization.layer_shapes(network), layer, 1, maps=True)
 
 
-def _read(network: Network, files: list[Path]) -> tuple[list[str], np.ndarray]:
-    """Names for titles and files, no two alike, and the images as the network takes them, in [0, 1]."""
+def labels(files: Sequence[Path]) -> list[str]:
+    """What each file is called in captions: the shortest end of its path that no other file has, as in cat/1.
+
+    Without the ending of the name, unless files differ in it alone.
+    """
+    paths = [[one.parts for one in (file.with_suffix("") if file.name else file, file)] for file in files]
+    deepest = max((len(file.parts) for file in files), default=0)
+    ends = [[parts[-k:] for parts in (some[0], some[1]) for k in range(1, deepest + 1)] for some in paths]
+    times = Counter(end for some in ends for end in set(some))
+    chosen = [next((end for end in some if times[end] == 1), some[0]) for some in ends]
+    return ["/".join(end).lstrip("/") for end in chosen] or ["chelsea"]
+
+
+def _file_names(names: Sequence[str]) -> list[str]:
+    """The captions' names as beginnings of files' names, no two alike."""
+    found: list[str] = []
+    for name in names:
+        stem = re.sub(r"[^\w.-]+", "-", name) or "image"
+        numbered = (f"{stem}-{number}" for number in itertools.count(2))  # a file may be named a-2 itself
+        found.append(next(one for one in itertools.chain((stem,), numbered) if one not in found))
+    return found
+
+
+def _read(network: Network, files: list[Path]) -> np.ndarray:
+    """The images as the network takes them, in [0, 1]."""
     crop = imagenet.crop(network.class_names)
     if files:
         shown = np.stack([example_image.load_image(file, network.image_size, crop) for file in files])
     else:
         shown = example_image.chelsea_face(network.image_size)[None]
-    shown = example_image.in_channels(shown, network.channels)
-    stems = [re.sub(r"[^\w.-]+", "-", file.stem) or "image" for file in files] or ["chelsea"]
-    names: list[str] = []
-    for stem in stems:
-        numbered = (f"{stem}-{number}" for number in itertools.count(2))  # a file may be named a-2 itself
-        names.append(next(name for name in itertools.chain((stem,), numbered) if name not in names))
-    return names, shown
+    return example_image.in_channels(shown, network.channels)
 
 
 def _write(pixels: np.ndarray, path: Path) -> None:

@@ -100,8 +100,13 @@ def training(
         out: The film, ending in .gif, .webp or .png.
     """
     _check(out, milliseconds, scale)
-    folder = run / "weights" if (run / "weights").is_dir() else run
-    files = sorted(folder.glob("*.safetensors"))
+    kept = (run / "weights").is_dir()
+    if not kept and any((run / name).exists() for name in ("config.json", "input.safetensors")):
+        raise UserError(
+            f"the run {run} has no weights of its epochs, only those of the best one: train with "
+            "--train.weights-every-epochs 1, which keeps them"
+        )
+    files = sorted((run / "weights" if kept else run).glob("*.safetensors"))
     if len(files) < 2:
         raise UserError(
             f"{run} has the weights of {len(files)} epochs, and a film needs two: train with "

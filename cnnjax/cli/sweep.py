@@ -77,12 +77,13 @@ def sweep(
     places: dict[Path, tuple[sweeps.Combination, int]] = {}
     for one, name in zip(combinations, names, strict=True):
         changed = for_files(preset, with_values(config, one.values))
-        build.check(changed)
+        build.check(changed, resume=resume)
         for seed in seeds:
             place = folder / name / f"seed-{seed}"
             runs[place], places[place] = groups.with_place(changed, place, seed), (one, seed)
     with ExitStack() as locks:
         for place, changed in runs.items():
+            locks.enter_context(run_dir.withdrawn_if_refused(place))
             locks.enter_context(run_lock.locked(place))
             prepare(place, changed, resume=resume, fresh=fresh)
         for place, outcome in groups.fit_all(runs, resume=resume, stacked=_STACKED[stacked]).items():
@@ -112,7 +113,8 @@ def parse(over: Sequence[Sequence[str]]) -> dict[str, list[Any]]:
             raise UserError("--over names no field: write --over optimizer.learning-rate 1e-4 1e-3, for example")
         name = words[0].removeprefix("--").replace("_", "-")
         if name not in known:
-            raise unknown("field to sweep", words[0], known)
+            same = [field for field in known if field.rpartition(".")[2] == name]
+            raise unknown("field to sweep", words[0], [repr(field) for field in same or known])
         last = name.rpartition(".")[2].replace("-", "_")
         if name == "train.seed":
             raise UserError("--over train.seed is written --seeds: use --seeds 0 1 2, for example")

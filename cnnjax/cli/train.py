@@ -3,7 +3,7 @@
 import json
 from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -40,9 +40,11 @@ def train(
     The run's folder is that of --run, or runs/PRESET. In it are:
 
       config.json          every setting
+      data.json            which image files each split has, of a folder
       metrics.jsonl        the numbers of each epoch
       curves.png           loss and accuracy, of training and validation
       checkpoints/         what --resume continues from
+      input.safetensors    the classes, and how images are normalized
       weights.safetensors  the network of the best epoch
       test.json            its results on the test images
 
@@ -59,13 +61,14 @@ def train(
     if resume and not folder.exists():
         raise UserError(f"there is no run {folder} to resume: leave out --resume, or name another --run")
     config = for_files(preset, config)
-    build.check(config)
+    build.check(config, resume=resume)
     runs = {}
     for seed in seeds or (config.train.seed,):
         place = folder / f"seed-{seed}" if seeds else folder
         runs[place] = groups.with_place(config, place, seed)
     with ExitStack() as locks:
         for place, one in runs.items():
+            locks.enter_context(run_dir.withdrawn_if_refused(place))
             locks.enter_context(run_lock.locked(place))
             prepare(place, one, resume=resume, fresh=fresh)
         _train(runs, folder if seeds else None, resume)
@@ -85,18 +88,33 @@ def _train(runs: Mapping[Path, Config], together: Path | None, resume: bool) -> 
 
 
 def for_files(preset: str, config: Config) -> Config:
-    """The config without what a preset says of rendered images, where they come from elsewhere.
+    """The config without what a preset says of rendered images or of its own length, where these are others.
 
-    These are the classes, and the steps of a warm-up, which follow from the number of images.
+    These are the classes, if the images come from elsewhere, and the steps of a warm-up, if they do or if the run is
+    too short for it. Raises UserError for ranges of augmentation that are changed while it is off.
     """
     usual = PRESETS.get(preset)
-    if usual is None or config.data.source == "procedural":
+    if usual is None:
         return config
-    if config.data.classes and config.data.classes == usual.data.classes:
+    _check_augmentation(usual, config)
+    rendered = config.data.source == "procedural"
+    if not rendered and config.data.classes and config.data.classes == usual.data.classes:
         config = replace(config, data=replace(config.data, classes=()))
-    if config.optimizer.warmup_steps and config.optimizer.warmup_steps == usual.optimizer.warmup_steps:
+    warmup_steps = config.optimizer.warmup_steps
+    of_preset = warmup_steps and warmup_steps == usual.optimizer.warmup_steps
+    if of_preset and not (rendered and warmup_steps < build.rendered_steps(config)):
         config = replace(config, optimizer=replace(config.optimizer, warmup_steps=None))
     return config
+
+
+def _check_augmentation(usual: Config, config: Config) -> None:
+    """Raises UserError for a flag that has no effect, because the training images are not transformed."""
+    names = [part.name for part in fields(config.augment) if part.name != "enabled"]
+    changed = [name for name in names if getattr(config.augment, name) != getattr(usual.augment, name)]
+    if changed and not config.augment.enabled:
+        flags = " and ".join(f"--augment.{name}" for name in changed)
+        verb = "has" if len(changed) == 1 else "have"
+        raise UserError(f"{flags} {verb} no effect without augmentation: add --augment.enabled, or leave it out")
 
 
 def prepare(

@@ -80,6 +80,7 @@ def transfer(
     plan = {seed: _configs(base, data, seed, run / f"seed-{seed}", epochs) for seed in seeds}
     with ExitStack() as locks:
         for name, config in (pair for configs in plan.values() for pair in configs.items()):
+            locks.enter_context(run_dir.withdrawn_if_refused(Path(config.run)))
             locks.enter_context(run_lock.locked(Path(config.run)))
             more = {"base": origin} if name == "head" else {}
             prepare(Path(config.run), config, resume=resume, fresh=fresh, more=more)

@@ -24,7 +24,14 @@ _SECTIONS = ("train", "model", "optimizer", "loss", "data", "augment", "mix", "d
 """Where a name that several sections have is meant, in this order: seed is --train.seed."""
 
 _VALUE = r"'[^']*'|\"[^\"]*\"|\([^()]*\)|\[[^\[\]]*\]|[^\s,;)'\"]*[^\s,;:.)'\"]|\.\.\.|…"
-_MENTION = re.compile(rf"(?<![\w/.'\"=-])(`?)([a-z][\w.]*)(?:=({_VALUE}))?\1(?![\w/'\"=(-]|\.\w)")
+_MENTION = re.compile(rf"(?<!--over )(?<![\w/.'\"=-])(`?)([a-z][\w.]*)(?:=({_VALUE}))?\1(?![\w/'\"=(-]|\.\w)")
+
+
+_OWN_MODEL = (
+    "pass model=, an instance of that class or what nnx.eval_shape makes of its constructor",
+    "commands know only these, so load it in Python with formats.load(path, model=...)",
+)
+"""What a library's error advises about a model of one's own, and what can be done about it after a command."""
 
 
 def arguments_to_flags(flags: Sequence[str]) -> dict[str, str]:
@@ -48,6 +55,7 @@ def translate(message: str, flags: Sequence[str]) -> str:
     """The message with flags in place of the arguments that the command has; all else stays as it is."""
     known = arguments_to_flags(flags)
     text = _MENTION.sub(lambda match: _replacement(match, known, flags), message)
+    text = text.replace(*_OWN_MODEL)
     # Two arguments may have one flag.
     return re.sub(r"(, )?(--[\w.-]+) or \2(?![\w.-])", lambda twice: (" or " if twice[1] else "") + twice[2], text)
 

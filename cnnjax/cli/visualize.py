@@ -44,7 +44,6 @@ def feature_maps(
         include_top: Whether to read the dense layers of the weights, where there are any.
         out: Folder for the figure.
     """
-    make_folder(out)
     network = load(weights, reading, None if include_top else False)
     if image_size is None:
         image_size = 150 if network.model_name.startswith("vgg") else network.image_size
@@ -54,6 +53,7 @@ def feature_maps(
     )
     pixels = example_image.in_channels(pixels, network.channels)
     maps = visualization.feature_maps(network, pixels, layer or _default_layers(network), channels or 8)
+    make_folder(out)
     for name, found in maps.items():
         dead = [channel for channel, is_dead in zip(found.channels, found.dead, strict=True) if is_dead]
         height, width = found.maps.shape[1:]
@@ -101,7 +101,6 @@ def filters(
         quality_per_class: How many of its images of each class, except of folder:PATH.
         out: Folder for the images and the figure.
     """
-    make_folder(out)
     network, chosen = load(weights, reading, None if include_top else False), _recipe(recipe, "filters", steps)
     if image_size is None and not network.class_names and network.model_name.startswith("vgg"):
         image_size = 128
@@ -109,6 +108,7 @@ def filters(
     shapes = visualization.layer_shapes(network, image_size)
     count = shapes.get(layer, (1,))[-1]
     numbers = visualization.check_channels(shapes, layer, channels or recipes.filters_of(layer, count))
+    make_folder(out)
     drawn = _with_progress(
         len(numbers) * chosen.steps,
         lambda tick: visualization.render_filters(
@@ -117,7 +117,9 @@ def filters(
     )
     if quality:
         drawn = measure(drawn, network, chosen, quality_images, quality_per_class)
-    _save(drawn, out, f"{layer}.png", [f"filter {image.provenance['channel']}" for image in drawn])
+    titles = [f"filter {image.provenance['channel']}" for image in drawn]
+    source = weights if len(weights) <= 32 else f"…{weights[-31:]}"
+    _save(drawn, out, f"{layer}.png", titles, f"{layer} of {source}, recipe {chosen.name}")
 
 
 def classes(
@@ -156,12 +158,12 @@ def classes(
             vgg16-twin has the real VGG16's convolutions and dense layers of another seed.
         out: Folder for the images and the figure.
     """
-    make_folder(out)
     network, chosen = load(weights, reading), _recipe(recipe, "classes", steps)
     if not network.class_names:
         raise UserError(f"the network of {weights} has no classes, only convolutions: give one with its dense layers")
     print(visualization.describe_input(network, chosen))
     found = recipes.classes_of(network.class_names, names)
+    make_folder(out)
     drawn = _with_progress(
         len(found) * chosen.steps,
         lambda tick: visualization.render_classes(network, found, recipe=chosen, seed=seed, on_progress=tick),
@@ -197,7 +199,6 @@ def deepdream(
         seed: Seed of the jitter.
         out: Folder for the image.
     """
-    make_folder(out)
     network = load(weights, reading, None)  # only a VGG does without its dense layers
     if image_size is None:
         image_size = 224 if network.model_name.startswith("vgg") else network.image_size
@@ -205,6 +206,9 @@ def deepdream(
     start = example_image.in_channels(start, network.channels)
     chosen = recipes.recipe("deepdream")
     chosen = chosen if steps is None else recipes.with_steps(chosen, steps)
+    if layer not in (shapes := visualization.layer_shapes(network, image_size)):
+        visualization.check_channels(shapes, layer, 1)
+    make_folder(out)
     drawn = _with_progress(
         chosen.steps,
         lambda tick: visualization.render(
@@ -250,13 +254,19 @@ def _with_progress(steps: int, draw: Callable[..., list[Image]]) -> list[Image]:
         return draw(bar.update)
 
 
-def _save(drawn: list[Image], out: Path, sheet: str, titles: list[str]) -> None:
+def _save(drawn: list[Image], out: Path, sheet: str, titles: list[str], heading: str = "") -> None:
+    """Write each image and the sheet of all. With a heading, captions say the activations too."""
+    captions = []
     for image, title in zip(drawn, titles, strict=True):
         image.save(out)
         facts = image.provenance
         mark = ", dead" if facts.get("dead") else ", failed" if facts.get("failed") else ""
         numbers = f"activation {facts['activation_before']:.3g} → {facts['activation_after']:.3g}{mark}"
         print(f"{printable(title)}: {numbers}{describe(image)}")
+        captions.append(f"{title}: {facts['activation_after']:.3g}{mark}" if heading else f"{title}{mark}")
     dead = [bool(image.provenance.get("dead")) for image in drawn]
-    figure = figures.image_grid([image.pixels for image in drawn], titles, out / sheet, dead=dead)
+    if heading:
+        heading = f"{heading}: each filter's number and its activation"
+    pixels = [image.pixels for image in drawn]
+    figure = figures.image_grid(pixels, captions, out / sheet, dead=dead, heading=heading)
     print(printable(f"wrote {figure} and each image beside it, with its provenance"))

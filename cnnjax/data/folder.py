@@ -71,10 +71,7 @@ def from_folder(
     """
     selection, size, place = Selection(per_class, valid, test, seed, adapt, split_by), to_size(image_size), str(path)
     limits.check_image(size)
-    root = Path(os.path.realpath(os.path.expanduser(path)))  # pathlib raises for links in a circle and unknown users
-    if not root.is_dir():
-        what = "is a file" if root.exists() else "does not exist"
-        raise UserError(f"the folder {place} {what}: give a folder with a folder per class")
+    root = check_folder(place)
     if inventory is None:
         layout = find_layout(root, classes)
         names, files = _choose_classes(layout, tuple(classes), place)
@@ -103,6 +100,15 @@ def from_folder(
         inventory=Inventory.of(files),
     )
     return assemble(source, selection, image_size=size, loading=loading, cache=cache)
+
+
+def check_folder(path: str) -> Path:
+    """The folder's real path. Raises UserError if it is none."""
+    root = Path(os.path.realpath(os.path.expanduser(path)))  # pathlib raises for links in a circle and unknown users
+    if not root.is_dir():
+        what = "is a file" if root.exists() else "does not exist"
+        raise UserError(f"the folder {path} {what}: give a folder with a folder per class")
+    return root
 
 
 def _choose_classes(

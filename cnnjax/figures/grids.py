@@ -37,8 +37,9 @@ def image_grid(
     columns: int = 4,
     dead: Iterable[bool] | None = None,
     width: int = WIDTH,
+    heading: str = "",
 ) -> Path:
-    """Draw images in rows and columns, each above its title.
+    """Draw images in rows and columns, each above its title, all of them below the heading if there is one.
 
     images: (height, width), (height, width, 1) or (height, width, 3), uint8 or floats in [0, 1].
     dead: which ones are replaced by hatching. width: of the figure, in CSS pixels.
@@ -48,10 +49,13 @@ def image_grid(
     side = (width - _GAP * (columns - 1)) / columns
     caption = 20 if any(titles) else 0
     rows = math.ceil(len(images) / columns)
-    figure, board = sheet(width, round(rows * (side + caption + _GAP) - _GAP))
+    head = 28 if heading else 0
+    figure, board = sheet(width, round(head + rows * (side + caption + _GAP) - _GAP))
+    if heading:
+        text(board, 6, 14, heading, BODY, ha="left", weight="bold")
     for index, (pixels, title, blank) in enumerate(zip(images, titles, dead, strict=True)):
         x = (index % columns) * (side + _GAP)
-        y = (index // columns) * (side + caption + _GAP)
+        y = head + (index // columns) * (side + caption + _GAP)
         if blank:
             _hatched(board, x, y, side, "dead")
         else:

@@ -70,7 +70,7 @@ def attribution_sheet(
         text(board, column * (side + _GAP) + side / 2, head / 2, label, SMALL, weight="bold", linespacing=1.0)
     for index, (image, title) in enumerate(zip(images, titles, strict=True)):
         top = head + index * row
-        text(board, 0, top + caption / 2, title, SMALL, MUTED, ha="left")
+        text(board, 6, top + caption / 2, title, SMALL, MUTED, ha="left")
         photograph(figure, np.asarray(image), 0, top + caption, side)
         for column, maps in enumerate(heat_maps.values(), 1):
             shown = overlay(image, maps[index], opacity)

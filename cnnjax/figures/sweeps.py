@@ -1,7 +1,7 @@
 """Results of a sweep against the swept values."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +35,7 @@ def sweep(points: Points, panels: Mapping[str, str], path: Path) -> Path:
     wide = (WIDTH - left - 12 - gap * (len(shown) - 1)) / len(shown)
     below = top + height + 58
     legend = 20 * len(lines) if others else 0
-    figure, board = sheet(WIDTH, below + legend)
+    figure, board = sheet(WIDTH, below + legend + 20)
     for column, (title, name) in enumerate(shown.items()):
         axes = plot(figure, left + column * (wide + gap), top, wide, height)
         for number, line in enumerate(lines.values()):
@@ -52,7 +52,17 @@ def sweep(points: Points, panels: Mapping[str, str], path: Path) -> Path:
         y = below + 20 * number
         board.plot((left, left + 20), (y, y), color=_COLORS[number % 5], linewidth=2, marker=_MARKS[number // 5 % 5])
         text(board, left + 28, y, label, SMALL, MUTED, ha="left")
+    text(board, left, below + legend, _of_seeds(points, shown.values()), SMALL, MUTED, ha="left")
     return save(figure, path)
+
+
+def _of_seeds(points: Points, names: Iterable[str]) -> str:
+    """What the points and bars are; runs that diverged are not among their seeds."""
+    counts = {len(found[name]["seeds"]) for name in names for _, found in points if name in found}
+    fewest, most = min(counts, default=1), max(counts, default=1)
+    if most == 1:
+        return "one seed"
+    return f"mean ± standard deviation of {most if fewest == most else f'{fewest} to {most}'} seeds"
 
 
 def _line(axes: Any, line: Sequence[tuple[float, Mapping[str, Any]]], number: int) -> None:

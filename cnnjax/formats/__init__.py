@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from cnnjax.errors import unknown
+from cnnjax.errors import UserError, unknown
 from cnnjax.formats import bundled, published
 from cnnjax.formats.bundled import load_bundled, load_with_head
 from cnnjax.formats.int8_writer import save_int8
@@ -15,6 +15,7 @@ from cnnjax.formats.torch_writer import save_torchvision
 from cnnjax.network import Network
 
 __all__ = [
+    "check_exists",
     "load",
     "load_bundled",
     "load_with_head",
@@ -43,6 +44,15 @@ def resolve(weights: str, include_top: bool | None = True, **options: Any) -> Ne
         found = load(published.fetch(weights), include_top=include_top if has_top else False, **options)
         known = {name: value for name, value in found.provenance.items() if name != "assumed"}
         return found.replace(provenance=known)
-    if not Path(weights).exists() and Path(weights).name == Path(weights).stem == weights:
-        raise unknown("weights", weights, [*bundled.NAMES, *published.FILES])
+    check_exists(weights)
     return load(weights, include_top=include_top, **options)
+
+
+def check_exists(weights: str) -> None:
+    """Raises UserError if a string names no weights: neither a known name nor a path."""
+    known = [*bundled.NAMES, *published.FILES]
+    if weights in known or Path(weights).exists():
+        return
+    if Path(weights).name == Path(weights).stem == weights:
+        raise unknown("weights", weights, known)
+    raise UserError(f"there is no weights file {weights}: train one, or give the path of another")

@@ -1,10 +1,11 @@
 """A run's folder: what is in it, when it may be written to, when it is finished."""
 
+import contextlib
 import json
 import logging
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,21 @@ def prepare(folder: Path, settings: Settings, resume: bool) -> None:
             raise UserError(f"{folder} holds {state}: continue it with resume=True, or choose another run_dir")
         _compare(saved, settings, folder)
     files.write_json(path, dict(settings))
+
+
+@contextlib.contextmanager
+def withdrawn_if_refused(folder: Path) -> Iterator[None]:
+    """Delete a folder that was made within, if a UserError ends the block while the folder holds settings alone."""
+    made = [place for place in (folder, *folder.parents) if not place.exists()]
+    try:
+        yield
+    except UserError:
+        if made and folder.is_dir() and {path.name for path in folder.iterdir()} <= {"config.json"}:
+            with contextlib.suppress(OSError):
+                (folder / "config.json").unlink(missing_ok=True)
+                for place in made:  # up to the first that holds something else
+                    place.rmdir()
+        raise
 
 
 def check_shared(folder: Path) -> None:

@@ -1,6 +1,6 @@
 """A network's layers by name, and the network for images of another size."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
@@ -32,14 +32,14 @@ def check_channels(
     Also for one of which images of this size leave nothing, whose means would not be numbers.
     """
     if layer not in layers:
-        raise unknown("layer", layer, layers)
+        raise _unknown_layer(layer, [name for name, shape in layers.items() if not maps or len(shape) == 3] or layers)
     if maps and len(layers[layer]) != 3:
         spatial = [name for name, shape in layers.items() if len(shape) == 3]
         if not spatial:
             raise UserError(
                 f"layer {layer!r} has no maps, nor has any other of this network: give one that has convolutions"
             )
-        raise UserError(f"layer {layer!r} has no maps: choose one that does, such as {spatial[0]} or {spatial[-1]}")
+        raise UserError(f"layer {layer!r} has no maps: choose one that does, of {_listed(spatial)}")
     if not layers[layer]:
         raise UserError(f"layer {layer!r} has no channels, but one number for each image: choose another layer")
     if 0 in layers[layer]:
@@ -54,6 +54,18 @@ def check_channels(
     if not len(channels):
         raise UserError(f"no channel of layer {layer!r} was given: name at least one")
     return list(channels)
+
+
+def _unknown_layer(layer: str, known: Iterable[str]) -> UserError:
+    """The error for a layer that does not exist, with those that do."""
+    known = list(known)
+    error = unknown("layer", layer, known)
+    return UserError(f"{error} The layers are {_listed(known)}") if str(error).endswith("?") else error
+
+
+def _listed(names: Sequence[str]) -> str:
+    """The names in a sentence, of many the first and the last ones."""
+    return ", ".join(names if len(names) <= 8 else [*names[:4], "…", *names[-3:]])
 
 
 def at_image_size(network: Network, image_size: int | tuple[int, int] | None) -> Network:
