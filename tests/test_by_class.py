@@ -16,6 +16,7 @@ from PIL import Image
 from cnnjax import data, losses
 from cnnjax.classify import label_of, score
 from cnnjax.cli import build, groups, train
+from cnnjax.cli.check import check
 from cnnjax.cli.config import Config, DataConfig, LossConfig, ModelConfig, OptimizerConfig, TrainConfig
 from cnnjax.cli.presets import PRESETS
 from cnnjax.data import ArraySplit, from_folder
@@ -184,7 +185,7 @@ def test_presets_fit_folders_of_a_thousand_images(name, tmp_path, monkeypatch):
     given = Config(**{**vars(PRESETS[name]), "data": DataConfig(**{**vars(PRESETS[name].data), "source": "folder:x"})})
     config = train.for_files(name, given)
     assert config.data.classes == () and train.for_files(name, PRESETS[name]) == PRESETS[name]
-    build.check(config)
+    check(config)
     steps = config.train.steps_per_epoch or 600 // config.train.batch_size
     build.optimizer(config, config.train.epochs * steps)
     build.optimizer(config, 8)  # however short

@@ -15,6 +15,7 @@ from PIL import Image
 from cnnjax import data, formats
 from cnnjax.cli import build, main
 from cnnjax.cli import train as cli_train
+from cnnjax.cli.check import check
 from cnnjax.cli.config import Config, DataConfig, MixConfig, ModelConfig, OptimizerConfig, TrainConfig
 from cnnjax.cli.config_json import from_dict
 from cnnjax.cli.presets import PRESETS
@@ -200,7 +201,7 @@ def test_the_warmup_of_a_preset_is_shortened_for_a_run_that_is_too_short(steps, 
         usual = PRESETS[name]
         short = dataclasses.replace(usual.train, epochs=1, steps_per_epoch=steps)
         config = cli_train.for_files(name, dataclasses.replace(usual, train=short))
-        build.check(config)
+        check(config)
         if name == "cnn":
             assert build._warmup_steps(config, steps) == expected
     rendered = dataclasses.replace(PRESETS["vgg16-mini"].data, per_class=8)
@@ -293,14 +294,14 @@ def test_the_contact_sheet(tmp_path, monkeypatch, capsys):
 def test_every_name_of_an_optimizer_and_of_a_schedule_is_a_choice():
     for part, names in (("name", optimizers.OPTIMIZERS), ("schedule", schedules.SCHEDULES)):
         for name in names:
-            build.check(dataclasses.replace(Config(), optimizer=OptimizerConfig(**{part: name})))
+            check(dataclasses.replace(Config(), optimizer=OptimizerConfig(**{part: name})))
         with pytest.raises(UserError):
             from_dict(OptimizerConfig, {part: "other"})
 
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_presets_can_be_built(name):
-    build.check(PRESETS[name])
+    check(PRESETS[name])
 
 
 def test_options_of_fit():

@@ -9,7 +9,8 @@ import optax
 import pytest
 
 from cnnjax import limits, models, runtime, train
-from cnnjax.cli import build, main
+from cnnjax.cli import main
+from cnnjax.cli.check import check
 from cnnjax.cli.config import AugmentConfig, Config, DataConfig, MixConfig, ModelConfig, OptimizerConfig, TrainConfig
 from cnnjax.data import Augment, from_arrays, mixup, procedural
 from cnnjax.errors import UserError
@@ -59,7 +60,7 @@ def test_flags_that_no_machine_can_take(flags, sentence, tmp_path, capsys):
 def test_settings_that_no_machine_can_take(make, sentence):
     with pytest.raises(UserError) as caught:
         part = make()
-        build.check(Config(**{type(part).__name__.removesuffix("Config").lower(): part}))
+        check(Config(**{type(part).__name__.removesuffix("Config").lower(): part}))
     assert sentence in str(caught.value)
 
 

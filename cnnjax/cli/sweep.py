@@ -10,7 +10,8 @@ from typing import Any, Literal
 
 import tyro
 
-from cnnjax.cli import build, groups
+from cnnjax.cli import groups
+from cnnjax.cli.check import check
 from cnnjax.cli.config import Config, DistributedConfig
 from cnnjax.cli.train import connect, for_files, prepare
 from cnnjax.distributed import print_once, run_on_primary
@@ -77,7 +78,7 @@ def sweep(
     places: dict[Path, tuple[sweeps.Combination, int]] = {}
     for one, name in zip(combinations, names, strict=True):
         changed = for_files(preset, with_values(config, one.values))
-        build.check(changed, resume=resume)
+        check(changed, resume=resume)
         for seed in seeds:
             place = folder / name / f"seed-{seed}"
             runs[place], places[place] = groups.with_place(changed, place, seed), (one, seed)

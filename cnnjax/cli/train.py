@@ -10,6 +10,7 @@ from typing import Any
 
 from cnnjax import distributed
 from cnnjax.cli import build, groups, renamed
+from cnnjax.cli.check import check
 from cnnjax.cli.config import Config, DistributedConfig
 from cnnjax.cli.config_json import as_dict
 from cnnjax.cli.presets import PRESETS
@@ -61,7 +62,7 @@ def train(
     if resume and not folder.exists():
         raise UserError(f"there is no run {folder} to resume: leave out --resume, or name another --run")
     config = for_files(preset, config)
-    build.check(config, resume=resume)
+    check(config, resume=resume)
     runs = {}
     for seed in seeds or (config.train.seed,):
         place = folder / f"seed-{seed}" if seeds else folder
