@@ -84,7 +84,7 @@ class Network:
         if class_names is None and dataset is not None:
             class_names = dataset.class_names
         network = cls(graphdef, params, model_state, normalizer, (), shape[:2], shape[2], dict(provenance or {}))
-        return network.replace(class_names=_class_names(network.logits_shape(), class_names))
+        return network.replace(class_names=_class_names(_checked_logits_shape(network), class_names))
 
     def __call__(self, images: Images) -> tuple[Float[Array, "batch ..."], dict[str, Array]]:
         """Logits, and the activations by layer, of images in [0, 1] or uint8 ones. Evaluation mode. See `apply`."""
@@ -240,6 +240,21 @@ def _image_shape(
         missing = "image_size" if image_size is None else "channels"
         raise UserError(f"{missing} of the network's images is not known: pass {missing}=..., or a dataset")
     return (*to_size(image_size), int(channels))
+
+
+def _checked_logits_shape(network: Network) -> tuple[int, ...] | None:
+    """`Network.logits_shape`. Raises UserError for a model that does not take images of the network's shape."""
+    try:
+        return network.logits_shape()
+    except UserError:
+        raise
+    except (TypeError, ValueError) as error:  # of lax.conv or a product of matrices, about their operands
+        (height, width, channels), reason = network.image_shape, str(error).strip().partition("\n")[0]
+        raise UserError(
+            f"the model {network.model_name} does not take images of the shape (batch, {height}, {width}, {channels}), "
+            f"which is (batch, height, width, channels): make it for images of {channels} channels and of this size, "
+            f"or change the images ({reason})"
+        ) from error
 
 
 def _class_names(shape: tuple[int, ...] | None, names: Sequence[str] | None) -> tuple[str, ...]:

@@ -114,6 +114,17 @@ def test_pairs_are_used_as_they_are():
     assert len(mixed.train) == 6 and len(mixed.valid) == 4 and numbers(mixed.test) == [100, 101, 102]
 
 
+def test_narrow_images_with_many_channels_are_images():
+    for shape in ((1, 128, 16), (3, 7, 64), (4, 8, 8)):
+        assert image_shape(from_arrays(numbered(LABELS, shape), LABELS).train) == shape
+
+
+def test_it_shows_the_shape_and_classes_without_images():
+    shown = repr(from_arrays(IMAGES, LABELS))
+    assert shown == "Dataset(arrays: 2 classes (0, 1), images 2 × 3 × 1, train 6, valid 2, test 2)"
+    assert repr(from_arrays(IMAGES, LABELS + 1)).endswith("test 2; no training images of 0)")
+
+
 LABELS = np.arange(10) % 2
 IMAGES = numbered(LABELS)
 UNIT = IMAGES / np.float32(255)
@@ -128,10 +139,20 @@ REFUSED = {
     "label below 0": ((IMAGES, LABELS - 1), {}, "labels contain -1: class indices count from 0"),
     "label too high": ((IMAGES, LABELS + 1), {"class_names": ("a", "b")}, "labels contain 2, where there are 2 class"),
     "float labels": ((IMAGES, LABELS / 2), {}, "labels must be integers"),
+    "whole floats": ((IMAGES, LABELS.astype(float)), {}, r"and not float64: convert them with labels.astype\(int\)"),
+    "words": ((IMAGES, np.array(["cat", "dog"])[LABELS]), {}, r"and not <U3: number them with names, labels = np.uni"),
+    "objects": ((IMAGES, np.array(["a", "b"], object)[LABELS]), {}, "and not object: number them with names, labels"),
+    "one string": ((IMAGES, LABELS), {"class_names": "ab"}, "class_names='ab' is one string: give a list"),
+    "channels first": ((np.zeros((10, 3, 8, 9), np.uint8), LABELS), {}, r"\(10, 3, 8, 9\) seem to have their channels"),
+    "grey first": ((np.zeros((10, 1, 28, 28), np.uint8), LABELS), {}, "their channels first: bring them to"),
     "no distributions": ((IMAGES, np.ones((10, 2))), {}, "each row sums to 1; row 0 is not"),
     "a NaN in one": ((IMAGES, np.full((10, 2), np.nan)), {}, "each row sums to 1"),
-    "columns": ((IMAGES, np.eye(2)[LABELS]), {"class_names": "abc"}, "distributions over 2 classes, where there are 3"),
-    "names twice": ((IMAGES, LABELS), {"class_names": "aa"}, "class_names names a class twice"),
+    "columns": (
+        (IMAGES, np.eye(2)[LABELS]),
+        {"class_names": [*"abc"]},
+        "distributions over 2 classes, where there are 3",
+    ),
+    "names twice": ((IMAGES, LABELS), {"class_names": [*"aa"]}, "class_names names a class twice"),
     "one class": ((IMAGES, LABELS * 0), {}, "at least two classes are required; found only 0"),
     "fraction": ((IMAGES, LABELS), {"valid": 1.5}, "valid=1.5 is neither a fraction"),
     "zero": ((IMAGES, LABELS), {"test": 0}, "test=0 is neither a fraction"),
@@ -146,7 +167,7 @@ REFUSED = {
     "pair labels": ((IMAGES, LABELS), {"test": (IMAGES, np.eye(2)[LABELS])}, "the test labels and the others must be"),
     "pair classes": (
         (IMAGES, LABELS),
-        {"test": (IMAGES, LABELS + 1), "class_names": "ab"},
+        {"test": (IMAGES, LABELS + 1), "class_names": [*"ab"]},
         "test labels contain 2, where there are 2 class_names",
     ),
 }

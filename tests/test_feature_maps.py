@@ -61,6 +61,12 @@ def test_channels_by_number_by_list_and_by_layer(network):
     np.testing.assert_array_equal(some["conv_1"].maps, full["conv_1"].maps[[3, 1]])
 
 
+def test_a_string_is_one_layer(network):
+    (name, found), *others = feature_maps(network, image(), "conv_1").items()
+    assert name == "conv_1" and not others
+    np.testing.assert_array_equal(found.maps, feature_maps(network, image(), ["conv_1"])["conv_1"].maps)
+
+
 def test_what_is_not_there_is_one_sentence(network):
     with pytest.raises(UserError, match=r"layer 'conv_9'.*conv_"):
         feature_maps(network, image(), ["conv_9"])

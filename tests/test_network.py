@@ -221,6 +221,8 @@ def test_what_does_not_fit_is_named(dataset):
         Network.create(Norms(3, 2, rngs=nnx.Rngs(0)), normalizer=normalize.identity())
     with pytest.raises(UserError, match=r"SmallCNN takes images of shape \(batch, 16, 16, 3\), not \(1, 16, 20, 3\)"):
         Network.create(small(image_size=16), dataset)
+    with pytest.raises(UserError, match=r"the model Norms does not take images of the shape \(batch, 16, 20, 3\), .*3"):
+        Network.create(Norms(1, 3, rngs=nnx.Rngs(0)), dataset)
     with pytest.raises(UserError, match="create it with num_classes=3"):
         Network.create(small(num_classes=5), dataset)
 

@@ -89,6 +89,8 @@ def _pair(pair: Any, name: str, images: np.ndarray, labels: np.ndarray) -> tuple
 
 def _class_names(class_names: Sequence[str] | None, labels: Mapping[str, np.ndarray]) -> tuple[str, ...]:
     """The names of the classes, which must fit all labels."""
+    if isinstance(class_names, str | bytes):
+        raise UserError(f"class_names={class_names!r} is one string: give a list with one name for each class")
     counts = {what: part.shape[1] if part.ndim == 2 else int(part.max()) + 1 for what, part in labels.items()}
     names = tuple(map(str, range(max(counts.values())) if class_names is None else class_names))
     for what, count in counts.items():

@@ -15,7 +15,7 @@ def to_images(images: Any, name: str = "images") -> UInt8[np.ndarray, "n h w c"]
     """Images as uint8 or float32 (n, height, width, channels); grey ones (n, height, width) get one channel.
 
     No copy is made of arrays that are so already. `name` is for messages. Raises UserError for other shapes and types,
-    and for floating-point values that are not finite or outside [0, 1].
+    for channels that come first, and for floating-point values that are not finite or outside [0, 1].
     """
     images = np.asarray(images)
     if images.ndim == 3:
@@ -24,6 +24,11 @@ def to_images(images: Any, name: str = "images") -> UInt8[np.ndarray, "n h w c"]
         raise UserError(
             f"{name} must have the shape (number, height, width, channels), or (number, height, width) if grey, and "
             f"not {images.shape}"
+        )
+    if _channels_first(images.shape):
+        raise UserError(
+            f"{name} of the shape {images.shape} seem to have their channels first: bring them to (number, height, "
+            "width, channels), with images.transpose(0, 2, 3, 1) for all of them or image.transpose(1, 2, 0) for one"
         )
     if images.dtype == np.uint8:
         return images
@@ -45,6 +50,12 @@ def to_images(images: Any, name: str = "images") -> UInt8[np.ndarray, "n h w c"]
     return images.astype(np.float32, copy=False)
 
 
+def _channels_first(shape: tuple[int, ...]) -> bool:
+    """Whether images look like (number, 1 or 3, height, width), and not like narrow ones with many channels."""
+    _, channels, height, width = shape
+    return channels in (1, 3) and min(height, width) >= 8 and max(height, width) <= 4 * min(height, width)
+
+
 def to_labels(labels: Any, name: str = "labels") -> Int32[np.ndarray, " n"] | Float32[np.ndarray, "n classes"]:
     """Labels as int32 class indices (n,), or as float32 distributions over the classes (n, classes).
 
@@ -59,6 +70,8 @@ def to_labels(labels: Any, name: str = "labels") -> Int32[np.ndarray, " n"] | Fl
         if labels.size and labels.min() < 0:
             raise UserError(f"{name} contain {labels.min()}: class indices count from 0")
         return labels.astype(np.int32, copy=False)
+    if labels.ndim == 1 and (remedy := _label_remedy(labels)):
+        raise UserError(f"{name} must be integers, and not {labels.dtype}: {remedy}")
     if labels.ndim != 2 or not (integers or jnp.issubdtype(labels.dtype, jnp.floating)):
         raise UserError(
             f"{name} must be integers (number,) or distributions (number, classes), and not {labels.dtype} of shape "
@@ -72,3 +85,12 @@ def to_labels(labels: Any, name: str = "labels") -> Int32[np.ndarray, " n"] | Fl
             f"{int(np.argmax(wrong))} is not"
         )
     return labels
+
+
+def _label_remedy(labels: np.ndarray) -> str | None:
+    """How labels (n,) of another type become integers, if they can."""
+    if labels.dtype.kind in "USOT":
+        return "number them with names, labels = np.unique(labels, return_inverse=True), and pass class_names=names"
+    if jnp.issubdtype(labels.dtype, jnp.floating):
+        return "convert them with labels.astype(int)"
+    return None

@@ -173,8 +173,27 @@ class Dataset:
         names = ", ".join(self.class_names[:4]) + (", …" if len(self.class_names) > 4 else "")
         return (
             f"Dataset({self.provenance.get('source')}: {len(self.class_names)} classes ({names}), "
-            f"train {len(self.train)}, valid {len(self.valid)}, test {len(self._test) if loaded else 'not loaded yet'})"
+            f"{_describe_images(self.train)}train {len(self.train)}, valid {len(self.valid)}, "
+            f"test {len(self._test) if loaded else 'not loaded yet'}"
+            f"{_without_images(self.train, self.class_names)})"
         )
+
+
+def _describe_images(split: Split) -> str:
+    """The shape of a split's images, and a comma; nothing where it is not known without reading an example."""
+    shape = getattr(getattr(split, "images", None), "shape", ())
+    return f"images {' × '.join(str(size) for size in shape[1:])}, " if len(shape) == 4 else ""
+
+
+def _without_images(split: Split, names: tuple[str, ...]) -> str:
+    """A note on classes of which a split in memory has no image: often, labels that count from 1."""
+    labels = getattr(split, "labels", None)
+    if not isinstance(labels, np.ndarray) or labels.ndim != 1:
+        return ""
+    found = np.bincount(labels[labels >= 0], minlength=len(names))
+    missing = [name for name, number in zip(names, found, strict=False) if not number]
+    listed = ", ".join(missing[:4]) + (", …" if len(missing) > 4 else "")
+    return f"; no training images of {listed}" if missing else ""
 
 
 def _replaced(provenance: Mapping[str, Any], names: list[str]) -> dict[str, Any]:

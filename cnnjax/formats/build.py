@@ -178,6 +178,12 @@ def _description(path: Path, contents: Contents, options: Options) -> Descriptio
 
 
 def _check_options_for_model(options: Options) -> None:
+    if not isinstance(options.model, nnx.Module):
+        name = getattr(options.model, "__name__", type(options.model).__name__)
+        raise UserError(
+            f"model={name} must be an instance of the model's class, an nnx.Module: give {name}(...), or "
+            f"nnx.eval_shape(lambda: {name}(...))"
+        )
     if options.new_head or options.include_top is False:
         raise UserError("model= must be the file's own model: leave out new_head and include_top")
 

@@ -16,7 +16,7 @@ from cnnjax.data.dataset import Split, as_dataset
 from cnnjax.data.mixup import Mix
 from cnnjax.errors import UserError
 from cnnjax.network import Network
-from cnnjax.train import optimizers, run_data, run_dir, run_lock
+from cnnjax.train import arguments, optimizers, run_data, run_dir, run_lock
 from cnnjax.train.agreement import check_hosts_agree
 from cnnjax.train.checkpoint import Checkpoints
 from cnnjax.train.memory_checkpoints import MemoryCheckpoints
@@ -92,6 +92,7 @@ def fit(
     the resumed run's, or a loss that is not finite; Preempted after SIGTERM, when the running call has been saved.
     """
     options = {name: value for name, value in locals().items() if name not in ("network", "dataset", "optimizer")}
+    arguments.check_optimizer(optimizer)
     optimizer = optimizers.with_standard_promotion(optimizer)
     return run_plan(Plan(network, as_dataset(dataset), optimizer, Options(**options)))
 # fmt: on

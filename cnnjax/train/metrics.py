@@ -89,13 +89,21 @@ def batch_sums(values: Mapping[str, Shaped[Array, "..."]], mask: Bool[Array, " n
     """
     sums = {}
     for name, value in values.items():
-        if value.shape != mask.shape:
-            raise UserError(
-                f"{name!r} returned values of shape {value.shape} for {mask.size} examples: a metric or a loss must "
-                f"return one value per example, shape {mask.shape}"
-            )
+        check_values(name, value, mask.size)
         sums[name] = jnp.sum(jnp.where(mask, value.astype(jnp.float32), 0.0))
     return sums | {"count": jnp.sum(mask, dtype=jnp.int32)}
+
+
+def check_values(name: str, value: object, count: int) -> None:
+    """Raises UserError unless the loss ("loss"), or the metric of this name, returned a value for each example."""
+    shape = getattr(value, "shape", None)
+    if shape != (count,):
+        kind, what = ("loss", "the loss") if name == "loss" else ("metric", f"the metric {name!r}")
+        found = type(value).__name__ if shape is None else f"values of shape {shape}"
+        raise UserError(
+            f"{what} returned {found} for {count} examples: a {kind} must return one value per example, shape "
+            f"({count},), so leave out the mean over the examples"
+        )
 
 
 def add(sums: Sums, batch: Sums) -> Sums:

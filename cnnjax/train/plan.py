@@ -17,7 +17,7 @@ from cnnjax.data.dataset import ArraySplit, Dataset, LazySplit, as_split
 from cnnjax.data.mixup import Mix
 from cnnjax.errors import UserError
 from cnnjax.network import Network
-from cnnjax.train import metrics, run_dir, state, strategy
+from cnnjax.train import arguments, metrics, run_dir, state, strategy
 from cnnjax.train.metrics import EpochMetrics, Metric
 from cnnjax.train.progress import OnProgress
 from cnnjax.train.run_dir import Settings
@@ -61,6 +61,10 @@ class Options:
     profile_steps: int
 
     def __post_init__(self) -> None:
+        arguments.check_loss(self.loss)
+        arguments.check_metrics(self.metrics)
+        arguments.check_augment(self.augment)
+        arguments.check_mix(self.mix)
         least = {"epochs": 1, "batch_size": 1, "microbatches": 1}
         least |= dict.fromkeys(("early_stopping_patience", "checkpoint_every_steps", "dispatches_per_epoch"), 0)
         least |= dict.fromkeys(("workers", "profile_steps", "weights_every_epochs"), 0)

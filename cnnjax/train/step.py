@@ -154,11 +154,12 @@ def _gradient(
             config.graphdef, whole, model_state, images, train=True, keys=_fold(keys, DROPOUT), axis_name=axis
         )
         losses_ = config.loss(output.logits, batch.labels, output.activations)
+        metrics.check_values("loss", losses_, len(images))
         # What nobody reads need not leave the gradient.
         return losses_.mean(), (losses_, output._replace(activations={}))
 
     gradient, (losses_, output) = jax.grad(mean_loss, has_aux=True)(params)
-    mask = jnp.ones(losses_.shape, bool)
+    mask = jnp.ones(len(images), bool)
     sums = metrics.batch_sums(_values(config, losses_, output.logits, batch.labels), mask)
     return gradient, sums, _synchronized(output.model_state, axis, images)
 

@@ -32,18 +32,20 @@ class FeatureMaps(NamedTuple):
 def feature_maps(
     network: Network,
     image: Shaped[Array | np.ndarray, "..."],
-    layers: Sequence[str],
+    layers: str | Sequence[str],
     channels: int | np.integer | Sequence[int] | Mapping[str, int | Sequence[int]] = 8,
 ) -> dict[str, FeatureMaps]:
     """Maps of the named layers for one image (height, width, channels), floats in [0, 1] or uint8.
 
-    channels: the first so many, or a list, for every layer alike or by layer. For an image of another size than the
-    network's see `layers.at_image_size`. Raises UserError for unknown layers or channels, and for what is no image.
+    layers: several names, or one. channels: the first so many, or a list, for every layer alike or by layer. For an
+    image of another size than the network's see `layers.at_image_size`. Raises UserError for unknown layers or
+    channels, and for what is no image.
     """
     # Here, since within a compiled program nobody can see that values reach to 255.
     image = one_as_unit(image, network.channels)
     network = at_image_size(network, (image.shape[0], image.shape[1]))
     known = layer_shapes(network)
+    layers = (layers,) if isinstance(layers, str) else layers
     if not layers:
         raise UserError("no layer was named: choose some of " + ", ".join(known))
     by_layer = channels if isinstance(channels, Mapping) else dict.fromkeys(layers, channels)

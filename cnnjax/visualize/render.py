@@ -16,7 +16,7 @@ from cnnjax.errors import UserError
 from cnnjax.network import Json, Network
 from cnnjax.train import strategy as strategies
 from cnnjax.train.strategy import Strategy
-from cnnjax.visualize import objectives, provenance
+from cnnjax.visualize import checks, objectives, provenance
 from cnnjax.visualize import transforms as transforms_
 from cnnjax.visualize.before_relu import choose_layers
 from cnnjax.visualize.image_io import Image
@@ -83,7 +83,8 @@ def render(
     image activates it no more than the noise did, and whether it is `dead`: never above 0 from the noise to the saved
     image, which then means nothing.
 
-    Raises UserError for a layer, channel, class or image size that the network does not have.
+    Raises UserError for a layer, channel, class or image size that the network does not have, for a function that does
+    not return a scalar, and for values or gradients of an objective that are not finite.
     """
     _check(batch_size, patience, compute_dtype)
     digest = network.digest  # of the caller's object, which keeps it for the next call
@@ -93,6 +94,9 @@ def render(
     chosen = choose_recipe(recipe, objective, steps, transforms)
     used = cast(Parameterization[ImageParams], parameterization or chosen.parameterization)
     penalizing = None if penalty is None else objectives.as_objective(penalty).bind(target)
+    checks.check_functions(network, objective, "the objective")
+    if penalizing is not None:
+        checks.check_functions(network, penalizing, "the penalty")
     rows, strategy = _share(batch_size, objective, penalizing)
     plan = Plan(
         network=strategies.place_fixed(strategy, apply_recipe_input(network, chosen)),

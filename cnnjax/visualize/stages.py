@@ -16,7 +16,7 @@ from cnnjax.errors import UserError
 from cnnjax.network import Network
 from cnnjax.train import strategy as strategies
 from cnnjax.train.strategy import Strategy
-from cnnjax.visualize import ascent, objectives, octaves
+from cnnjax.visualize import ascent, checks, objectives, octaves
 from cnnjax.visualize.ascent import Problem, State
 from cnnjax.visualize.layers import at_image_size, layer_shapes
 from cnnjax.visualize.objectives import Objective, Target
@@ -198,6 +198,7 @@ def draw(
     objective, keys, params = strategies.place_rows(plan.strategy, (_on_device(objective), keys, params))
     noise = shown
     before = ascent.measure(plan.network, objective, shown, plan.strategy)
+    checks.check_start(objective, before[0], count)
     peak, steps, alpha = np.full(len(objective), -np.inf), np.zeros(len(objective), np.int32), None
     watch, begun = Watch(count, on_progress, frames, plan.network.image_size, plan.recipe.steps), 0
     watch.begin(shown)
@@ -216,9 +217,11 @@ def draw(
         state = _run(now, problem, ascent.fold(keys, number), params, stage.steps, watch, begun)
         begun += stage.steps
         params = state.params if plan.recipe.keep_last else state.best_params
+        checks.check_stage(objective, state.best, params, count)
         shown, alpha = show(argument, params), _alpha(argument, params)
         peak, steps = np.maximum(peak, state.peak), steps + np.asarray(state.steps)
     after = ascent.measure(plan.network, objective, shown, plan.strategy)
+    checks.check_end(objective, after[0], count)
     peak = np.maximum(peak, np.maximum(before[0], after[0]))
     return Drawn(shown, before, after, peak, alpha, steps)
 

@@ -149,11 +149,20 @@ def activation_of(layer: str, activations: dict[str, jax.Array]) -> jax.Array:
 
 
 def as_objective(value: Term) -> Objective:
-    """An Objective as it is, a number as a constant, and a function (logits, activations, image) -> scalar."""
+    """An Objective as it is, a number as a constant, and a function (logits, activations, image) -> scalar.
+
+    Raises UserError for anything else, such as the name of a layer.
+    """
     if isinstance(value, Objective):
         return value
     if callable(value):
         return Function(value)
+    if isinstance(value, str) or np.ndim(value):
+        example = repr(value) if isinstance(value, str) else "'conv'"
+        raise UserError(
+            f"an objective must be an Objective, a function or a number, and not {type(value).__name__} "
+            f"{value!r:.60}: give one such as visualize.channel({example}, 0) or visualize.layer({example})"
+        )
     return Constant(np.asarray([value], np.float32))
 
 
