@@ -182,7 +182,9 @@ def test_a_published_test_split_of_unequal_classes_is_taken_as_a_whole(tmp_path)
 @pytest.mark.parametrize("name", [name for name in PRESETS if name not in ("new-head", "fine-tune")])
 def test_presets_fit_folders_of_a_thousand_images(name, tmp_path, monkeypatch):
     """From one command with no flag but the source."""
-    given = Config(**{**vars(PRESETS[name]), "data": DataConfig(**{**vars(PRESETS[name].data), "source": "folder:x"})})
+    given = Config(
+        **{**vars(PRESETS[name]), "data": DataConfig(**{**vars(PRESETS[name].data), "source": f"folder:{tmp_path}"})}
+    )
     config = train.for_files(name, given)
     assert config.data.classes == () and train.for_files(name, PRESETS[name]) == PRESETS[name]
     check(config)

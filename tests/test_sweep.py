@@ -294,7 +294,7 @@ def test_fields_and_values_of_the_command_line(words, expected):
 @pytest.mark.parametrize(
     ("over", "said"),
     [
-        ([["optimizer.learning-rat", "1"]], "did you mean optimizer.learning-rate"),
+        ([["optimizer.learning-rat", "1"]], "did you mean 'optimizer.learning-rate'"),
         ([["optimizer.learning-rate", "fast"]], "does not accept 'fast': give a number"),
         ([["optimizer.name", "adam", "adma"]], "does not accept 'adma': give one of adam, adamw"),
         ([["run", "here"]], "--over run cannot be swept, because it is where the runs are written"),

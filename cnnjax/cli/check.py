@@ -6,9 +6,10 @@ from functools import partial
 import jax
 from flax import nnx
 
-from cnnjax import data, formats, limits, models, procedural
+from cnnjax import formats, limits, models, procedural
 from cnnjax.cli import build
 from cnnjax.cli.config import Config, DataConfig
+from cnnjax.data.folder import check_folder
 from cnnjax.errors import unknown
 from cnnjax.image_size import to_size
 
@@ -31,7 +32,7 @@ def _check_source(config: DataConfig) -> None:
     """Raises UserError for a folder that is not there, and for classes that cannot be rendered."""
     kind, _, place = config.source.partition(":")
     if kind == "folder":
-        data.check_folder(place)
+        check_folder(place)
     if kind == "procedural":
         for name in config.classes:
             if name not in procedural.KNOWN:

@@ -5,6 +5,7 @@ import types
 import typing
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,7 +15,7 @@ from cnnjax.cli import groups
 from cnnjax.cli.check import check
 from cnnjax.cli.config import Config, DistributedConfig
 from cnnjax.cli.train import connect, for_files, prepare
-from cnnjax.distributed import print_once, run_on_primary
+from cnnjax.distributed import print_once, run_all_or_raise, run_on_primary
 from cnnjax.errors import UserError, unknown
 from cnnjax.printable import format_value, printable
 from cnnjax.train import run_dir, run_lock, sweeps
@@ -78,7 +79,7 @@ def sweep(
     places: dict[Path, tuple[sweeps.Combination, int]] = {}
     for one, name in zip(combinations, names, strict=True):
         changed = for_files(preset, with_values(config, one.values))
-        check(changed, resume=resume)
+        run_all_or_raise(partial(check, changed, resume=resume))
         for seed in seeds:
             place = folder / name / f"seed-{seed}"
             runs[place], places[place] = groups.with_place(changed, place, seed), (one, seed)

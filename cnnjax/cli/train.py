@@ -4,6 +4,7 @@ import json
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import fields, replace
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -14,7 +15,7 @@ from cnnjax.cli.check import check
 from cnnjax.cli.config import Config, DistributedConfig
 from cnnjax.cli.config_json import as_dict
 from cnnjax.cli.presets import PRESETS
-from cnnjax.distributed import print_once, run_on_primary
+from cnnjax.distributed import print_once, run_all_or_raise, run_on_primary
 from cnnjax.errors import UserError
 from cnnjax.files import read_text, write_json
 from cnnjax.printable import printable
@@ -62,7 +63,7 @@ def train(
     if resume and not folder.exists():
         raise UserError(f"there is no run {folder} to resume: leave out --resume, or name another --run")
     config = for_files(preset, config)
-    check(config, resume=resume)
+    run_all_or_raise(partial(check, config, resume=resume))
     runs = {}
     for seed in seeds or (config.train.seed,):
         place = folder / f"seed-{seed}" if seeds else folder

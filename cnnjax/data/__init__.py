@@ -6,7 +6,7 @@ from cnnjax.data import procedural
 from cnnjax.data.arrays import from_arrays
 from cnnjax.data.augment import Augment
 from cnnjax.data.dataset import ArraySplit, Dataset, LazySplit, Split, as_dataset, as_split, image_shape
-from cnnjax.data.folder import check_folder, from_folder
+from cnnjax.data.folder import from_folder
 from cnnjax.data.hub import from_hub
 from cnnjax.data.mixup import Mix, cutmix, mixup
 from cnnjax.data.normalize import Normalizer, fit_normalizer
@@ -23,7 +23,6 @@ __all__ = [
     "Split",
     "as_dataset",
     "as_split",
-    "check_folder",
     "cutmix",
     "fit_normalizer",
     "from_arrays",

@@ -41,9 +41,14 @@ def draw(key: Key[Array, ""], shape: Sequence[int], distribution: Distribution =
     return _scaled(key, shape, distribution, np.float32(1), jnp.float32)
 
 
-def zeros(shape: int | Sequence[int]) -> Float[Array, "..."]:
-    """Zeros in float32, without a compiled program of their own: `jnp.zeros` has one for each shape."""
-    return jax.device_put(np.zeros(shape, np.float32))
+def zeros(count: int, beside: Array) -> Float[Array, " count"]:
+    """Zeros in float32 for the bias beside a kernel. Only where the kernel is traced, XLA makes them.
+
+    `jnp.zeros` compiles a program for each shape; and NumPy's zeros are in memory also where only shapes are wanted.
+    """
+    if isinstance(beside, jax.core.Tracer):
+        return jnp.zeros(count, jnp.float32)
+    return jax.device_put(np.zeros(count, np.float32))
 
 
 def _scaled(

@@ -38,9 +38,10 @@ class Conv(nnx.Module):
         rngs: nnx.Rngs,
     ):
         self.stride, self.padding = stride, (size - 1) // 2 if padding is None else padding
-        self.kernel = nnx.Param(init(rngs.params(), (size, size, inputs, outputs), jnp.float32))
+        kernel = init(rngs.params(), (size, size, inputs, outputs), jnp.float32)
+        self.kernel = nnx.Param(kernel)
         if bias:
-            self.bias = nnx.Param(initializers.zeros(outputs))
+            self.bias = nnx.Param(initializers.zeros(outputs, kernel))
 
     def __call__(
         self, x: Float[Array, "batch height width inputs"]
@@ -66,8 +67,8 @@ class Dense(nnx.Module):
     """x · kernel + bias."""
 
     def __init__(self, inputs: int, outputs: int, *, init: Initializer, rngs: nnx.Rngs):
-        self.kernel = nnx.Param(init(rngs.params(), (inputs, outputs), jnp.float32))
-        self.bias = nnx.Param(initializers.zeros(outputs))
+        kernel = init(rngs.params(), (inputs, outputs), jnp.float32)
+        self.kernel, self.bias = nnx.Param(kernel), nnx.Param(initializers.zeros(outputs, kernel))
 
     def __call__(self, x: Float[Array, "batch inputs"]) -> Float[Array, "batch outputs"]:
         z = dense(x, self.kernel[...].astype(x.dtype))
