@@ -151,6 +151,8 @@ def test_a_field_as_large_as_the_image_is_the_whole_image():
 )
 def test_states(before, after, fires, rectified, expected):
     assert table.state(before, after, fires, rectified) == expected
+    by_unit = table.UNIT if expected in (table.OK, table.SILENT) else expected
+    assert table.state(before, after, fires, rectified, by_unit=True) == by_unit
 
 
 def test_ratio_z_and_rank_follow_from_data(found, activations):

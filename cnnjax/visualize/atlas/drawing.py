@@ -58,16 +58,7 @@ def draw_layer(
     One program is compiled for a layer: its last batch is filled up. A filter's picture does not depend on the others
     of its batch. on_progress: called with the number of filters × steps done since its last call.
     """
-    missing = missing_channels(layer, store)
-    size = min(drawing.batch_size, len(layer.chosen))
-    for first in range(0, len(missing), size):
-        batch = missing[first : first + size]
-        drawn = _draw_batch(network, layer, drawing, objectives.channel(layer.name, _filled(batch, size)), on_progress)
-        kept = Pictures(*(values[: len(batch)] for values in drawn))
-        store.save(f"{slug(layer.name)}@{batch[0]:05d}", kept._asdict())
-    found = load_layer(layer, store)
-    assert found is not None
-    return found
+    return _draw(network, layer, drawing, store, missing_channels(layer, store), False, on_progress)
 
 
 def draw_units(
@@ -79,17 +70,29 @@ def draw_units(
     on_progress: Progress | None = None,
 ) -> Pictures:
     """As `draw_layer`, which drew the layer, with the pictures of `channels` drawn again for the unit in the middle."""
-    found = load_layer(layer, store)
-    assert found is not None
-    size = min(drawing.batch_size, len(layer.chosen))
+    return _draw(network, layer, drawing, store, channels, True, on_progress)
+
+
+def _draw(
+    network: Network,
+    layer: Layer,
+    drawing: Drawing,
+    store: Store,
+    channels: Sequence[int],
+    by_unit: bool,
+    on_progress: Progress | None,
+) -> Pictures:
+    """Draw and save filters in batches. Returns the pictures of all of the layer's chosen filters."""
+    size, earlier = min(drawing.batch_size, len(layer.chosen)), load_layer(layer, store)
     for first in range(0, len(channels), size):
         batch = channels[first : first + size]
-        drawn = _draw_batch(network, layer, drawing, objectives.neuron(layer.name, _filled(batch, size)), on_progress)
-        rows = np.searchsorted(found.channels, batch)
+        objective = (objectives.neuron if by_unit else objectives.channel)(layer.name, _filled(batch, size))
+        drawn = _draw_batch(network, layer, drawing, objective, on_progress)
         kept = Pictures(*(values[: len(batch)] for values in drawn))
-        # Before: the mean of the map, as for the other filters.
-        kept = kept._replace(by_unit=np.ones(len(batch), bool), before=found.before[rows])
-        store.save(f"{slug(layer.name)}@unit-{batch[0]:05d}", kept._asdict())
+        if by_unit and earlier is not None:  # before: the mean of the map, as for the other filters
+            rows = np.searchsorted(earlier.channels, batch)
+            kept = kept._replace(by_unit=np.ones(len(batch), bool), before=earlier.before[rows])
+        store.save(f"{slug(layer.name)}@{'unit-' if by_unit else ''}{batch[0]:05d}", kept._asdict())
     found = load_layer(layer, store)
     assert found is not None
     return found
