@@ -117,8 +117,10 @@ def test_objectives(objective, sentence):
 
 
 def test_penalties():
+    def penalty(logits, activations, image):
+        return activations["cnv_1"].mean()
+
     with pytest.raises(UserError, match="unknown layer 'cnv_1'"):
-        penalty = lambda logits, activations, image: activations["cnv_1"].mean()  # noqa: E731
         visualize.render(tiny.network(), visualize.channel("conv_1", 0), penalty=penalty, recipe=SHORT)
 
 
