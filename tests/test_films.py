@@ -134,6 +134,9 @@ def test_the_commands_write_films(tmp_path, capsys):
         (tmp_path / "run" / f"{name}.safetensors").touch()
     with pytest.raises(UserError, match="no weights of its epochs, .*: train with --train.weights-every-epochs 1"):
         film.training(run=tmp_path / "run", layer="conv_2", out=tmp_path / "a.gif")
+    with pytest.raises(UserError, match="conv2.*conv_2"):
+        film.ascent(layer="conv2", weights=weights, out=tmp_path / "refused" / "a.gif")
+    assert not (tmp_path / "refused").exists()
     with pytest.raises(UserError, match=r"--out .*a.mp4 is no film"):
         film.ascent(layer="conv_2", out=tmp_path / "a.mp4")
     with pytest.raises(UserError, match="scale=0 must be"):

@@ -34,6 +34,7 @@ def test_the_articles_words_are_at_the_articles_indices():
 
 def test_classes_are_found_by_the_articles_word_and_by_their_own():
     assert recipes.classes_of(NAMES, ["lamp", "gondola", "husky"]) == ["table lamp", "gondola", "Eskimo dog"]
+    assert recipes.classes_of(NAMES, "lamp") == ["table lamp"]
     assert recipes.classes_of(NAMES) == [NAMES[index] for index in recipes.CLASSES.values()]
     assert recipes.classes_of(("cat", "lamp", "rabbit")) == ["rabbit", "lamp"]
     assert recipes.classes_of([str(i) for i in range(20)]) == [str(i) for i in range(12)]

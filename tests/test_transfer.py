@@ -215,6 +215,7 @@ def test_frozen_layers_have_no_backward_pass_and_no_optimizer_state(network):
 def test_frozen_names_are_layers_or_blocks(network):
     assert frozen_layers(("block1", "block3_conv2"), network.params) == {"block1_conv1", "block3_conv2"}
     assert frozen_layers((), network.params) == frozenset()
+    assert frozen_layers("block3_conv2", network.params) == {"block3_conv2"}
     with pytest.raises(UserError, match="did you mean block4"):
         frozen_layers(("blok4",), network.params)
     with pytest.raises(UserError, match="leaves no layer to train"):

@@ -61,6 +61,7 @@ def ascent(
     shapes = visualization.layer_shapes(network, image_size)
     count = shapes.get(layer, (1,))[-1]
     numbers = visualization.check_channels(shapes, layer, channels or recipes.filters_of(layer, count))
+    make_folder(out.parent)
     with tqdm(total=len(numbers) * chosen.steps, unit=" steps", delay=0.5, disable=None) as bar:
         visualization.render(
             network, visualization.channel(layer, numbers), recipe=chosen, image_size=image_size, seed=seed,
@@ -116,6 +117,7 @@ def training(
     shapes = visualization.layer_shapes(networks[0], image_size)
     count = shapes.get(layer, (1,))[-1]
     numbers = visualization.check_channels(shapes, layer, channels or recipes.filters_of(layer, count))
+    make_folder(out.parent)
     print(f"drawing {len(numbers)} filters of {len(files)} states of the network together")
     made = films.of_training(
         networks, visualization.channel(layer, numbers), recipe=recipe, steps=steps, image_size=image_size, seed=seed,
@@ -160,6 +162,7 @@ def feature_maps(
     shapes = visualization.layer_shapes(network, image_size)
     layers = layer or tuple(name for name, shape in shapes.items() if len(shape) == 3)
     maps = visualization.feature_maps(network, pixels, layers, channels)
+    make_folder(out.parent)
     frames = []
     with tempfile.TemporaryDirectory() as folder:
         for number, (name, found) in enumerate(maps.items()):
@@ -181,7 +184,6 @@ def _check(out: Path, milliseconds: int, scale: int = 1) -> None:
     if out.suffix.lower() not in films.FORMATS:
         raise UserError(f"--out {out} is no film that can be written: end its name in {', '.join(films.FORMATS)}")
     films.check_numbers(milliseconds, scale)
-    make_folder(out.parent)
 
 
 def _save(film: films.Film, out: Path, milliseconds: int, scale: int) -> None:

@@ -52,7 +52,7 @@ def fit(
     network: Network, dataset: DatasetLike, optimizer: optax.GradientTransformation, *,
     loss: losses.LossFunction = DEFAULT_LOSS, epochs: int = 1, batch_size: int = 32,
     steps_per_epoch: int | None = None, seed: int = 0, augment: Augmentation | None = None, mix: Mix | None = None,
-    metrics: Mapping[str, Metric] | None = None, ema: float | None = None, freeze: Sequence[str] = (),
+    metrics: Mapping[str, Metric] | None = None, ema: float | None = None, freeze: str | Sequence[str] = (),
     precision: Literal["float32", "bfloat16"] = "float32", microbatches: int = 1, remat: bool = False,
     strategy: str = "auto", run_dir: str | Path | None = None, resume: bool = False,
     config: Settings | None = None, provenance: Settings | None = None,
@@ -72,7 +72,7 @@ def fit(
     mix: `data.mixup()` or `data.cutmix()`; labels then become distributions over the classes.
     metrics: functions (logits, labels) -> one value for each example, by name, reported beside loss and accuracy.
     ema: decay of a moving average of parameters and running statistics; it is what is validated, tested and returned.
-    freeze: layers, or blocks of them such as block1, that keep their parameters.
+    freeze: names of layers, or of blocks such as block1, that keep their parameters; or one name.
     precision: type in which the layers compute; parameters, optimizer state, logits and loss stay float32.
     microbatches: parts of a device's batch whose gradients are added up before the one update.
     remat: recompute activations in the backward pass, for models that offer it.

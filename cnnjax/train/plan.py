@@ -41,7 +41,7 @@ class Options:
     mix: Mix | None
     metrics: Mapping[str, Metric] | None
     ema: float | None
-    freeze: Sequence[str]
+    freeze: str | Sequence[str]
     precision: Literal["float32", "bfloat16"]
     microbatches: int
     remat: bool
@@ -96,7 +96,8 @@ class Options:
         names = ("epochs", "batch_size", "steps_per_epoch", "seed", "ema", "precision", "microbatches", "remat")
         plain = {name: getattr(self, name) for name in names}
         named = {name: run_dir.without_addresses(repr(getattr(self, name))) for name in ("loss", "augment")}
-        return plain | {"freeze": list(self.freeze)} | named
+        freeze = [self.freeze] if isinstance(self.freeze, str) else list(self.freeze)
+        return plain | {"freeze": freeze} | named
 
 
 _OF_A_RUN = ("config", "best", "test", "seconds", "data", "checkpoint", "row", "epoch")

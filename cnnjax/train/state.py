@@ -64,11 +64,12 @@ def partition_params(params: Params, frozen: Iterable[str]) -> tuple[Params, Par
     )
 
 
-def frozen_layers(names: Sequence[str], params: Params) -> frozenset[str]:
+def frozen_layers(names: str | Sequence[str], params: Params) -> frozenset[str]:
     """The top-level layers of `params` that `names` means: each a layer's name, or a block's for all its layers.
 
     Raises UserError for a name that no layer has, or when no layer is left to train.
     """
+    names = [names] if isinstance(names, str) else names
     layers = [str(layer) for layer in params]
     found: set[str] = set()
     for name in names:

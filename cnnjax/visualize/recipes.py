@@ -181,7 +181,7 @@ def filters_of(layer: str, count: int) -> tuple[int, ...]:
     return tuple(i * count // number for i in range(number))
 
 
-def classes_of(known: Sequence[str], names: Sequence[str] = ()) -> list[str]:
+def classes_of(known: Sequence[str], names: str | Sequence[str] = ()) -> list[str]:
     """The classes that are asked for, by default the article's; of a network that knows none of them, the first twelve.
 
     `known` are the network's. If they are ImageNet's, the article's words stand for its classes: "lamp" for table lamp.
@@ -191,6 +191,7 @@ def classes_of(known: Sequence[str], names: Sequence[str] = ()) -> list[str]:
     meant = {word: known[index] for word, index in CLASSES.items()} if is_imagenet else {}
     if not names:
         return [meant.get(word, word) for word in CLASSES if word in meant or word in known] or list(known[:12])
+    names = [names] if isinstance(names, str) else names
     found = [name if name in known else meant.get(name, name) for name in names]
     for name in found:
         if name not in known:

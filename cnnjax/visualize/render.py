@@ -165,7 +165,7 @@ def render_filters(
 
 def render_classes(
     network: Network,
-    names: Sequence[str] = (),
+    names: str | Sequence[str] = (),
     *,
     recipe: str | Recipe = "classes",
     steps: int | None = None,
@@ -175,6 +175,8 @@ def render_classes(
     on_progress: Progress | None = None,
 ) -> list[Image]:
     """An image for each class (by default all) that drives its logit most. See `render`.
+
+    names: of several classes, or of one.
 
     For ImageNet's classes the article's words are understood, too (`recipes.classes_of`).
     Raises UserError for an unknown class.

@@ -103,12 +103,11 @@ def silent_channels(found: Statistics, pictures: Pictures) -> list[int]:
 
     Of a layer that is not rectified there are none.
     """
-    if np.min(found.lowest) < 0:
+    if not found.rectified:
         return []
     channels = pictures.channels
     own = pictures.means[np.arange(len(channels)), channels]
-    fires = np.asarray(found.highest > found.lowest)[channels]
-    return channels[(own <= 0) & fires & ~pictures.by_unit].tolist()
+    return channels[(own <= 0) & found.fires[channels] & ~pictures.by_unit].tolist()
 
 
 def missing_channels(layer: Layer, store: Store) -> list[int]:

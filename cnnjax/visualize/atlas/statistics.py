@@ -66,6 +66,16 @@ class Statistics:
         return (self.squares / self.count) ** 0.5
 
     @property
+    def fires(self) -> Bool[np.ndarray, " channels"]:
+        """Whether the images make a channel fire: its activations are not all the same."""
+        return np.asarray(self.highest) > np.asarray(self.lowest)
+
+    @property
+    def rectified(self) -> bool:
+        """Whether the layer's activations are never negative, as after relu: then 0 is silence."""
+        return bool(np.min(self.lowest) >= 0)
+
+    @property
     def quantile(self) -> Float[Array | np.ndarray, " channels"]:
         """The 99.9th percentile of the images' mean activations, exact and interpolated linearly (as NumPy's)."""
         from_top = (float(self.count) - 1) * (1 - QUANTILE)

@@ -38,9 +38,8 @@ def rows(layer: Layer, found: Statistics, pictures: Pictures, patches: Mapping[i
     fires: the largest activation of one unit on data. patches: see `patches.Patch`.
     """
     deviation = np.asarray(found.deviation, np.float64)
-    varies = np.asarray(found.highest > found.lowest) & (deviation > 0)
+    varies = found.fires & (deviation > 0)
     scores = (pictures.means - np.asarray(found.mean)) / np.where(varies, deviation, 1.0)
-    rectified = bool(np.min(found.lowest) >= 0)
     result = []
     for i, channel in enumerate(pictures.channels.tolist()):
         before, after = float(pictures.before[i]), float(pictures.means[i, channel])
@@ -50,13 +49,7 @@ def rows(layer: Layer, found: Statistics, pictures: Pictures, patches: Mapping[i
             {
                 "layer": layer.name,
                 "channel": channel,
-                "state": state(
-                    before,
-                    after,
-                    bool(found.highest[channel] > found.lowest[channel]),
-                    rectified,
-                    bool(pictures.by_unit[i]),
-                ),
+                "state": state(before, after, bool(found.fires[channel]), found.rectified, bool(pictures.by_unit[i])),
                 "activation_before": before,
                 "activation_after": after,
                 "data_largest": float(found.means[channel, 0]),
