@@ -25,7 +25,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import compare
 import jax
@@ -111,7 +111,7 @@ def score(
 ) -> dict[str, float]:
     """A method's value of each metric: the mean over the images."""
     attribution = _attribution(method, layer, found.masks, key, batch_size)
-    classes = np.array([network.class_names.index(name) for name in found.classes])
+    classes = _numbers(network, found)
     maps = attribution(network, found.images, classes)
     curves = {
         name: function(network, found.images, maps, classes, batch_size=batch_size).area.mean()
@@ -170,36 +170,18 @@ def attribution(
         raise UserError("there is nothing to score: give --networks, --methods, --classes, --seeds and --per-class")
     found: dict[tuple[str, str, str], list[float]] = {}
     accuracy: dict[str, list[float]] = {}
+    options: dict[str, Any] = {"layer": layer, "cascade_images": cascade_images, "batch_size": batch_size}
     with tqdm(total=len(networks) * len(seeds) * (len(methods) + len(CONTROLS)), dynamic_ncols=True) as bar:
         for weights in networks:
-            network, name = formats.resolve(weights), weights or "package"
-            for wanted in classes:
-                if wanted not in network.class_names:
-                    raise unknown(f"class of {name}", wanted, network.class_names)
-            if network.image_size[0] != network.image_size[1]:
-                raise UserError(f"{name} takes images of {network.image_size}: the renderer's are square")
+            network, name = _network(weights, classes), weights or "package"
             for seed in seeds:
                 bar.set_description("images")
                 some = scenes(classes, per_class, network.image_size[0], seed, version)
-                numbers = np.array([network.class_names.index(one) for one in some.classes])
-                accuracy.setdefault(name, []).append(
-                    float((visualize.attribution.likeliest(network, some.images, batch_size) == numbers).mean())
-                )
-                importance = metrics.removal_importance(
-                    network, some.images, some.without, numbers, batch_size=batch_size
-                )
+                accuracy.setdefault(name, []).append(_recognized(network, some, batch_size))
+                importance = _importance(network, some, batch_size)
                 for method in (*methods, *CONTROLS):
                     bar.set_description(f"{name}, {method}")
-                    values = score(
-                        network,
-                        some,
-                        method,
-                        importance=importance,
-                        key=jax.random.key(seed),
-                        layer=layer,
-                        cascade_images=cascade_images,
-                        batch_size=batch_size,
-                    )
+                    values = score(network, some, method, importance=importance, key=jax.random.key(seed), **options)
                     for metric, value in values.items():
                         found.setdefault((name, method, metric), []).append(value)
                     bar.update()
@@ -225,6 +207,33 @@ def table(rows: Sequence[Score]) -> str:
         for network, method in dict.fromkeys((row.network, row.method) for row in rows)
     ]
     return compare.aligned(("network", "method", *METRICS), lines)
+
+
+def _network(weights: str, classes: Sequence[str]) -> Network:
+    """Raises UserError for a network that does not know the classes, or takes images that are not square."""
+    network, name = formats.resolve(weights), weights or "the package's network"
+    for wanted in classes:
+        if wanted not in network.class_names:
+            raise unknown(f"class of {name}", wanted, network.class_names)
+    if network.image_size[0] != network.image_size[1]:
+        raise UserError(f"{name} takes images of {network.image_size}: the renderer's are square")
+    return network
+
+
+def _numbers(network: Network, found: Scenes) -> np.ndarray:
+    return np.array([network.class_names.index(name) for name in found.classes])
+
+
+def _recognized(network: Network, found: Scenes, batch_size: int) -> float:
+    """The share of the images whose likeliest class is the true one."""
+    likeliest = visualize.attribution.likeliest(network, found.images, batch_size)
+    return float((likeliest == _numbers(network, found)).mean())
+
+
+def _importance(network: Network, found: Scenes, batch_size: int) -> np.ndarray:
+    """How far the logit of the true class falls without each part."""
+    numbers = _numbers(network, found)
+    return metrics.removal_importance(network, found.images, found.without, numbers, batch_size=batch_size)
 
 
 def _attribution(
