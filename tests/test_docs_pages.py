@@ -10,8 +10,10 @@ import re
 import shlex
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import jax
+import PIL.Image
 import pytest
 
 from cnnjax import data, losses, models, ops, visualize
@@ -275,3 +277,25 @@ def test_snippets_run(name, tmp_path, monkeypatch):
         exec(compile(code, name, "exec"), space)
     shown = space.get("heat", space.get("maps", space.get("image", space.get("result", space.get("dataset")))))
     assert shown is not None
+
+
+@pytest.mark.slow  # it compiles a ResNet-18 four times
+def test_the_quickstart_of_the_readme_is_short_and_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    one = jax.local_devices()[:1]
+    monkeypatch.setattr(jax, "devices", lambda *_: one)
+    monkeypatch.setattr(jax, "local_devices", lambda *_, **__: one)
+    for number in range(40):
+        path = Path("photographs", ("cat", "dog")[number % 2], f"{number}.png")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        PIL.Image.effect_noise((40, 30), 50 + number).convert("RGB").save(path)
+    (code,) = blocks((ROOT / "README.md").read_text(), "python")
+    assert len([line for line in code.splitlines() if line.strip()]) <= 12
+    for text, other in {"epochs=20": "epochs=1, batch_size=8", "steps=128": "steps=2", "range(8)": "range(2)"}.items():
+        assert text in code
+        code = code.replace(text, other)
+    code = code.replace("image_size=96, rngs", "image_size=32, width_multiplier=0.0625, rngs").replace("=96", "=32")
+    space: dict[str, Any] = {}
+    exec(compile(code, "README.md", "exec"), space)
+    assert space["heat"].shape == (1, 32, 32) and space["logits"].shape == (1, 2)
+    assert len(list(Path("runs/mine/filters").glob("*.png"))) == 2
