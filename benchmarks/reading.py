@@ -115,13 +115,13 @@ def reading(
         folder: Where the files are made, 600 MB at a time; by default the system's folder for such files.
         out: The file for the results.
     """
-    for format in formats:
-        if format not in FORMATS:
-            raise unknown("format", format, FORMATS)
+    for name in formats:
+        if name not in FORMATS:
+            raise unknown("format", name, FORMATS)
     rows = []
     with tempfile.TemporaryDirectory(dir=folder) as made, tqdm(unit=" readings") as bar:
-        for format in formats:
-            rows += measure(format, rounds, Path(made), bar)
+        for name in formats:
+            rows += measure(name, rounds, Path(made), bar)
     head = ("format", "reader", "seconds", "shortest to longest", "cnnjax takes", "peak over the file's size")
     lines = [
         (r.format, r.who, f"{r.seconds:.2f}", "{:.2f} to {:.2f}".format(*r.spread), f"{r.time_ratio:.2f}×",

@@ -285,7 +285,7 @@ def numbers(examples: WorkedExamples) -> dict[str, Any]:
         "flattened": int(examples.volume.pooled.size),
         "filter_names": list(examples.volume.names),
         "negative_fraction": float((maps < 0).mean()),
-        "stride_map_sizes": {str(stride): int(map.shape[0]) for stride, map in examples.strides.maps.items()},
+        "stride_map_sizes": {str(stride): int(strided.shape[0]) for stride, strided in examples.strides.maps.items()},
         "stride_image_size": int(examples.strides.image.shape[0]),
         "padding_map_sizes": {
             "same": int(examples.padding.same.shape[0]),

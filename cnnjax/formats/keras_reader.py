@@ -139,13 +139,13 @@ def _contents(file: h5py.File, config: dict[str, Any] | None) -> Contents:
         config = _json(file.attrs["model_config"]) if "model_config" in file.attrs else None
     known = None if config is None else keras_config.read(config)
     if (names := keras_legacy.names(root, "layer_names")) is not None:
-        format, layers = "Keras' HDF5 file", _old_layers(root, names)
+        source, layers = "Keras' HDF5 file", _old_layers(root, names)
     else:
-        format, layers = "Keras 3's weights", _new_layers(root)
+        source, layers = "Keras 3's weights", _new_layers(root)
     architecture = keras_names.architecture(layers, known)
     found, unknown, head = keras_names.arrays(layers, architecture, known)
     normalizer = caffe() if architecture.keras_normalizer == "caffe" else identity()
-    contents = Contents(format, found, unknown, normalizer, description, head=head)
+    contents = Contents(source, found, unknown, normalizer, description, head=head)
     if known is None:
         return contents
     told = known.normalizer is not None

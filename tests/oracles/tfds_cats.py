@@ -53,9 +53,9 @@ if __name__ == "__main__":
     os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
     with tempfile.TemporaryDirectory() as folder, zipfile.ZipFile(FIXTURE, "w", zipfile.ZIP_DEFLATED) as made:
         write_archive(Path(folder) / "cats.zip")
-        for format in ("array_record", "tfrecord"):
-            prepare(Path(folder) / "cats.zip", Path(folder) / format, format)
-            for file in sorted((Path(folder) / format / "cats_vs_dogs").rglob("*")):
+        for file_format in ("array_record", "tfrecord"):
+            prepare(Path(folder) / "cats.zip", Path(folder) / file_format, file_format)
+            for file in sorted((Path(folder) / file_format / "cats_vs_dogs").rglob("*")):
                 if file.is_file():
                     made.write(file, file.relative_to(folder))
     print(FIXTURE, FIXTURE.stat().st_size, "bytes", file=sys.stderr)
