@@ -264,12 +264,17 @@ SMALLER = {
 """What is changed in a snippet before it runs, so that it takes a second."""
 
 
-@pytest.mark.parametrize("name", EXECUTED)
-def test_snippets_run(name, tmp_path, monkeypatch):
+@pytest.fixture
+def one_device(tmp_path, monkeypatch):
+    """A snippet's surroundings: an empty folder, and one device, as its user has."""
     monkeypatch.chdir(tmp_path)
     one = jax.local_devices()[:1]
     monkeypatch.setattr(jax, "devices", lambda *_: one)
     monkeypatch.setattr(jax, "local_devices", lambda *_, **__: one)
+
+
+@pytest.mark.parametrize("name", EXECUTED)
+def test_snippets_run(name, one_device):
     space: dict[str, object] = {}
     for code in blocks((DOCS / name).read_text(), "python"):
         for text, other in SMALLER.items():
@@ -279,12 +284,8 @@ def test_snippets_run(name, tmp_path, monkeypatch):
     assert shown is not None
 
 
-@pytest.mark.slow  # it compiles a ResNet-18 four times
-def test_the_quickstart_of_the_readme_is_short_and_runs(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    one = jax.local_devices()[:1]
-    monkeypatch.setattr(jax, "devices", lambda *_: one)
-    monkeypatch.setattr(jax, "local_devices", lambda *_, **__: one)
+@pytest.mark.slow  # the programs of a ResNet-18 take most of a minute to compile
+def test_the_quickstart_of_the_readme_is_short_and_runs(one_device):
     for number in range(40):
         path = Path("photographs", ("cat", "dog")[number % 2], f"{number}.png")
         path.parent.mkdir(parents=True, exist_ok=True)
