@@ -7,7 +7,7 @@
 devices. "in turn" is that of `--stacked no`: one compiled step, called for one network after another. Both train the
 article's small network in float32, and each network has its own initial weights and its own learning rate. They take
 turns in an order drawn for each round. The ratio is the time in turn over the time stacked: above 1 the stack is
-faster. Writes benchmarks/results/sweep.json and a plot next to it.
+faster. In the table and in the plot, "cnnjax" is the stack. Writes benchmarks/results/sweep.json and a plot next to it.
 """
 
 from collections.abc import Sequence
@@ -22,7 +22,7 @@ from cnnjax.errors import UserError
 
 # The first is this package's in the sense of `compare`: the time that ratios are relative to.
 STACKED = compare.Contender(compare.OURS.who, "ours_stack", (("stacked", True),))
-IN_TURN = compare.Contender("one after another", "ours_stack", (("stacked", False),))
+IN_TURN = compare.Contender("cnnjax, one after another", "ours_stack", (("stacked", False),))
 
 
 def gains(found: dict[str, list[compare.Row]]) -> dict[str, float]:

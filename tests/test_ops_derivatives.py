@@ -1,6 +1,7 @@
 """The operations under JAX's transformations, against plain lax operations under the same ones."""
 
 import inspect
+import re
 from functools import partial
 
 import jax
@@ -153,6 +154,28 @@ def test_conv_under_vmap(algorithm, batched):
         return derivatives
 
     compare(conv, transformed, *arguments)
+
+
+@pytest.mark.parametrize(("window", "channels"), [(1, (6, 5)), (3, (40, 48)), (5, (3, 4))])
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_gradients_of_a_stack_are_those_of_each(window, channels, dtype):
+    """And its program on a CPU has no convolution whose layout XLA compiles badly within a loop."""
+    x = jnp.stack([normal(seed, 3, 9, 7, channels[0]) for seed in (0, 1)]).astype(dtype)
+    kernel = jnp.stack([normal(seed, window, window, *channels) for seed in (2, 3)]).astype(dtype) / 9
+
+    def gradients(operation, x, kernel):
+        return jax.grad(lambda *at: jnp.sin(operation(*at)).sum(dtype=jnp.float32), (0, 1))(x, kernel)
+
+    stacked = jax.jit(jax.vmap(partial(gradients, conv)))
+    found = jax.tree.map(np.float64, stacked(x, kernel))
+    expected = [gradients(plain_conv, *(np.float32(a) for a in pair)) for pair in zip(x, kernel, strict=True)]
+    expected = jax.tree.map(lambda *each: np.stack(each), *expected)
+    if dtype == jnp.float32:
+        assert_close(found, expected)
+    for ours, theirs in zip(found, expected, strict=True):
+        assert np.abs(ours - theirs).max() < 0.03 * np.abs(theirs).max()
+    layouts = re.findall("dim_numbers = (.*?), window", stacked.lower(x, kernel).as_text())
+    assert set(layouts) == {"[b, 0, 1, f]x[0, 1, i, o]->[b, 0, 1, f]"}
 
 
 @pytest.mark.parametrize("axes", [((0, None), (None, 0)), ((0, 0), (None, 0)), ((0, 0), (0, 0)), ((0, 0), (0, None))])

@@ -127,16 +127,17 @@ class _Convolution(trilinear.Form):
             return self._xla(first, second, self.edges, ("CHWN", "IHWO", "HWNC"))
         return self._xla(first, second, self.edges, LAYOUT)
 
-    def on_cpu(self, role: trilinear.Role, first: Array, second: Array) -> Array:
+    def on_cpu(self, role: trilinear.Role, first: Array, second: Array, in_loop: bool = False) -> Array:
         if role == 1:
-            return self._kernel_gradient(first, second)
+            return self._kernel_gradient(first, second, in_loop)
         if role == 0:
-            # The output's gradient, convolved with the kernel turned half around.
-            turned = lax.rev(first, (0, 1)).swapaxes(2, 3)
-            faster = _faster(second, turned)
-            return faster(second, turned, self._opposite()) if faster else self.plain(0, first, second)
-        faster = _faster(first, second)
-        return faster(first, second, self.edges) if faster else self.plain(2, first, second)
+            # The output's gradient, convolved with the kernel turned half around. Its channels change places here, for
+            # within a loop XLA is slow if a convolution's layout names them the other way around.
+            x, kernel, edges = second, lax.rev(first, (0, 1)).swapaxes(2, 3), self._opposite()
+        else:
+            x, kernel, edges = first, second, self.edges
+        faster = _faster(x, kernel)
+        return faster(x, kernel, edges) if faster else self._xla(x, kernel, edges, LAYOUT)
 
     def _opposite(self) -> Edges:
         return tuple((n - 1 - low, n - 1 - high) for n, (low, high) in zip(self.window, self.edges, strict=True))
@@ -144,11 +145,27 @@ class _Convolution(trilinear.Form):
     def _xla(self, left: Array, right: Array, edges: Edges, layout: tuple[str, str, str]) -> Array:
         return lax.conv_general_dilated(left, right, (1, 1), edges, dimension_numbers=layout, precision=self.precision)
 
-    def _kernel_gradient(self, x: Array, g: Array) -> Array:
+    def _kernel_gradient(self, x: Array, g: Array, in_loop: bool) -> Array:
+        # XLA is fast with this convolution, but 20 to 130 times slower within a loop. Matrix products are not.
+        gradient = partial(winograd.kernel_gradient, edges=self.edges)
         together = _images_together(x, g, self.window[1])
+        if in_loop and not together:
+            gradient = gradient if _filters(x, self.window[1]) else self._window_products
+            together = _images_in_cache(g)
         if not together or not isinstance(x.shape[0], int):  # a symbolic batch cannot be divided into blocks
             return self.plain(1, x, g)
-        return _in_blocks(partial(winograd.kernel_gradient, edges=self.edges), x, g, together)
+        return _in_blocks(gradient, x, g, together)
+
+    def _window_products(self, x: Array, g: Array) -> Array:
+        """The kernel's gradient as one matrix product: every window of x as a row, times g."""
+        height, width = g.shape[1:3]
+        (rows, columns), zero = self.window, jnp.zeros((), x.dtype)
+        x = lax.pad(x, zero, ((0, 0, 0), *((low, high, 0) for low, high in self.edges), (0, 0, 0)))
+        windows = [x[:, r : r + height, c : c + width] for r in range(rows) for c in range(columns)]
+        windows = jnp.concatenate(windows, -1).reshape(-1, rows * columns * x.shape[-1])
+        sums = (((0,), (0,)), ((), ()))
+        found = lax.dot_general(windows, g.reshape(-1, g.shape[-1]), sums, precision=self.precision)
+        return found.reshape(rows, columns, x.shape[-1], g.shape[-1])
 
 
 def _in_blocks(gradient: Callable[[Array, Array], Array], x: Array, g: Array, largest: int) -> Array:
@@ -199,7 +216,11 @@ def _images_together(x: Array, g: Array, columns: int) -> int:
         return 0
     if min(channels) >= 256:
         return max(1, 25_000 // pixels)
-    return max(1, 4_000 // pixels) if channels[0] * channels[1] <= 32 * 64 else 0
+    return _images_in_cache(g) if channels[0] * channels[1] <= 32 * 64 else 0
+
+
+def _images_in_cache(g: Array) -> int:
+    return max(1, 4_000 // (g.shape[1] * g.shape[2]))
 
 
 def _filters(x: Array, columns: int) -> bool:

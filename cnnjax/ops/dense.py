@@ -47,7 +47,7 @@ class _Product(trilinear.Form):
             return self._dot(second, first, (0, 0)).T
         return self._dot(first, second, (1, 0))
 
-    def on_cpu(self, role: trilinear.Role, first: Array, second: Array) -> Array:
+    def on_cpu(self, role: trilinear.Role, first: Array, second: Array, in_loop: bool = False) -> Array:
         if role != 0:
             return self.plain(role, first, second)
         kernel, g = first, second

@@ -44,8 +44,8 @@ class Form(ABC):
         """The derivative of the form for the argument `role`, as one operation of XLA's."""
 
     @abstractmethod
-    def on_cpu(self, role: Role, first: Array, second: Array) -> Array:
-        """The same by the algorithm that is the fastest on a CPU."""
+    def on_cpu(self, role: Role, first: Array, second: Array, in_loop: bool = False) -> Array:
+        """The same by the algorithm that is the fastest on a CPU; within a loop that may be another one."""
 
 
 def derivative(
@@ -70,9 +70,10 @@ def _apply(first: Array, second: Array, *, form: Form, role: Role, pairs: bool) 
 
 
 def _apply_on_cpu(first: Array, second: Array, *, form: Form, role: Role, pairs: bool) -> Array:
-    function = partial(form.on_cpu, role)
+    if not pairs:
+        return form.on_cpu(role, first, second)
     # XLA's CPU compiler has no fast kernel for the grouped convolutions that vmap makes of pairs.
-    return lax.map(lambda pair: function(*pair), (first, second)) if pairs else function(first, second)
+    return lax.map(lambda pair: form.on_cpu(role, *pair, in_loop=True), (first, second))
 
 
 @lru_cache(4096)
