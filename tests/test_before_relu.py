@@ -132,10 +132,10 @@ def noise_of(seed):
     return (x - x.mean()) / x.std() * 12.75 + 127.5
 
 
-def test_a_silent_start_is_no_dead_filter():
+def test_a_silent_start_is_no_inactive_filter():
     def draw(**options):
         images = visualize.render_filters(shy(), "conv_2", [0, 1, 2], recipe=SHORT, **options)
-        return [[image.provenance[key] for key in ("silent_on_noise", "failed", "dead")] for image in images]
+        return [[image.provenance[key] for key in ("silent_on_noise", "failed", "inactive")] for image in images]
 
     loud, silent, gone = [False, False, False], [True, False, False], [True, True, True]
     assert draw() == [loud, silent, gone]

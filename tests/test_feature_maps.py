@@ -22,7 +22,7 @@ def image(side=12):
 
 
 def standardized(maps):
-    """The article's own lines, on maps without a dead one: (x - μ)/σ · 64 + 128, clipped."""
+    """The article's own lines, on maps without a blank one: (x - μ)/σ · 64 + 128, clipped."""
     maps = np.float64(maps)
     maps = (maps - maps.mean((1, 2), keepdims=True)) / maps.std((1, 2), keepdims=True)
     return np.clip(maps * 64 + 128, 0, 255)
@@ -37,7 +37,7 @@ def network():
     return tiny.network(kernel_2=kernel, bias_2=bias)
 
 
-def test_maps_are_the_articles_and_dead_ones_are_marked(network):
+def test_maps_are_the_articles_and_blank_ones_are_marked(network):
     found = feature_maps(network, image(), ["conv_1", "conv_2"])
     assert list(found) == ["conv_1", "conv_2"]
     activations = network(jnp.asarray(image())[None])[1]
@@ -48,9 +48,9 @@ def test_maps_are_the_articles_and_dead_ones_are_marked(network):
         assert np.abs(maps.maps[channels] - standardized(expected[channels])).max() < 1.01, "truncation, no more"
         np.testing.assert_allclose(maps.mean, expected.mean((1, 2)), rtol=1e-5)
         np.testing.assert_allclose(maps.largest, expected.max((1, 2)), rtol=1e-5)
-    assert found["conv_2"].dead.tolist() == [False, True, False, False, True]
+    assert found["conv_2"].blank.tolist() == [False, True, False, False, True]
     assert (found["conv_2"].maps[[1, 4]] == 128).all()
-    assert not found["conv_1"].dead.any()
+    assert not found["conv_1"].blank.any()
 
 
 def test_channels_by_number_by_list_and_by_layer(network):

@@ -23,7 +23,7 @@ LIMIT = 150_000
 class Maps(NamedTuple):
     maps: np.ndarray
     channels: tuple[int, ...]
-    dead: np.ndarray
+    blank: np.ndarray
 
 
 def pixels(path: Path) -> np.ndarray:
@@ -177,11 +177,11 @@ def test_a_heading_moves_the_images_down(tmp_path):
     assert (pixels(headed)[56:] == pixels(plain)).all()
 
 
-def test_images_keep_their_order_and_dead_ones_are_hatched(tmp_path):
+def test_images_keep_their_order_and_inactive_ones_are_hatched(tmp_path):
     red, blue = np.zeros((2, 8, 8, 3), np.uint8)
     red[..., 0] = blue[..., 2] = 255
     path = figures.image_grid(
-        [red, blue, red], ["", "", ""], tmp_path / "grid.png", columns=3, dead=[False, False, True]
+        [red, blue, red], ["", "", ""], tmp_path / "grid.png", columns=3, inactive=[False, False, True]
     )
     row = pixels(path)[100]
     third = row.shape[0] // 3
@@ -210,9 +210,9 @@ def test_photographs_stay_small(tmp_path):
 def test_feature_maps(tmp_path):
     random = np.random.default_rng(2)
 
-    def layer(side, dead):
+    def layer(side, blank):
         maps = random.integers(0, 256, (4, side, side), dtype=np.uint8)
-        return Maps(maps, (3, 5, 8, 9), np.asarray(dead))
+        return Maps(maps, (3, 5, 8, 9), np.asarray(blank))
 
     maps = {"block1_conv1": layer(16, [False] * 4), "block2_conv1": layer(8, [True, True, False, False])}
     check(figures.feature_map_grid(maps, tmp_path / "maps.png"))

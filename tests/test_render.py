@@ -136,7 +136,7 @@ def test_activations_rise_and_are_those_of_the_saved_image(drawn):
         logits, activations = keras_vis.forward(keras_vis.parameters(SIDE), image.pixels)
         assert notes["activation_after"] == pytest.approx(activations["conv_2"][..., channel].mean(), rel=1e-4)
         assert notes["activation_after"] > notes["activation_before"]
-        assert notes["layer"] == "conv_2" and notes["channel"] == channel and not notes["dead"]
+        assert notes["layer"] == "conv_2" and notes["channel"] == channel and not notes["inactive"]
         assert notes["weights"] == network.digest and notes["steps"] == 18 and notes["recipe"] == "short"
         assert notes["image_size"] == [SIDE, SIDE] and notes["model"] == "Tiny" and notes["kind"] == "filter"
 
@@ -166,12 +166,12 @@ def test_progress_is_reported_in_full_and_changes_nothing(drawn):
     np.testing.assert_array_equal([image.pixels for image in watched], [image.pixels for image in drawn])
 
 
-def test_a_filter_that_never_fires_is_marked_dead():
+def test_a_filter_that_never_fires_is_marked_inactive():
     bias = keras_vis.parameters(SIDE)["bias_2"]
     bias[1] = -1e3
-    dead = render_filters(tiny.network(bias_2=bias), range(5))
-    assert [image.provenance["dead"] for image in dead] == [False, True, False, False, False]
-    assert dead[1].provenance["activation_after"] == 0
+    drawn = render_filters(tiny.network(bias_2=bias), range(5))
+    assert [image.provenance["inactive"] for image in drawn] == [False, True, False, False, False]
+    assert drawn[1].provenance["activation_after"] == 0
 
 
 def test_the_second_stage_starts_from_the_first_ones_saved_image():
@@ -394,7 +394,7 @@ def test_a_function_is_an_objective_and_combinations_are_drawn_as_one_program():
     for objective in (brightness, visualize.channel("conv_2", 0) * 0 + brightness):
         (image,) = visualize.render(network, objective, recipe=Recipe("plain", (Stage(9, lp=0.0),)))
         assert image.provenance["activation_after"] == pytest.approx(image.pixels.mean(), rel=1e-5)
-        assert "brightness" in image.provenance["objective"] and "dead" not in image.provenance
+        assert "brightness" in image.provenance["objective"] and "inactive" not in image.provenance
     both = visualize.channel("conv_2", [0, 3]) + 0.5 * visualize.channel("conv_1", 2)
     images = visualize.render(network, both, recipe=SHORT)
     assert [image.provenance["objective"] for image in images] == [

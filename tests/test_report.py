@@ -142,8 +142,8 @@ def fake_results(folder: Path) -> dict:
         raw[layer] = np.maximum(random.normal(-0.4 * i, 1, (side, side, 8)), 0)
         raw[layer][..., : i // 2] = 0
         shown = random.integers(0, 256, (8, side, side), dtype=np.uint8)
-        dead = np.arange(8) < i // 2
-        maps[layer] = FeatureMaps(shown, tuple(range(8)), dead, raw[layer].mean((0, 1)), raw[layer].max((0, 1)))
+        blank = np.arange(8) < i // 2
+        maps[layer] = FeatureMaps(shown, tuple(range(8)), blank, raw[layer].mean((0, 1)), raw[layer].max((0, 1)))
     drawn = folder / "figures"
     runs = {
         "plain": {"history": history(20, True, 0.745), "config": run_record(20, None)},
@@ -187,11 +187,11 @@ def fake_results(folder: Path) -> dict:
     for layer in ("block1_conv2", "block5_conv3"):
         filters[layer] = [
             origin | {"kind": "filter", "layer": layer, "channel": c, "activation_before": 0.1,
-                      "activation_after": 0.0 if c == 7 else 2.5, "dead": c == 7}
+                      "activation_after": 0.0 if c == 7 else 2.5, "inactive": c == 7}
             for c in range(8)
         ]  # fmt: skip
         slots[f"filters/{layer}"] = figures.image_grid(
-            images(8), [str(c) for c in range(8)], drawn / f"{layer}.png", dead=[c == 7 for c in range(8)]
+            images(8), [str(c) for c in range(8)], drawn / f"{layer}.png", inactive=[c == 7 for c in range(8)]
         )
     classes = [
         origin | {"kind": "class", "class": name, "class_index": i, "activation_before": -1.0, "activation_after": 9.0,
@@ -345,15 +345,15 @@ def test_sparsity_is_claimed_only_when_it_is_so(results):
     assert "do not become sparser" in changed(results, feature_maps=turned).text
 
 
-def test_dead_filters_are_named(results):
-    assert "Filter 7 is dead" in changed(results).text
-    alive = {
-        layer: [image | {"dead": False, "activation_after": 1.0} for image in images]
+def test_inactive_filters_are_named(results):
+    assert "Filter 7 stayed inactive" in changed(results).text
+    active = {
+        layer: [image | {"inactive": False, "activation_after": 1.0} for image in images]
         for layer, images in results[1]["filters"].items()
     }
-    text = changed(results, filters=alive).text
-    assert "No filter is dead" in text
-    assert "Filter 7 is dead" not in text
+    text = changed(results, filters=active).text
+    assert "No filter stayed inactive" in text
+    assert "Filter 7 stayed inactive" not in text
 
 
 def test_the_article_s_recipe_is_compared_with_this_run_s(results):

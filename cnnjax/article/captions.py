@@ -181,33 +181,32 @@ def blanks(layers: Sequence[Mapping[str, Any]]) -> str:
 
 
 def filters(layer: str, images: Sequence[Mapping[str, Any]]) -> str:
-    """State how far gradient ascent raised the activations of a layer's filters, and which filters are dead."""
-    alive = [image for image in images if not image["dead"]]
-    dead = [str(image["channel"]) for image in images if image["dead"]]
+    """State how far gradient ascent raised the activations of a layer's filters, and which filters stayed inactive."""
+    active = [image for image in images if not image["inactive"]]
+    inactive = [str(image["channel"]) for image in images if image["inactive"]]
     text = f"{layer}: "
-    if alive:
-        before = statistics.median(image["activation_before"] for image in alive)
-        after = statistics.median(image["activation_after"] for image in alive)
+    if active:
+        before = statistics.median(image["activation_before"] for image in active)
+        after = statistics.median(image["activation_after"] for image in active)
         text += f"the median activation is {significant(before)} for the initial noise and "
         text += f"{significant(after)} for these images"
-        failed = [str(image["channel"]) for image in alive if not _raised(image)]
+        failed = [str(image["channel"]) for image in active if not _raised(image)]
         if failed:
             text += f"; it was not raised for {enumerate_names(failed)}"
         text += ". "
-    if not dead:
-        return text + "No filter is dead."
-    subject, pronoun = ("Filter", "it") if len(dead) == 1 else ("Filters", "them")
-    verb = "is" if len(dead) == 1 else "are"
-    return text + f"{subject} {enumerate_names(dead)} {verb} dead: nothing activated {pronoun}."
+    if not inactive:
+        return text + "No filter stayed inactive."
+    subject, pronoun = ("Filter", "it") if len(inactive) == 1 else ("Filters", "them")
+    return text + f"{subject} {enumerate_names(inactive)} stayed inactive: no image of the ascent activated {pronoun}."
 
 
 def filter_total(layers: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
     """Count the filters of all layers."""
     images = [image for layer in layers.values() for image in layer]
-    dead = sum(image["dead"] for image in images)
-    raised = sum(not image["dead"] and _raised(image) for image in images)
+    inactive = sum(image["inactive"] for image in images)
+    raised = sum(not image["inactive"] and _raised(image) for image in images)
     text = f"Of {counted(len(images), 'filter')}, {raised} have a higher activation for their image than for its noise"
-    return f"{text}; {dead or 'none'} {'is' if dead <= 1 else 'are'} dead."
+    return f"{text}; {inactive or 'none'} stayed inactive."
 
 
 def _raised(image: Mapping[str, Any]) -> bool:

@@ -122,7 +122,7 @@ def filters(folder: Path, images: FilterImages) -> Result:
                 [image.pixels for image in rendered],
                 [f"filter {image.provenance['channel']}" for image in rendered],
                 folder / f"{layer}.png",
-                dead=[bool(image.provenance["dead"]) for image in rendered],
+                inactive=[bool(image.provenance["inactive"]) for image in rendered],
             )
             files.write_json(record, [image.provenance for image in rendered])
         result["provenance"][layer] = json.loads(files.read_text(record))
@@ -144,7 +144,7 @@ def article_recipe(folder: Path, images: FilterImages, ours: Recipe) -> Result:
         [f"filter {image.provenance['channel']}, {name}" for image, name in zip(rendered, names, strict=True)],
         folder / "article-recipe.png",
         columns=len(theirs),
-        dead=[bool(image.provenance["dead"]) for image in rendered],
+        inactive=[bool(image.provenance["inactive"]) for image in rendered],
     )
     return {
         "figures": sections.relative(folder, {"article-recipe": grid}),

@@ -55,9 +55,9 @@ def feature_maps(
     maps = visualization.feature_maps(network, pixels, layer or _default_layers(network), channels or 8)
     make_folder(out)
     for name, found in maps.items():
-        dead = [channel for channel, is_dead in zip(found.channels, found.dead, strict=True) if is_dead]
+        blank = [channel for channel, is_blank in zip(found.channels, found.blank, strict=True) if is_blank]
         height, width = found.maps.shape[1:]
-        print(f"{name}: {height}×{width}, dead channels: {', '.join(map(str, dead)) or 'none'}")
+        print(f"{name}: {height}×{width}, blank channels: {', '.join(map(str, blank)) or 'none'}")
     print(printable(f"wrote {figures.feature_map_grid(maps, out / 'feature-maps.png')}"))
 
 
@@ -260,13 +260,13 @@ def _save(drawn: list[Image], out: Path, sheet: str, titles: list[str], heading:
     for image, title in zip(drawn, titles, strict=True):
         image.save(out)
         facts = image.provenance
-        mark = ", dead" if facts.get("dead") else ", failed" if facts.get("failed") else ""
+        mark = ", inactive" if facts.get("inactive") else ", failed" if facts.get("failed") else ""
         numbers = f"activation {facts['activation_before']:.3g} → {facts['activation_after']:.3g}{mark}"
         print(f"{printable(title)}: {numbers}{describe(image)}")
         captions.append(f"{title}: {facts['activation_after']:.3g}{mark}" if heading else f"{title}{mark}")
-    dead = [bool(image.provenance.get("dead")) for image in drawn]
+    inactive = [bool(image.provenance.get("inactive")) for image in drawn]
     if heading:
         heading = f"{heading}: each filter's number and its activation"
     pixels = [image.pixels for image in drawn]
-    figure = figures.image_grid(pixels, captions, out / sheet, dead=dead, heading=heading)
+    figure = figures.image_grid(pixels, captions, out / sheet, inactive=inactive, heading=heading)
     print(printable(f"wrote {figure} and each image beside it, with its provenance"))

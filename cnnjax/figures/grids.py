@@ -26,7 +26,7 @@ class Maps(Protocol):
     """uint8 (channels, height, width)."""
     channels: Sequence[int]
     """The number of each map's channel."""
-    dead: np.ndarray
+    blank: np.ndarray
     """bool (channels,): the map has the same value everywhere, so it shows nothing."""
 
 
@@ -35,17 +35,17 @@ def image_grid(
     titles: Sequence[str],
     path: Path,
     columns: int = 4,
-    dead: Iterable[bool] | None = None,
+    inactive: Iterable[bool] | None = None,
     width: int = WIDTH,
     heading: str = "",
 ) -> Path:
     """Draw images in rows and columns, each above its title, all of them below the heading if there is one.
 
     images: (height, width), (height, width, 1) or (height, width, 3), uint8 or floats in [0, 1].
-    dead: which ones are replaced by hatching. width: of the figure, in CSS pixels.
+    inactive: which ones are replaced by hatching. width: of the figure, in CSS pixels.
     """
     images = [np.asarray(pixels) for pixels in images]
-    dead = [False] * len(images) if dead is None else list(dead)
+    inactive = [False] * len(images) if inactive is None else list(inactive)
     side = (width - _GAP * (columns - 1)) / columns
     caption = 20 if any(titles) else 0
     rows = math.ceil(len(images) / columns)
@@ -53,11 +53,11 @@ def image_grid(
     figure, board = sheet(width, round(head + rows * (side + caption + _GAP) - _GAP))
     if heading:
         text(board, 6, 14, heading, BODY, ha="left", weight="bold")
-    for index, (pixels, title, blank) in enumerate(zip(images, titles, dead, strict=True)):
+    for index, (pixels, title, blank) in enumerate(zip(images, titles, inactive, strict=True)):
         x = (index % columns) * (side + _GAP)
         y = head + (index // columns) * (side + caption + _GAP)
         if blank:
-            _hatched(board, x, y, side, "dead")
+            _hatched(board, x, y, side, "inactive")
         else:
             photograph(figure, pixels, x, y, side)
         if title:
@@ -66,7 +66,7 @@ def image_grid(
 
 
 def feature_map_grid(maps: Mapping[str, Maps], path: Path) -> Path:
-    """Draw the feature maps of each layer in a row: bright where the filter found its pattern, hatched if dead."""
+    """Draw the feature maps of each layer in a row: bright where the filter found its pattern, hatched if blank."""
     most = max(len(layer.channels) for layer in maps.values())
     head = 26
     side = min((WIDTH - _GAP * (most - 1)) / most, 380)
@@ -124,7 +124,7 @@ def augmented_samples(original: Pixels, samples: Iterable[Pixels], path: Path, c
 
 
 def _map(figure: Figure, board: Axes, layer: Maps, index: int, x: float, y: float, side: float) -> None:
-    if layer.dead[index]:
+    if layer.blank[index]:
         _hatched(board, x, y, side, "blank")
     else:
         image(figure, layer.maps[index], x, y, side, cmap="viridis", vmin=0, vmax=255)

@@ -21,7 +21,7 @@ class FeatureMaps(NamedTuple):
     maps: UInt8[np.ndarray, "channels height width"]
     """Each channel standardized to mean 128 and standard deviation 64, clipped."""
     channels: tuple[int, ...]
-    dead: Bool[np.ndarray, " channels"]
+    blank: Bool[np.ndarray, " channels"]
     """The channel has one value everywhere (after relu: zero), so its map shows nothing."""
     mean: Float[np.ndarray, " channels"]
     """Mean activation."""
@@ -58,7 +58,7 @@ def feature_maps(
         layer: FeatureMaps(
             maps=results[layer][0][indices],
             channels=tuple(indices),
-            dead=results[layer][1][indices],
+            blank=results[layer][1][indices],
             mean=results[layer][2][indices],
             largest=results[layer][3][indices],
         )
@@ -68,7 +68,7 @@ def feature_maps(
 
 @partial(jax.jit, static_argnames=("layers",))
 def _maps(network: Network, image: jax.Array, layers: tuple[str, ...]) -> dict[str, tuple[jax.Array, ...]]:
-    """By layer: maps to show, which are dead, means, and largest values."""
+    """By layer: maps to show, which are blank, means, and largest values."""
     _, activations = network(image[None])
     results = {}
     for layer in layers:
@@ -82,10 +82,10 @@ def standardize(
 ) -> tuple[UInt8[Array, "channels height width"], Bool[Array, " channels"]]:
     """Each map as (x - μ)/σ · 64 + 128 clipped to uint8, as the article shows it, and whether it has but one value.
 
-    Such a dead map has no σ; it comes out as 128 everywhere.
+    Such a blank map has no σ; it comes out as 128 everywhere.
     """
     # By its extremes, not by σ: rounding gives a constant map a tiny σ, which would blow the rounding up.
-    dead = maps.max(axis=(1, 2)) == maps.min(axis=(1, 2))
-    spread = jnp.where(dead, 1.0, maps.std(axis=(1, 2)))[:, None, None]
-    centred = jnp.where(dead[:, None, None], 0.0, maps - maps.mean(axis=(1, 2), keepdims=True))
-    return jnp.clip(centred / spread * 64 + 128, 0, 255).astype(jnp.uint8), dead
+    blank = maps.max(axis=(1, 2)) == maps.min(axis=(1, 2))
+    spread = jnp.where(blank, 1.0, maps.std(axis=(1, 2)))[:, None, None]
+    centred = jnp.where(blank[:, None, None], 0.0, maps - maps.mean(axis=(1, 2), keepdims=True))
+    return jnp.clip(centred / spread * 64 + 128, 0, 255).astype(jnp.uint8), blank

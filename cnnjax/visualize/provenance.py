@@ -41,7 +41,7 @@ def to_image(network: Network, objective: Objective, drawn: Drawn, index: int, s
     if facts["kind"] in ("filter", "neuron"):
         after_all["silent_on_noise"] = bool(before[index] == 0)
         after_all["failed"] = not after[index] > before[index]
-        after_all["dead"] = bool(drawn.peak[index] == 0)
+        after_all["inactive"] = bool(drawn.peak[index] == 0)
     if facts["kind"] == "class" and odds_before is not None and odds_after is not None:
         number = int(objective.numbers()[index])
         facts["class"] = network.class_names[number]

@@ -80,8 +80,8 @@ def render(
     The provenance of each image says what it is of, how it was drawn, and the objective's value for the noise at the
     start and for the image as it is saved, both uint8, after relu, and without transforms or penalty. Of a channel or
     neuron it says, too, whether it was `silent_on_noise`, which is no fault, whether the ascent `failed`, so that the
-    image activates it no more than the noise did, and whether it is `dead`: never above 0 from the noise to the saved
-    image, which then means nothing.
+    image activates it no more than the noise did, and whether it stayed `inactive`: no image activated it, from the
+    noise to the saved one, which then means nothing. Such a filter may still be active on data.
 
     Raises UserError for a layer, channel, class or image size that the network does not have, for a function that does
     not return a scalar, and for values or gradients of an objective that are not finite.
