@@ -62,8 +62,6 @@ def _load(config: Config, inventory: Inventory | None) -> Dataset:
     dataset = run_all_or_raise(build.dataset, config.data, inventory)
     if found := build.describe(config.data, dataset):
         print_once(printable(found))
-    if dataset.skipped:
-        print_once(printable(f"left out {len(dataset.skipped)} unreadable images: {', '.join(dataset.skipped[:5])}"))
     return dataset
 
 
@@ -115,9 +113,11 @@ def describe(result: Result) -> str:
     if "accuracy_by_class" in test:
         shares = test["accuracy_by_class"] | {"balanced_accuracy": test["balanced_accuracy"]}
         more = f"; {by_class.describe(shares, test['count_by_class'])}"
+    epochs = len(result.history)
+    kept = "the only epoch has" if epochs == 1 else f"the best of {epochs} epochs is number {best['epoch']:.0f}, with"
     return (
-        f"the best of {len(result.history)} epochs is number {best['epoch']:.0f}, with a validation accuracy of "
-        f"{best['valid_accuracy']:.1%}; the test accuracy is {test['accuracy']:.1%} on {test['count']:.0f} images{more}"
+        f"{kept} a validation accuracy of {best['valid_accuracy']:.1%}; "
+        f"the test accuracy is {test['accuracy']:.1%} on {test['count']:.0f} images{more}"
     )
 
 
