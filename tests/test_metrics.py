@@ -159,6 +159,12 @@ def test_the_best_epoch():
     assert metrics.best([{"epoch": 1, "valid_loss": 1.0}, {"epoch": 2, "valid_loss": 0.9}])["epoch"] == 2
 
 
+def test_a_single_seed_has_no_deviation():
+    one, two = metrics.mean_std({3: 0.5}), metrics.mean_std({0: 0.5, 1: 0.52})
+    assert [metrics.describe_mean_std(found, True) for found in (one, two)] == ["50.0 %", "51.0 ± 1.4 %"]
+    assert [metrics.describe_mean_std(found, False) for found in (one, two)] == ["0.5000", "0.5100 ± 0.0141"]
+
+
 def test_mean_std():
     assert metrics.mean_std({3: 0.5}) == {"mean": 0.5, "deviation": 0.0, "seeds": {"3": 0.5}}
     found = metrics.mean_std({0: 1.0, 1: 3.0})

@@ -18,7 +18,7 @@ from cnnjax.cli.train import connect, for_files, prepare
 from cnnjax.distributed import print_once, run_all_or_raise, run_on_primary
 from cnnjax.errors import UserError, unknown
 from cnnjax.printable import format_value, printable
-from cnnjax.train import run_dir, run_lock, sweeps
+from cnnjax.train import metrics, run_dir, run_lock, sweeps
 
 NAMED = tyro.conf.UseAppendAction[tuple[tuple[str, ...], ...]]
 _ALONE = DistributedConfig()
@@ -101,10 +101,8 @@ def _best(found: sweeps.Sweep) -> str:
     if best is None:
         return "every run diverged: sweep smaller learning rates"
     values = ", ".join(f"{name} {format_value(value)}" for name, value in best.values.items())
-    test = best.summary()[sweeps.TEST_ACCURACY]
-    return (
-        f"the lowest validation loss has {values}, with a test accuracy of {test['mean']:.1%} ± {test['deviation']:.1%}"
-    )
+    accuracy = metrics.describe_mean_std(best.summary()[sweeps.TEST_ACCURACY], True)
+    return f"the lowest validation loss has {values}, with a test accuracy of {accuracy}"
 
 
 def parse(over: Sequence[Sequence[str]]) -> dict[str, list[Any]]:

@@ -166,6 +166,14 @@ def mean_std(values: Mapping[int, float]) -> MeanStd:
     }
 
 
+def describe_mean_std(found: MeanStd, is_share: bool) -> str:
+    """`76.2 ± 1.5 %` of a share, `0.5370 ± 0.0123` of another number. Of a single seed no deviation is known."""
+    several = len(found["seeds"]) > 1
+    if is_share:
+        return f"{100 * found['mean']:.1f}" + (f" ± {100 * found['deviation']:.1f} %" if several else " %")
+    return f"{found['mean']:.4f}" + (f" ± {found['deviation']:.4f}" if several else "")
+
+
 def append(path: Path, row: EpochMetrics) -> None:
     """Add one line to a metrics.jsonl."""
     with path.open("a") as file:

@@ -81,7 +81,7 @@ class Sweep:
             found, runs = one.summary(), str(len(one.results))
             if one.diverged:
                 runs += f", {len(one.diverged)} diverged"
-            numbers = [_mean_std(found.get(name), "accuracy" in name) for name in columns]
+            numbers = [_number(found.get(name), "accuracy" in name) for name in columns]
             rows.append([*map(format_value, one.values.values()), runs, *numbers, "best" if one is best else ""])
         return rows
 
@@ -224,9 +224,5 @@ def _end(result: Result, name: str) -> float:
     return statistics.fmean(row[name] for row in result.history[-5:])
 
 
-def _mean_std(found: metrics.MeanStd | None, is_share: bool) -> str:
-    if found is None:
-        return "–"
-    if is_share:
-        return f"{100 * found['mean']:.1f} ± {100 * found['deviation']:.1f} %"
-    return f"{found['mean']:.4f} ± {found['deviation']:.4f}"
+def _number(found: metrics.MeanStd | None, is_share: bool) -> str:
+    return "–" if found is None else metrics.describe_mean_std(found, is_share)
