@@ -19,9 +19,9 @@ class Block(nnx.Module):
 
     def __init__(self, inputs: int, outputs: int, stride: int, rngs: nnx.Rngs):
         self.conv1 = nnx.Conv(inputs, outputs, (3, 3), stride, padding=1, use_bias=False, rngs=rngs)
-        self.bn1 = nnx.BatchNorm(outputs, rngs=rngs)
+        self.bn1 = nnx.BatchNorm(outputs, momentum=0.9, rngs=rngs)
         self.conv2 = nnx.Conv(outputs, outputs, (3, 3), padding=1, use_bias=False, rngs=rngs)
-        self.bn2 = nnx.BatchNorm(outputs, scale_init=nnx.initializers.zeros, rngs=rngs)
+        self.bn2 = nnx.BatchNorm(outputs, momentum=0.9, scale_init=nnx.initializers.zeros, rngs=rngs)
         if stride > 1 or inputs != outputs:
             self.shortcut = nnx.Conv(inputs, outputs, (1, 1), stride, use_bias=False, rngs=rngs)
 
@@ -35,7 +35,7 @@ class ResNet18(nnx.Module):
 
     def __init__(self, num_classes: int, channels: int = 3, width: int = 64, *, rngs: nnx.Rngs):
         self.stem = nnx.Conv(channels, width, (3, 3), padding=1, use_bias=False, rngs=rngs)
-        self.norm = nnx.BatchNorm(width, rngs=rngs)
+        self.norm = nnx.BatchNorm(width, momentum=0.9, rngs=rngs)
         sizes = [width, width, 2 * width, 4 * width, 8 * width]
         self.blocks = nnx.List(
             Block(sizes[stage] if i == 0 else sizes[stage + 1], sizes[stage + 1], 2 if stage and i == 0 else 1, rngs)

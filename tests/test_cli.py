@@ -2,7 +2,9 @@
 
 import dataclasses
 import inspect
+import itertools
 import json
+import re
 import subprocess
 import sys
 import zipfile
@@ -90,6 +92,33 @@ def test_a_flag_without_a_section_is_renamed_where_the_command_has_the_new_one(c
     with pytest.raises(SystemExit):
         command_line.main(other, ["--side", "7"])
     assert "unknown flag '--side'" in capsys.readouterr().err
+
+
+HELP = [
+    [name, *more]
+    for name, entry in main.COMMANDS.items()
+    for more in (
+        [[sub] for sub in entry.load()] if isinstance(entry.load(), Mapping) else [["cnn"] * entry.has_presets]
+    )
+]
+
+
+@pytest.mark.parametrize("arguments", HELP, ids=" ".join)
+def test_help_fits_into_80_columns_and_breaks_lines_only_there(arguments, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setattr("cnnjax.runtime.changes", ["a flag that was added for the sake of faster programs"] * 3)
+    with pytest.raises(SystemExit) as stop:
+        main.main([*arguments, "--help"])
+    assert stop.value.code == 0
+    lines = re.sub(r"\x1b\[[0-9;]*m", "", capsys.readouterr().out).splitlines()
+    assert max(map(len, lines)) == 80
+    for line, following in itertools.pairwise(line for line in lines if line.startswith("│       ")):
+        # The first word of the next line would not have fitted, or begins a flag's sentence or its default.
+        first = following.strip("│ ").split(" ")[0]
+        indented = len(line) - len(line[1:].lstrip())
+        same = indented == len(following) - len(following[1:].lstrip())
+        text = line[:-1].rstrip()
+        assert not same or not first[0].islower() or len(text) + 1 + len(first) > 77, (line, following)
 
 
 def test_overrides_reach_the_config(capsys):

@@ -230,7 +230,7 @@ def _without_boxes(function: Command, arguments: Sequence[str], prog: str | None
             return tyro.cli(function, args=list(arguments), prog=prog, **options)
     except SystemExit as stop:
         if stop.code == 0:
-            print(f"runtime: {runtime.describe()}")
+            print(textwrap.fill(f"runtime: {runtime.describe()}", 80, break_on_hyphens=False, break_long_words=False))
             raise
     sentence = _sentence(text.getvalue())
     flags = flags_of(function, prog)
@@ -252,7 +252,16 @@ def _deferred(function: Command) -> Command:
     def defer(*args: Any, **kwargs: Any) -> Callable[[], Any]:
         return lambda: function(*args, **kwargs)
 
+    defer.__signature__ = inspect.signature(function)
+    del defer.__wrapped__  # tyro would read the docstring of the function inside
+    defer.__doc__ = _unwrapped(inspect.getdoc(function) or "")
     return defer
+
+
+def _unwrapped(docstring: str) -> str:
+    """The docstring with each argument on one line: tyro wraps them itself, and would keep these line breaks."""
+    description, heading, arguments = docstring.partition("\nArgs:\n")
+    return description + heading + re.sub(r"\n {8}(?=\S)", " ", arguments)
 
 
 def columns(rows: Mapping[str, str]) -> str:
