@@ -94,6 +94,14 @@ def test_a_flag_without_a_section_is_renamed_where_the_command_has_the_new_one(c
     assert "unknown flag '--side'" in capsys.readouterr().err
 
 
+def test_a_folder_of_the_same_name_does_not_hide_the_package(tmp_path):
+    """An editable install, run beside the clone, which is such a folder."""
+    (tmp_path / "cnnjax").mkdir()
+    code = "from cnnjax import Network"
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
 HELP = [
     [name, *more]
     for name, entry in main.COMMANDS.items()

@@ -112,9 +112,12 @@ def test_a_stack_gives_what_each_run_gives_alone(alone, together):
     assert not np.allclose(arrays(alone[1])[-1], arrays(alone[2])[-1], atol=1e-3)
 
 
-def test_one_program_called_in_turn_gives_it_too(alone):
-    for one, other in zip(alone, fit_members(members(), DATA, optimizer, stacked=False, **OPTIONS), strict=True):
+def test_one_program_called_in_turn_gives_it_too(alone, capsys):
+    options = OPTIONS | {"on_progress": None}
+    for one, other in zip(alone, fit_members(members(), DATA, optimizer, stacked=False, **options), strict=True):
         assert_close(one, other, atol=1e-6)
+    begun = [line.partition(" epoch ")[0] for line in capsys.readouterr().err.splitlines() if " epoch 1/" in line]
+    assert begun == [f"run {i}:" for i in range(1, len(alone) + 1)]
 
 
 def test_a_stack_is_divided_among_devices_without_communication():

@@ -62,6 +62,8 @@ def fit_members(
         return []
     data = as_dataset(dataset)
     plans = [_plan(member, data, optimizer, options) for member in members]
+    for i, plan in enumerate(plans):
+        plan.name = f"run {i + 1}" if plan.folder is None else "/".join(plan.folder.parts[-2:])
     _check_alike(plans)
     if len({plan.folder for plan in plans}) < len(plans) and plans[0].folder is not None:
         raise UserError("two runs have the same run_dir: give each its own")

@@ -123,6 +123,8 @@ class Plan:
     optimizer: Callable[..., optax.GradientTransformation] | None = None
     """`tx` as a function of `hyperparams`, for a run that shares a program with others."""
     hyperparams: Mapping[str, float] | None = None
+    name: str = ""
+    """Of one run among several, in a few words."""
 
     def __post_init__(self) -> None:
         notes = self.network.provenance

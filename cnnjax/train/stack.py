@@ -9,7 +9,6 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from pathlib import Path
 from typing import Any, cast
 
 import jax
@@ -168,7 +167,7 @@ class Stack:
             record = facts | run.means("valid", _one(found, i)) | {"seconds": seconds}
             with as_sentences(run.folder, run.checkpoints):
                 run.record(record, zeros, self.logs[i])
-            self.progress.epoch(record, f"{name_of(run.folder, i)}: ", self.options.epochs)
+            self.progress.epoch(record, run.plan.name, self.options.epochs)
             self.began[i] = time.perf_counter(), run.step
 
     def _between_calls(self) -> None:
@@ -208,11 +207,6 @@ class Stack:
                 outcomes.append(run.conclude(*best[i], metrics.compute(_one(sums, i)), split))
         self._between_calls()
         return outcomes
-
-
-def name_of(folder: Path | None, number: int) -> str:
-    """A run of a sweep in a few words."""
-    return f"run {number + 1}" if folder is None else "/".join(folder.parts[-2:])
 
 
 def _one(stacked: Any, i: int) -> Any:

@@ -120,7 +120,7 @@ class Training:
             row |= self.means("valid", sums)
             zeros = strategy.replicate(self.strategy, metrics.zeros(("loss", *self.config.metrics)))
             self.record(row | {"seconds": time.perf_counter() - started}, zeros, log)
-            self.progress.epoch(self.history[-1])
+            self.progress.epoch(self.history[-1], self.plan.name)
             self._between_calls()
 
     def record(self, row: EpochMetrics, zeros: metrics.Sums, log: Callable[[EpochMetrics], None]) -> None:
