@@ -114,7 +114,7 @@ def describe(result: Result) -> str:
         shares = test["accuracy_by_class"] | {"balanced_accuracy": test["balanced_accuracy"]}
         more = f"; {by_class.describe(shares, test['count_by_class'])}"
     epochs = len(result.history)
-    kept = "the only epoch has" if epochs == 1 else f"the best of {epochs} epochs is number {best['epoch']:.0f}, with"
+    kept = "its only epoch has" if epochs == 1 else f"the best of {epochs} epochs is number {best['epoch']:.0f}, with"
     return (
         f"{kept} a validation accuracy of {best['valid_accuracy']:.1%}; "
         f"the test accuracy is {test['accuracy']:.1%} on {test['count']:.0f} images{more}"

@@ -46,7 +46,8 @@ class Progress:
         """An epoch has been evaluated; where there are several runs, of the one of this name, with its own epochs."""
         self._show(row)
         if not self._silent:
-            tqdm.write(f"{name}: " * bool(name) + format_epoch(row, epochs or self._epochs), file=sys.stderr)
+            beginning = f"{name}: " if name else ""
+            tqdm.write(beginning + format_epoch(row, epochs or self._epochs), file=sys.stderr)
 
     def close(self) -> None:
         """Remove the bar."""
