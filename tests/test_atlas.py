@@ -164,7 +164,6 @@ def test_ratio_z_and_rank_follow_from_data(found, activations):
         np.array([0.5, 0.0], np.float32),
         means,
         np.zeros(2, bool),
-        np.zeros(2, bool),
     )
     rows = table.rows(layer, found["conv_2"], pictures, {})
     data = activations["conv_2"].mean(axis=(1, 2))

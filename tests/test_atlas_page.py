@@ -43,7 +43,6 @@ def write(folder, widths, side):
             pixels=np.broadcast_to(tints, (width, side, side, 3)),
             before=zeros,
             means=np.zeros((width, width), np.float32),
-            inactive=zeros > 0,
             by_unit=zeros > 0,
         )
         ratios = random.lognormal(1, 0.7, width).tolist()

@@ -2,7 +2,6 @@
 
 import dataclasses
 import inspect
-import itertools
 import json
 import re
 import subprocess
@@ -112,7 +111,7 @@ HELP = [
 
 
 @pytest.mark.parametrize("arguments", HELP, ids=" ".join)
-def test_help_fits_into_80_columns_and_breaks_lines_only_there(arguments, capsys, monkeypatch):
+def test_help_fits_into_80_columns(arguments, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
     monkeypatch.setattr("cnnjax.runtime.changes", ["a flag that was added for the sake of faster programs"] * 3)
     with pytest.raises(SystemExit) as stop:
@@ -120,13 +119,14 @@ def test_help_fits_into_80_columns_and_breaks_lines_only_there(arguments, capsys
     assert stop.value.code == 0
     lines = re.sub(r"\x1b\[[0-9;]*m", "", capsys.readouterr().out).splitlines()
     assert max(map(len, lines)) == 80
-    for line, following in itertools.pairwise(line for line in lines if line.startswith("│       ")):
-        # The first word of the next line would not have fitted, or begins a flag's sentence or its default.
-        first = following.strip("│ ").split(" ")[0]
-        indented = len(line) - len(line[1:].lstrip())
-        same = indented == len(following) - len(following[1:].lstrip())
-        text = line[:-1].rstrip()
-        assert not same or not first[0].islower() or len(text) + 1 + len(first) > 77, (line, following)
+
+
+@pytest.mark.parametrize("arguments", HELP, ids=" ".join)
+def test_tyro_is_given_each_argument_on_one_line(arguments):
+    loaded = main.COMMANDS[arguments[0]].load()
+    function = loaded[arguments[1]] if isinstance(loaded, Mapping) else loaded
+    params = docstring_parser.parse(command_line._deferred(function).__doc__).params
+    assert params and not any("\n" in param.description for param in params)
 
 
 def test_overrides_reach_the_config(capsys):

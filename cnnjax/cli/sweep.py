@@ -101,7 +101,7 @@ def _best(found: sweeps.Sweep) -> str:
     if best is None:
         return "every run diverged: sweep smaller learning rates"
     values = ", ".join(f"{name} {format_value(value)}" for name, value in best.values.items())
-    accuracy = metrics.describe_mean_std(best.summary()[sweeps.TEST_ACCURACY], True)
+    accuracy = metrics.describe_mean_std(best.summary()[sweeps.TEST_ACCURACY], is_share=True)
     return f"the lowest validation loss has {values}, with a test accuracy of {accuracy}"
 
 

@@ -109,7 +109,7 @@ def _compare(
     summary = {name: _summary(found) for name, found in results.items()}
     write_json(run / "summary.json", summary)
     for name, row in summary.items():
-        columns = (f"{column} {metrics.describe_mean_std(value, True)}" for column, value in row.items())
+        columns = (f"{column} {metrics.describe_mean_std(value, is_share=True)}" for column, value in row.items())
         print(f"{TITLES[name]:34}" + "   ".join(columns))
     figure = _draw(results, summary, run / "curves.png")
     print(printable(f"wrote {figure}, {run / 'summary.json'} and each seed's runs beside them"))

@@ -61,9 +61,7 @@ def fit_members(
     if not members:
         return []
     data = as_dataset(dataset)
-    plans = [_plan(member, data, optimizer, options) for member in members]
-    for i, plan in enumerate(plans):
-        plan.name = f"run {i + 1}" if plan.folder is None else "/".join(plan.folder.parts[-2:])
+    plans = [_plan(member, data, optimizer, options, number) for number, member in enumerate(members, 1)]
     _check_alike(plans)
     if len({plan.folder for plan in plans}) < len(plans) and plans[0].folder is not None:
         raise UserError("two runs have the same run_dir: give each its own")
@@ -74,12 +72,17 @@ def fit_members(
 
 
 def _plan(
-    member: Member, dataset: Any, optimizer: Callable[..., optax.GradientTransformation], options: Mapping[str, Any]
+    member: Member,
+    dataset: Any,
+    optimizer: Callable[..., optax.GradientTransformation],
+    options: Mapping[str, Any],
+    number: int,
 ) -> Plan:
     own = {"seed": member.seed, "run_dir": member.run_dir, "config": member.config}
     chosen = Options(**{**loop.defaults(), **options, **own})
     tx = optimizers.with_standard_promotion(optimizer(**member.hyperparams))
-    return Plan(member.network, dataset, tx, chosen, optimizer, dict(member.hyperparams))
+    name = f"run {number}" if member.run_dir is None else "/".join(Path(member.run_dir).parts[-2:])
+    return Plan(member.network, dataset, tx, chosen, optimizer, dict(member.hyperparams), name)
 
 
 def _in_turn(plan: Plan, shared: Shared) -> Outcome:

@@ -40,8 +40,6 @@ class Pictures(NamedTuple):
     """What the picture was optimized for, of the noise at the start."""
     means: Float[np.ndarray, "filters channels"]
     """The mean activation of each of the layer's channels, of the picture as it is saved."""
-    inactive: Bool[np.ndarray, " filters"]
-    """Whether the activation was 0 from the noise to the last step."""
     by_unit: Bool[np.ndarray, " filters"]
     """Whether the picture is of the unit in the middle of the map, and not of the map's mean."""
 
@@ -156,7 +154,6 @@ def _draw_batch(
         pixels=pixels,
         before=np.asarray([one["activation_before"] for one in facts], np.float32),
         means=np.asarray(measured.mean),
-        inactive=np.asarray([one["inactive"] for one in facts], bool),
         by_unit=np.zeros(size, bool),
     )
 
