@@ -15,7 +15,7 @@ from oracles import recipe
 
 from cnnjax import models
 from cnnjax.errors import UserError
-from cnnjax.models.resnet import overlapping_max_pool
+from cnnjax.ops import overlapping_max_pool
 
 pytestmark = pytest.mark.usefixtures("quickly_compiled")
 
@@ -208,3 +208,11 @@ def test_overlapping_max_pool(shape):
     )
     np.testing.assert_allclose(found, expected, rtol=1e-6)
     assert jnp.isnan(overlapping_max_pool(x.at[0, 0, 0, 0].set(jnp.nan))[0, 0, 0, 0])
+
+
+@pytest.mark.parametrize("platform", ["cpu", "cuda", "tpu"])
+def test_only_a_tpu_gets_windows_of_overlapping_max_pool(platform):
+    gradient = jax.jit(jax.grad(lambda x: overlapping_max_pool(x).sum()))
+    text = gradient.trace(jnp.ones((2, 8, 8, 3))).lower(lowering_platforms=(platform,)).as_text()
+    assert ("select_and_scatter" in text) == (platform == "tpu")
+    assert ("stablehlo.pad" in text) == (platform != "tpu")

@@ -4,10 +4,8 @@ from collections.abc import Mapping
 from functools import partial
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jax import lax
 from jaxtyping import Array, Float, Key
 
 from cnnjax.errors import UserError
@@ -24,7 +22,7 @@ from cnnjax.models.layers import (
     scale_width,
     size_config,
 )
-from cnnjax.ops import recompute
+from cnnjax.ops import overlapping_max_pool, recompute
 
 CHANNELS = (64, 128, 256, 512)
 NUM_BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3)}
@@ -201,26 +199,6 @@ class _Recorder:
     def norm(self, name: str, layer: BatchNorm, x: Array) -> Array:
         y, self.statistics[name] = layer.normalize(x, train=self.train)
         return self.record(name, y)
-
-
-def overlapping_max_pool(
-    x: Float[Array, "batch height width channels"],
-) -> Float[Array, "batch half_height half_width channels"]:
-    """The maximum of 3×3 windows at stride 2, with one row and column of padding at each edge.
-
-    The gradient goes to a window's first maximum in reading order, as in PyTorch. Taken along one axis after the other
-    from strided slices; XLA's windowed reduction is three times slower on a CPU, and so is its gradient.
-    """
-    for axis in (2, 1):
-        size = (x.shape[axis] + 1) // 2
-        padding = [(0, 0, 0)] * 4
-        padding[axis] = (1, 2 * size - x.shape[axis], 0)
-        x = lax.pad(x, jnp.array(-jnp.inf, x.dtype), padding)
-        largest, *others = (lax.slice_in_dim(x, i, i + 2 * size - 1, 2, axis) for i in range(3))
-        for other in others:
-            largest = jnp.where((largest >= other) | jnp.isnan(largest), largest, other)
-        x = largest
-    return x
 
 
 ResNet18, ResNet34 = (partial(ResNet, NUM_BLOCKS[layers], False) for layers in (18, 34))

@@ -3,7 +3,7 @@
 from cnnjax.ops.broadcast_bias import broadcast_bias
 from cnnjax.ops.conv import conv, conv_max_pool
 from cnnjax.ops.dense import dense
-from cnnjax.ops.pool import max_pool
+from cnnjax.ops.pool import max_pool, overlapping_max_pool
 from cnnjax.ops.recompute import recompute
 
-__all__ = ["broadcast_bias", "conv", "conv_max_pool", "dense", "max_pool", "recompute"]
+__all__ = ["broadcast_bias", "conv", "conv_max_pool", "dense", "max_pool", "overlapping_max_pool", "recompute"]
