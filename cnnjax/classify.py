@@ -17,7 +17,7 @@ from cnnjax.data import imagenet
 from cnnjax.data.decode import decode
 from cnnjax.data.folder_names import label_in
 from cnnjax.data.image_files import ENDINGS, images_below
-from cnnjax.errors import UserError
+from cnnjax.errors import UserError, missing
 from cnnjax.network import Network
 from cnnjax.train import by_class
 
@@ -53,7 +53,7 @@ def find_images(paths: Sequence[Path]) -> list[Path]:
         elif path.exists():
             files.append(path)
         else:
-            raise UserError(f"there is no image {path}: give the path of a JPEG, PNG or WebP file, or of a folder")
+            raise missing("there is no image", path, "give the path of a JPEG, PNG or WebP file, or of a folder")
     return list(dict.fromkeys(files))
 
 

@@ -17,7 +17,7 @@ from cnnjax.cli import main as cli
 from cnnjax.data import imagenet
 from cnnjax.data.example_image import CHELSEA, load_image
 from cnnjax.data.normalize import fit_normalizer, identity
-from cnnjax.errors import UserError
+from cnnjax.errors import UserError, missing
 
 pytestmark = pytest.mark.usefixtures("quickly_compiled")
 
@@ -252,3 +252,25 @@ def test_a_full_disk_is_one_sentence(folder, weights, tmp_path, capsys):
 def test_convolutions_alone_classify_nothing(five):
     with pytest.raises(UserError, match="no classes, only convolutions"):
         next(classify.classify(five.replace(class_names=()), [CHELSEA]))
+
+
+@pytest.mark.parametrize(
+    ("given", "meant"),
+    [
+        ("photo/cat.jpg", "photos"),
+        ("photos/kat.jpg", "photos/cat.jpg"),
+        ("photos/zebra.jpg", None),
+        ("elsewhere/cat.jpg", None),
+        ("photos/cat.jpg/1.jpg", None),
+    ],
+)
+def test_a_missing_path_gets_the_nearest_that_exists(tmp_path, given, meant):
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "cat.jpg").touch()
+    expected = f" (did you mean {tmp_path / meant}?)" if meant else ""
+    assert str(missing("there is no image", tmp_path / given, "…")) == f"there is no image {tmp_path / given}{expected}: …"
+
+
+def test_a_path_that_no_system_can_have_is_missing(tmp_path):
+    for path in ("null\0byte", "x" * 5000, str(tmp_path)):
+        assert str(missing("there is no image", path, "…")) == f"there is no image {path}: …"

@@ -94,7 +94,7 @@ def test_what_is_printed(flags, tmp_path, capsys):
 def test_a_folder_in_use_and_how_to_go_on(flags, tmp_path, capsys):
     folder = tmp_path / "run"
     assert call("train", *flags, "--run", folder, "--resume") == 2
-    assert f"there is no run {folder} to resume" in capsys.readouterr().err
+    assert f"there is no run to resume in {folder}" in capsys.readouterr().err
     assert call("train", *flags, "--run", folder, "--train.epochs", "1") == 0
     weights = (folder / "weights.safetensors").read_bytes()
     capsys.readouterr()
@@ -171,7 +171,7 @@ def test_seeds_are_repetitions(flags, tmp_path, capsys):
         (["--train.freeze", "conv_9"], "did you mean conv_"),
         (["--data.classes", "axe", "shovle"], "did you mean shovel"),
         (["--train.init-from", "nowhere.safetensors"], "nowhere.safetensors"),
-        (["--data.source", "folder:nowhere"], "the folder nowhere does not exist"),
+        (["--data.source", "folder:nowhere"], "there is no folder nowhere"),
         (["--augment.no-enabled", "--augment.rotation", "5"], "--augment.rotation has no effect without augmentation"),
     ],
 )
@@ -185,7 +185,7 @@ def test_settings_that_do_not_fit_name_their_flags(flags, extra, sentence, tmp_p
 
 def test_other_mistakes_are_said_before_that_the_folder_holds_a_run(run, flags, capsys):
     for extra, sentence in (
-        (["--data.source", "folder:nowhere"], "the folder nowhere does not exist"),
+        (["--data.source", "folder:nowhere"], "there is no folder nowhere"),
         (["--data.source", "procedural", "--data.classes", "axe", "shovle"], "did you mean shovel"),
         (["--train.init-from", "nowhere.safetensors"], "there is no weights file nowhere.safetensors"),
         (["--train.init-from", "nowhere"], "unknown weights 'nowhere'"),

@@ -241,7 +241,7 @@ def test_sources_by_a_string():
         load("foder:x")
     with pytest.raises(UserError, match="the data source 'folder:' is incomplete: write folder:PATH"):
         load("folder:")
-    with pytest.raises(UserError, match="the folder /nowhere does not exist"):
+    with pytest.raises(UserError, match="there is no folder /nowhere"):
         load("folder:/nowhere", image_size=8)
     with pytest.raises(UserError, match="image_size=0 is no image's size"):
         load("folder:/nowhere", image_size=0)

@@ -455,7 +455,7 @@ def test_the_fast_way_through_a_jpeg_is_close_to_the_slow_one():
 
 # What is said when something is wrong.
 def damage_missing(root):
-    return root / "nowhere", "does not exist"
+    return root / "nowhere", "there is no folder "
 
 
 def damage_file(root):
@@ -523,7 +523,7 @@ def test_one_clear_sentence(tmp_path, damage):
 def test_a_folder_that_leads_nowhere(tmp_path):
     (tmp_path / "circle").symlink_to("circle")
     for place in (tmp_path / "circle", "~nobody-of-this-name/photos"):
-        with pytest.raises(UserError, match="the folder .* does not exist: give a folder with a folder per class"):
+        with pytest.raises(UserError, match="there is no folder .*: give a folder with a folder per class"):
             load(place)
 
 

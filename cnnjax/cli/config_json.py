@@ -10,7 +10,7 @@ from typing import Any, Literal, TypeVar
 
 from cnnjax.cli import renamed
 from cnnjax.cli.config import Config
-from cnnjax.errors import UserError, unknown
+from cnnjax.errors import UserError, missing, unknown
 
 T = TypeVar("T")
 
@@ -21,7 +21,7 @@ def read(path: Path) -> Config:
     Raises UserError for a file that cannot be read, or that `cnnjax train` did not write.
     """
     if not path.is_file():
-        raise UserError(f"there are no settings {path}: give a preset, or the config.json of a run")
+        raise missing("there are no settings", path, "give a preset, or the config.json of a run")
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:

@@ -16,7 +16,7 @@ from cnnjax.cli.check import check
 from cnnjax.cli.config import Config, DistributedConfig
 from cnnjax.cli.train import connect, for_files, prepare
 from cnnjax.distributed import print_once, run_all_or_raise, run_on_primary
-from cnnjax.errors import UserError, unknown
+from cnnjax.errors import UserError, missing, unknown
 from cnnjax.printable import format_value, printable
 from cnnjax.train import metrics, run_dir, run_lock, sweeps
 
@@ -69,7 +69,7 @@ def sweep(
         raise UserError("--over is missing: name what is swept, such as --over optimizer.learning-rate 1e-4 1e-3")
     folder = Path(config.run or f"runs/{preset}-sweep")
     if resume and not folder.exists():
-        raise UserError(f"there is no sweep {folder} to resume: leave out --resume, or name another --run")
+        raise missing("there is no sweep to resume in", folder, "leave out --resume, or name another --run")
     chosen = parse(over)
     seeds = seeds or (config.train.seed,)
     sweeps.check_grid(chosen, seeds)

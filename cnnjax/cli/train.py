@@ -16,7 +16,7 @@ from cnnjax.cli.config import Config, DistributedConfig
 from cnnjax.cli.config_json import as_dict
 from cnnjax.cli.presets import PRESETS
 from cnnjax.distributed import print_once, run_all_or_raise, run_on_primary
-from cnnjax.errors import UserError
+from cnnjax.errors import UserError, missing
 from cnnjax.files import read_text, write_json
 from cnnjax.printable import printable
 from cnnjax.train import run_dir, run_lock
@@ -61,7 +61,7 @@ def train(
         raise UserError("--resume continues a run and --fresh deletes it: give one of them")
     folder = Path(config.run or f"runs/{preset}")
     if resume and not folder.exists():
-        raise UserError(f"there is no run {folder} to resume: leave out --resume, or name another --run")
+        raise missing("there is no run to resume in", folder, "leave out --resume, or name another --run")
     config = for_files(preset, config)
     run_all_or_raise(partial(check, config, resume=resume))
     runs = {}

@@ -7,7 +7,7 @@ from jaxtyping import Float, UInt8
 from PIL import Image
 
 from cnnjax.data.decode import decode
-from cnnjax.errors import UserError
+from cnnjax.errors import UserError, missing
 from cnnjax.image_size import to_size
 
 CHELSEA = Path(__file__).with_name("chelsea.png")
@@ -45,7 +45,7 @@ def load_image(path: Path, image_size: int | tuple[int, int], crop: float = 0.0)
     Raises UserError when the file is missing, is not an image or is broken.
     """
     if not path.is_file():
-        raise UserError(f"there is no image {path}: give the path of a JPEG, PNG or WebP file")
+        raise missing("there is no image", path, "give the path of a JPEG, PNG or WebP file")
     try:
         image = decode(path, image_size, crop)
     except Exception as error:  # Pillow's decoders raise many kinds

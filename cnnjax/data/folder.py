@@ -23,7 +23,7 @@ from cnnjax.data.image_files import ENDINGS, ImageFile
 from cnnjax.data.inventory import Inventory
 from cnnjax.data.load_images import Loading, Source, assemble
 from cnnjax.data.splits import Selection, choose, split_dataset
-from cnnjax.errors import UserError
+from cnnjax.errors import UserError, missing
 from cnnjax.image_size import to_size
 
 
@@ -106,8 +106,10 @@ def check_folder(path: str) -> Path:
     """The folder's real path. Raises UserError if it is none."""
     root = Path(os.path.realpath(os.path.expanduser(path)))  # pathlib raises for links in a circle and unknown users
     if not root.is_dir():
-        what = "is a file" if root.exists() else "does not exist"
-        raise UserError(f"the folder {path} {what}: give a folder with a folder per class")
+        remedy = "give a folder with a folder per class"
+        if not root.exists():
+            raise missing("there is no folder", path, remedy)
+        raise UserError(f"the folder {path} is a file: {remedy}")
     return root
 
 

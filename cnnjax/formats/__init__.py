@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from cnnjax.errors import UserError, unknown
+from cnnjax.errors import missing, unknown
 from cnnjax.formats import bundled, published
 from cnnjax.formats.bundled import load_bundled, load_with_head
 from cnnjax.formats.int8_writer import save_int8
@@ -55,4 +55,4 @@ def check_exists(weights: str) -> None:
         return
     if Path(weights).name == Path(weights).stem == weights:
         raise unknown("weights", weights, known)
-    raise UserError(f"there is no weights file {weights}: train one, or give the path of another")
+    raise missing("there is no weights file", weights, "train one, or give the path of another")

@@ -8,7 +8,7 @@ from pathlib import Path
 from flax import nnx
 
 from cnnjax.data.normalize import Normalizer
-from cnnjax.errors import UserError
+from cnnjax.errors import UserError, missing
 from cnnjax.formats import keras_reader, native, run_folder, torch_reader
 from cnnjax.formats.build import Options, build, check_inflation
 from cnnjax.formats.lazy_tensors import Contents, Damaged, Refused
@@ -97,7 +97,7 @@ def _reader(path: Path) -> Callable[[Path], AbstractContextManager[Contents]]:
         with path.open("rb") as file:
             start = file.read(16)
     except FileNotFoundError:
-        raise UserError(f"there is no weights file {path}: train one, or give the path of another") from None
+        raise missing("there is no weights file", path, "train one, or give the path of another") from None
     except OSError as error:
         raise UserError(f"cannot read the weights file {path}: {error.strerror}") from error
     if len(start) < 9:
