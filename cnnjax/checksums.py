@@ -95,7 +95,8 @@ def _is_proper(manifest: Any) -> bool:
         return False
     rows = all(
         isinstance(row, dict)
-        and all(isinstance(row.get(f"valid_{name}"), int | float) for name in ("loss", "accuracy"))
+        and isinstance(row.get("valid_loss"), int | float)
+        and isinstance(row.get("valid_accuracy", 0.0), int | float)  # a network without classes has none
         for row in manifest["history"]
     )
     return rows and all(isinstance(manifest.get(part), dict) and manifest[part] for part in ("arrays", "files"))

@@ -1,5 +1,6 @@
 """How this package writes a file, completely or not at all, and reads what may not be one; folders for files."""
 
+import contextlib
 import errno
 import json
 import os
@@ -32,7 +33,8 @@ def atomic_write(path: str | Path, write: Callable[[Path], object]) -> None:
         ) from error
     finally:
         if path.parent.is_dir():
-            temporary.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # of a read-only disk, also where there is nothing to remove
+                temporary.unlink(missing_ok=True)
 
 
 def write_json(path: str | Path, value: Any, indent: int | None = 2) -> None:

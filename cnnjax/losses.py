@@ -110,7 +110,7 @@ def cross_entropy(label_smoothing: float = 0.0, class_weights: Sequence[float] =
     """`sigmoid_cross_entropy` for a model of one logit, `softmax_cross_entropy` for a model of several.
 
     class_weights: one positive number for each class, by which its examples count in training; `()` for none. What is
-    reported stays unweighted but for the training loss.
+    reported stays unweighted but for the training loss. Another number of weights raises UserError when it is called.
     """
     loss = _cross_entropy("auto", label_smoothing)
     if not class_weights:
@@ -153,8 +153,9 @@ class _Weighted:
     weights: tuple[float, ...]
 
     def __call__(self, logits: PyTree[Array], labels: Labels, activations: Mapping[str, Array]) -> Float[Array, " n"]:
-        if labels.ndim == 2 and labels.shape[1] != len(self.weights):
-            raise UserError(f"there are {len(self.weights)} class_weights for {labels.shape[1]} classes: give one each")
+        classes = labels.shape[1] if labels.ndim == 2 else max(jnp.shape(logits)[1], 2)
+        if classes != len(self.weights):
+            raise UserError(f"there are {len(self.weights)} class_weights for {classes} classes: give one each")
         weights = jnp.asarray(self.weights, jnp.float32)
         chosen = weights[labels] if labels.ndim == 1 else labels @ weights
         return chosen * self.function(logits, labels, activations)

@@ -81,10 +81,11 @@ class Network:
                 )
             normalizer = fit_normalizer(normalizer, dataset.train)
         graphdef, params, model_state = models.split(model)
-        if class_names is None and dataset is not None:
-            class_names = dataset.class_names
         network = cls(graphdef, params, model_state, normalizer, (), shape[:2], shape[2], dict(provenance or {}))
-        return network.replace(class_names=_class_names(_checked_logits_shape(network), class_names))
+        logits = _checked_logits_shape(network)
+        if class_names is None and dataset is not None and logits is not None and len(logits) == 1:
+            class_names = dataset.class_names
+        return network.replace(class_names=_class_names(logits, class_names))
 
     def __call__(self, images: Images) -> tuple[Float[Array, "batch ..."], dict[str, Array]]:
         """Logits, and the activations by layer, of images in [0, 1] or uint8 ones. Evaluation mode. See `apply`."""
@@ -176,7 +177,7 @@ class Network:
     def logits_shape(self) -> tuple[int, ...] | None:
         """The shape of the logits of one image; None where they are not one array."""
         images = jax.ShapeDtypeStruct((1, *self.image_shape), jnp.float32)
-        logits = jax.eval_shape(lambda network, images: network(images)[0], self, images)
+        logits = jax.eval_shape(lambda network, images: network.apply(images).logits, self, images)
         return logits.shape[1:] if isinstance(logits, jax.ShapeDtypeStruct) else None
 
     def tree_flatten_with_keys(self):

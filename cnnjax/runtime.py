@@ -120,6 +120,10 @@ def _temporary_cache(reason: str) -> Path:
     return folder
 
 
+_CGROUP = Path("/sys/fs/cgroup")
+"""Where a container's limits are."""
+
+
 def cores() -> int:
     """The number of CPU cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -139,10 +143,19 @@ def free_memory() -> int:
 def available_memory() -> int:
     """Bytes free on the host. Starts nothing."""
     bounds = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")] if hasattr(os, "sysconf") else []
-    for path, pattern in (("/proc/meminfo", r"MemAvailable: +(\d+) kB"), ("/sys/fs/cgroup/memory.max", r"(\d+)")):
-        if Path(path).is_file() and (found := re.search(pattern, Path(path).read_text())):
-            bounds.append(int(found[1]) * (1024 if "kB" in pattern else 1))
+    if (available := _number(Path("/proc/meminfo"), r"MemAvailable: +(\d+) kB")) is not None:
+        bounds.append(1024 * available)
+    if (limit := _number(_CGROUP / "memory.max", r"^(\d+)")) is not None:
+        used = _number(_CGROUP / "memory.current", r"^(\d+)") or 0
+        reclaimable = _number(_CGROUP / "memory.stat", r"inactive_file (\d+)") or 0  # files that were read
+        bounds.append(max(0, limit - max(0, used - reclaimable)))
     return min(bounds, default=2**32)
+
+
+def _number(file: Path, pattern: str) -> int | None:
+    """The number in a file of the kernel, if there is one."""
+    found = re.search(pattern, file.read_text()) if file.is_file() else None
+    return int(found[1]) if found else None
 
 
 def compiler_options(platform: str) -> dict[str, str | bool] | None:

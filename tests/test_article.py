@@ -115,6 +115,8 @@ def test_interrupted_resumed_and_found_finished(small):
         (["--filters-recipe", "articel-filters"], "did you mean article-filters"),
         (["--classes-recipe", "quick", "--classes-steps", "1"], "--classes-steps 1 is too few for recipe 'quick'"),
         (["--out", "/proc/nowhere"], "cannot write to /proc/nowhere"),
+        (["--per-class", "0"], "--per-class 0 leaves nothing to train with"),
+        (["--augmented-epochs", "0"], "--augmented-epochs 0 leaves nothing"),
     ],
 )
 def test_bad_input(flags, sentence, weights, tmp_path, monkeypatch, capsys):

@@ -267,8 +267,9 @@ def test_convolutions_alone_classify_nothing(five):
 def test_a_missing_path_gets_the_nearest_that_exists(tmp_path, given, meant):
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "cat.jpg").touch()
-    expected = f" (did you mean {tmp_path / meant}?)" if meant else ""
-    assert str(missing("there is no image", tmp_path / given, "…")) == f"there is no image {tmp_path / given}{expected}: …"
+    advice = f" (did you mean {tmp_path / meant}?)" if meant else ""
+    found = str(missing("there is no image", tmp_path / given, "…"))
+    assert found == f"there is no image {tmp_path / given}{advice}: …"
 
 
 def test_a_path_that_no_system_can_have_is_missing(tmp_path):

@@ -187,6 +187,7 @@ def test_other_mistakes_are_said_before_that_the_folder_holds_a_run(run, flags, 
     for extra, sentence in (
         (["--data.source", "folder:nowhere"], "there is no folder nowhere"),
         (["--data.source", "procedural", "--data.classes", "axe", "shovle"], "did you mean shovel"),
+        (["--data.source", "procedural", "--data.per-class", "0"], "--data.per-class 0 needs images in files"),
         (["--train.init-from", "nowhere.safetensors"], "there is no weights file nowhere.safetensors"),
         (["--train.init-from", "nowhere"], "unknown weights 'nowhere'"),
     ):

@@ -353,3 +353,36 @@ def test_the_command_says_what_it_uses(tmp_path):
     asked = DataConfig(source=f"folder:{tmp_path}", image_size=8, per_class=5, eval_per_class=2, cache=False)
     assert build.describe(asked, build.dataset(asked)).endswith("10 images for training and 4 images for validation")
     assert build.describe(DataConfig(), dataset) == ""
+
+
+def test_images_of_classes_in_splits_that_are_in_none_are_counted(tmp_path):
+    names = [f"{name}/{split}/{{}}.jpg" for name in ("cat", "dog") for split in ("train", "val")]
+    splits, layout = found(make(tmp_path, *names, "cat/{}.jpg", "cat/extra/{}.jpg"))
+    assert splits == {"train": BOTH, "valid": BOTH}
+    assert "not read: 6 images of cat in no split" in layout.describe()
+
+
+@pytest.mark.parametrize(
+    ("files", "sentence"),
+    [
+        (
+            ["cat/train/{}.jpg", "cat/val/{}.jpg", "dog/train/{}.jpg"],
+            r"class 'dog' is in .*\*/train but not in .*\*/val: add or remove it",
+        ),
+        (
+            ["cat/train/{}.jpg", "cat/val/{}.jpg", "dog/train/{}.jpg", "dog/val/list.csv"],
+            "the folder of class 'dog', .*dog/val, holds no images",
+        ),
+    ],
+)
+def test_a_class_without_one_of_the_splits_in_it_is_named_with_the_split(tmp_path, files, sentence):
+    with pytest.raises(UserError, match=sentence):
+        from_folder(make(tmp_path, *files), image_size=8, cache=False)
+
+
+def test_links_that_lead_in_a_circle_are_files_that_cannot_be_read(tmp_path):
+    make(tmp_path, "cat/{}.jpg", "dog/{}.jpg")
+    (tmp_path / "cat" / "circle.jpg").symlink_to("circle.jpg")
+    (tmp_path / "fish").symlink_to("fish")
+    splits, _ = found(tmp_path)
+    assert splits["train"] == {"cat": COUNT + 1, "dog": COUNT}  # named when it is read, as a broken image is

@@ -429,3 +429,23 @@ def test_create_names_what_is_wrong():
         models.create("resnet18", dropout=0.3)
     with pytest.raises(UserError, match=r"use an image_size of 16 or more, not \(15, 20\)"):
         models.create("small-cnn", image_size=(15, 20))
+
+
+class Keywords(nnx.Module):
+    """Calls its layers by keyword, and drops whole channels."""
+
+    def __init__(self, rngs):
+        self.conv = nnx.Conv(3, 64, (3, 3), rngs=rngs)
+        self.dropout = nnx.Dropout(0.5, broadcast_dims=(-3, -2))
+
+    def __call__(self, x):
+        return self.dropout(inputs=self.conv(inputs=x)).mean((1, 2))
+
+
+def test_layers_that_are_called_by_keyword_and_dropout_of_whole_channels():
+    graphdef, params, state = models.split(Keywords(nnx.Rngs(0)))
+    x = images(channels=3)
+    output = models.apply(graphdef, params, state, x, keys=jax.random.split(jax.random.key(0), len(x)))
+    assert list(output.activations) == ["conv", "dropout"]
+    dropped = np.asarray(output.activations["dropout"] == 0)
+    assert (dropped == dropped[:, :1, :1]).all() and 0.3 < dropped.mean() < 0.7

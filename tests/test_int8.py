@@ -335,3 +335,10 @@ def test_the_published_file_becomes_the_shipped_one(tmp_path):
         pytest.skip(f"neither {path} nor a file named by {LOCAL} is there, and tests do not download")
     export(str(path), to="int8", out=tmp_path / "w")
     assert checksums.file_digest(tmp_path / "w") == SHIPPED
+
+
+def test_options_of_the_shipped_network_are_those_of_load():
+    """A size as one number, and names as a list, as from the command line."""
+    network = formats.load_bundled("vgg16", image_size=96, class_names=list(ALL_CLASSES))
+    assert network.image_size == (96, 96) and network.class_names == ALL_CLASSES
+    hash(jax.tree.structure(network))

@@ -187,3 +187,8 @@ def test_a_split_by_names_takes_numbers_and_own_splits():
         draw({"train": {"cat": names[:1], "dog": names[:1]}}, adapt=True)
     with pytest.raises(UserError, match="leave no images for training"):
         draw(pools, valid=0.5, test=0.5) and draw({"train": pools["train"]}, valid=0.5, test=0.5)
+
+
+def test_a_list_without_training_images_is_one_sentence():
+    with pytest.raises(UserError, match="names none for training: restore it, or start over"):
+        Inventory.from_json({"valid": {"cat": [["1.png", 3]]}})

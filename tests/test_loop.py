@@ -12,15 +12,18 @@ import jax
 import numpy as np
 import optax
 import pytest
+from flax import nnx
 from PIL import Image
 
-from cnnjax import Network, formats, models
-from cnnjax.data import Augment
+from cnnjax import Network, formats, losses, models, runtime
+from cnnjax.data import Augment, mixup
 from cnnjax.data.dataset import ArraySplit, Dataset, LazySplit
 from cnnjax.data.lazy_images import LazyImages, channel_histogram
 from cnnjax.errors import Preempted, UserError
 from cnnjax.train import fit as train_fit
 from cnnjax.train import metrics, optimizers, run_dir
+from cnnjax.train.loop import defaults
+from cnnjax.train.plan import Options, Plan
 from cnnjax.train.progress import OnProgress
 
 # Programs that run a few times.
@@ -541,3 +544,81 @@ def test_clear_deletes_the_run_and_nothing_else(interrupted, tmp_path):
     run_dir.clear(folder)
     assert [path.name for path in folder.iterdir()] == ["notes.txt"]
     run_dir.clear(tmp_path / "nowhere")
+
+
+def test_the_first_report_of_a_run_has_no_numbers_yet(whole):
+    """The first call is then still running; a loss of 0 would be that of no image."""
+    reports = [latest for _, _, latest in whole[2]]
+    assert reports[0] == {} and all(latest["train_loss"] > 0.1 for latest in reports[1:])
+    assert all(latest["images_per_second"] > 0 for latest in reports[1:])
+
+
+def test_weights_from_before_training_stay_when_the_first_epoch_is_resumed(whole, tmp_path):
+    folder = tmp_path / "run"
+    with pytest.raises(Preempted):
+        fit(
+            folder,
+            weights_every_epochs=3,
+            on_progress=lambda done, *_: os.kill(os.getpid(), signal.SIGTERM) if done == 3 else None,
+        )
+    assert checkpoints(folder) == {"3-partial"}
+    assert same(fit(folder, resume=True, weights_every_epochs=3), whole[1])
+    first = [formats.load(place / "weights" / "epoch-0000.safetensors").params for place in (folder, whole[0])]
+    for one, other in zip(*map(jax.tree.leaves, first), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_an_error_of_a_callback_is_its_own(tmp_path):
+    def post(row):
+        raise ConnectionError("no network")
+
+    with pytest.raises(ConnectionError, match="no network"):
+        fit(tmp_path / "run", callbacks=[post])
+
+
+def test_mixing_is_a_setting_of_the_run(interrupted):
+    with pytest.raises(UserError, match=r"was started with mix=None and cannot be resumed with Mixup\("):
+        fit(interrupted, resume=True, mix=mixup())
+
+
+def test_frozen_layers_have_neither_gradients_nor_optimizer_state(monkeypatch):
+    """Adam with one small layer trained needs little more than the parameters, not four times as much."""
+    model = models.create("small-cnn", num_classes=1, image_size=SIDE, width_multiplier=1.0)
+    network = Network.create(model, DATA)
+    weight = sum(leaf.nbytes for leaf in jax.tree.leaves(network.params))
+    monkeypatch.setattr(runtime, "free_memory", lambda: 2 * weight)
+    frozen = ("conv_1", "conv_2", "conv_3", "conv_4", "dense_1", "dense_2")
+    options = {**OPTIONS, "batch_size": 2, "steps_per_epoch": 1, "remat": True}
+    with pytest.raises(UserError, match="memory|GiB|MiB"):
+        Plan(network, DATA, optax.adam(1e-3), Options(**defaults() | options)).check_memory()
+    Plan(network, DATA, optax.adam(1e-3), Options(**defaults() | options | {"freeze": frozen})).check_memory()
+
+
+class Pair(nnx.Module):
+    """Returns its logits and an embedding, as networks of other packages do."""
+
+    def __init__(self, rngs: nnx.Rngs):
+        self.dense, self.head = nnx.Linear(SIDE * SIDE * 3, 4, rngs=rngs), nnx.Linear(4, 2, rngs=rngs)
+
+    def __call__(self, x):
+        embedding = self.dense(x.reshape(len(x), -1))
+        return self.head(embedding), embedding
+
+
+def test_a_network_whose_output_is_not_logits_has_no_accuracy_and_is_resumed(tmp_path):
+    network = Network.create(Pair(nnx.Rngs(0)), DATA)
+    assert network.class_names == ()
+    plain = losses.cross_entropy()
+    loss = losses.Loss(lambda outputs, labels, activations: plain(outputs[0], labels, activations))
+    options = OPTIONS | {"loss": loss, "epochs": 2, "on_progress": lambda *_: None, "config": {}}
+    whole = train_fit(network, DATA, optax.sgd(1e-3), run_dir=tmp_path / "whole", **options)
+    assert "valid_accuracy" not in whole.history[0]
+    with pytest.raises(KeyboardInterrupt):
+        train_fit(
+            network, DATA, optax.sgd(1e-3), run_dir=tmp_path / "run", **options | {"on_progress": interrupt_after(8)}
+        )
+    resumed = train_fit(network, DATA, optax.sgd(1e-3), run_dir=tmp_path / "run", resume=True, **options)
+    assert same(resumed, whole)
+    shutil.rmtree(tmp_path / "run" / "checkpoints" / "6", ignore_errors=True)
+    (tmp_path / "run" / "weights.safetensors").unlink()
+    assert formats.load(tmp_path / "run", model=Pair(nnx.Rngs(1))).class_names == ()

@@ -198,6 +198,10 @@ def test_errors_are_one_sentence():
     with pytest.raises(UserError, match="over 1 classes, and the model has 1 logit: .* the same 2 classes"):
         losses.cross_entropy()(logits[:, :1], jnp.ones((2, 1)), {})
 
+    for outputs, weights in ((logits, (1.0, 5.0)), (logits, (1.0,) * 4), (logits[:, :1], (1.0,) * 3)):
+        with pytest.raises(UserError, match=f"there are {len(weights)} class_weights for [23] classes: give one each"):
+            losses.cross_entropy(class_weights=weights)(outputs, labels, {})
+
     def scalar(logits, labels, activations):
         return jnp.mean(logits)
 

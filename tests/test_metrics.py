@@ -191,10 +191,10 @@ def test_history_in_a_file(tmp_path):
 def test_tensorboard(tmp_path):
     from tensorboardX.proto.event_pb2 import Event
 
-    write = metrics.tensorboard(tmp_path / "run" / "tensorboard", first_step=5)
-    write(row(1, 0.5, 1.0))  # read without closing: a killed run keeps its epochs
-    (path,) = (tmp_path / "run" / "tensorboard").iterdir()
-    data, found = path.read_bytes(), {}
+    with metrics.tensorboard(tmp_path / "run" / "tensorboard", first_step=5) as write:
+        write(row(1, 0.5, 1.0))
+        (path,) = (tmp_path / "run" / "tensorboard").iterdir()
+        data, found = path.read_bytes(), {}  # read before it is closed: a killed run keeps its epochs
     while data:
         length = int.from_bytes(data[:8], "little")
         event = Event.FromString(data[12 : 12 + length])

@@ -12,6 +12,7 @@ from PIL import Image as PIL
 
 from cnnjax import visualize
 from cnnjax.cli import quality as command
+from cnnjax.cli import visualize as commands
 from cnnjax.data.dataset import ArraySplit
 from cnnjax.errors import UserError
 from cnnjax.visualize import Image, quality
@@ -210,7 +211,9 @@ def test_an_image_of_the_data_takes_its_path_and_one_of_another_kind_does_not(ne
 def test_the_command_compares_with_a_folder_of_images_and_prints(network, drawn, tmp_path, capsys):
     for number, pixels in enumerate(photos(20, seed=8)):
         PIL.fromarray(pixels).save(tmp_path / f"{number}.png")
-    found = command.measure(drawn, network, visualize.RECIPES["filters"], f"folder:{tmp_path}", 1, network)
+    flags = command.Flags(True, f"folder:{tmp_path}", 1)
+    comparison = command.prepare(network, None, flags)._replace(twin=network)
+    found = command.measure(drawn, network, visualize.RECIPES["filters"], comparison)
     printed = capsys.readouterr().out
     assert "compared with 20 images" in printed and "of 3 recognized by its twin" in printed
     line = command.describe(found[0])
@@ -241,3 +244,31 @@ def test_what_is_compared_with_is_checked(network, data, drawn):
         quality.assess(drawn, network, data, seed=2**40)
     with pytest.raises(UserError, match="no images to compare with"):
         quality.assess(drawn, network, ArraySplit(shown[:0], np.zeros(0, np.int32)))
+
+
+def test_what_cannot_be_read_is_said_before_anything_is_drawn(network, tmp_path, monkeypatch):
+    """Drawing takes minutes: all of it would be lost."""
+    monkeypatch.setattr(commands, "load", lambda *_: network)
+    monkeypatch.setattr(visualize, "render_classes", None)
+    monkeypatch.setattr(visualize, "render_filters", None)
+    options = {"out": tmp_path / "out"}
+    with pytest.raises(UserError, match="did you mean vgg16-twin"):
+        commands.classes(twin="vgg16-twn", **options)
+    with pytest.raises(UserError, match="there is no image"):
+        commands.filters(layer="conv_1", quality=True, quality_images=f"folder:{tmp_path / 'none'}", **options)
+    with pytest.raises(UserError, match="0 images of each class leave nothing"):
+        commands.filters(layer="conv_1", quality=True, quality_per_class=0, **options)
+    with pytest.raises(UserError, match="no effect without --quality"):
+        commands.filters(layer="conv_1", quality_per_class=3, **options)
+    assert not (tmp_path / "out").exists()
+
+
+def test_labels_may_be_distributions(network, drawn):
+    images, labels = photos(12, seed=3), np.arange(12) % 2
+    pair = tiny.network(logits=1, names=("left", "right"))
+    made = [Image(images[0], {"kind": "class", "class": "left"})]
+    hard, soft = (
+        quality.assess(made, pair, ArraySplit(images, given), class_names=("left", "right"))
+        for given in (labels.astype(np.int32), np.eye(2, dtype=np.float32)[labels] * 0.8 + 0.1)
+    )
+    assert hard[0].provenance == soft[0].provenance

@@ -219,3 +219,12 @@ def test_options_of_a_program_are_those_that_the_user_left_open(monkeypatch):
     assert runtime.compiler_options("cpu") == first
     monkeypatch.setenv("XLA_FLAGS", f"{YNN} {EMITTERS} --{estimator}=true")
     assert runtime.compiler_options("cpu") is None and runtime.compiler_options("gpu") is None
+
+
+def test_what_a_container_uses_is_not_free(monkeypatch, tmp_path):
+    for name, text in (("max", "4000000"), ("current", "3500000"), ("stat", "anon 7\ninactive_file 200000\n")):
+        (tmp_path / f"memory.{name}").write_text(text)
+    monkeypatch.setattr(runtime, "_CGROUP", tmp_path)
+    assert runtime.available_memory() == 4_000_000 - 3_500_000 + 200_000
+    (tmp_path / "memory.max").write_text("max\n")
+    assert runtime.available_memory() > 4_000_000

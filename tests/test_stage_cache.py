@@ -53,6 +53,18 @@ def test_an_interrupted_stage_is_repeated_and_its_time_counted(tmp_path):
     assert json.loads((tmp_path / "second" / "stage.json").read_text())["seconds"] >= spent > 0
 
 
+def test_an_interrupted_stage_with_other_inputs_starts_over(tmp_path):
+    """Otherwise files of both would be in one folder, and the record would say that all are of the new inputs."""
+    with pytest.raises(KeyboardInterrupt):
+        _job(tmp_path, [], fail=True)
+    (tmp_path / "second" / "half.png").touch()
+    with pytest.raises(KeyboardInterrupt):
+        _job(tmp_path, [], fail=True)
+    assert (tmp_path / "second" / "half.png").exists()  # the same inputs: what is there is used
+    _job(tmp_path, [], first=7)
+    assert not (tmp_path / "second" / "half.png").exists()
+
+
 def test_fresh_starts_over(tmp_path):
     calls = []
     _job(tmp_path, calls)

@@ -6,6 +6,7 @@ import os
 import re
 import socket
 import sys
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -13,7 +14,7 @@ import pytest
 from PIL import Image
 from tqdm import tqdm
 
-from cnnjax import __main__, figures, runtime
+from cnnjax import __main__, figures, files, runtime
 from cnnjax.cli import command_line, interrupts, main, streams
 from cnnjax.data import from_folder, tfds
 from cnnjax.errors import UserError
@@ -190,12 +191,16 @@ def test_without_internet_it_takes_seconds_to_say_so(monkeypatch):
         monkeypatch.delenv(name, raising=False)
         monkeypatch.delenv(name.upper(), raising=False)
 
+    asked = []
+
     def refuse(host, timeout):
+        asked.append(host)
         raise OSError("no network")
 
     monkeypatch.setattr(socket, "create_connection", refuse)
     with pytest.raises(UserError, match="tfds:x is not prepared in .*, and a.example, b.example cannot be reached"):
         tfds.check_reachable(["https://a.example/1", "http://b.example/2", "https://a.example/3"], "tfds:x")
+    assert sorted(asked) == [("a.example", 443), ("b.example", 80)]
     tfds.check_reachable([], "tfds:x")
     monkeypatch.setattr(socket, "create_connection", lambda host, timeout: io.BytesIO())
     tfds.check_reachable(["https://a.example/1"], "tfds:x")
@@ -222,3 +227,15 @@ def test_classes_of_any_name(tmp_path):
     assert dataset.class_names == tuple(sorted(NAMES[:5])) and len(dataset.train) == 5
     by_name = from_folder(tmp_path, image_size=8, valid=0.4, test=0.3, split_by="seed", cache=False)
     assert by_name.class_names == dataset.class_names
+
+
+def test_a_read_only_disk_is_one_sentence(tmp_path, monkeypatch):
+    """There, removing a file that does not exist is an error of its own."""
+
+    def refuse(*_, **__):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS), "hidden")
+
+    monkeypatch.setattr(Path, "write_text", refuse)
+    monkeypatch.setattr(Path, "unlink", refuse)
+    with pytest.raises(UserError, match=r"cannot write .*config\.json \(Read-only file system\): make room"):
+        files.write_json(tmp_path / "config.json", {})

@@ -1,5 +1,6 @@
 """Sweeps: runs of one program are what each is alone, also stopped and resumed; tables against NumPy; refusals."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -389,3 +390,33 @@ def test_the_commands_help(capsys):
     assert max(map(len, said.splitlines())) <= 80
     assert call("sweep", "debug") == 2
     assert "--over is missing" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("every", [1, 0])
+def test_parameters_that_overflow_end_their_own_run_alone(alone, tmp_path, every):
+    """Also where they are noticed by a checkpoint, before the loss is looked at."""
+    bad = members(tmp_path)[0]
+    bad = dataclasses.replace(bad, hyperparams={"learning_rate": 1e38, "weight_decay": 1e3}, config={"seed": 0})
+    for stacked in (True, False):
+        folders = [tmp_path / f"{stacked}-{every}-{number}" for number in range(2)]
+        pair = [
+            dataclasses.replace(one, run_dir=folder) for one, folder in zip((members()[1], bad), folders, strict=True)
+        ]
+        found = fit_members(pair, DATA, optimizer, stacked=stacked, checkpoint_every_steps=every, **OPTIONS)
+        assert isinstance(found[1], Diverged)
+        assert_close(found[0], alone[1])
+
+
+def test_groups_of_one_set_of_images_are_given_those_of_the_first_that_has_begun(monkeypatch):
+    """A new group may come first: with the folder's present images the older runs could not go on."""
+    runs = {
+        Path(f"run-{name}"): from_dict(Config, {"optimizer": {"name": name}, "data": {"source": "folder:photos"}})
+        for name in ("sgd", "adam")
+    }
+    asked = []
+    monkeypatch.setattr(groups, "given_to", lambda folders, resume: asked.append(list(folders)))
+    monkeypatch.setattr(groups, "_load", lambda config, inventory: DATA)
+    monkeypatch.setattr(groups, "_fit_group", lambda group, *_: [Diverged("so large")] * len(group))
+    monkeypatch.setattr(groups, "_report", lambda *_: None)
+    groups.fit_all(runs, resume=True)
+    assert asked == [list(runs)]

@@ -180,3 +180,18 @@ def test_create_takes_the_table_and_the_width():
 def test_too_small_a_side():
     with pytest.raises(UserError, match="use an image_size of 32 or more, not 31"):
         models.VGG16(image_size=31, rngs=nnx.Rngs(0))
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"num_convs": (2, 2)}, r"VGG has 5 blocks of one or more convolutions: num_convs=\(2, 2\)"),
+        ({"num_convs": (0, 1, 1, 1, 1)}, "VGG has 5 blocks"),
+        ({"dropout": 1.5}, "VGG needs a dropout from 0 to below 1, not 1.5"),
+        ({"dropout": -0.2}, "not -0.2"),
+        ({"dropout": float("nan")}, "not nan"),
+    ],
+)
+def test_arguments_that_make_no_network(changes, sentence):
+    with pytest.raises(UserError, match=sentence):
+        nnx.eval_shape(lambda: models.VGG(**{"image_size": 32, "rngs": nnx.Rngs(0)} | changes))

@@ -85,16 +85,20 @@ def run(
         The path of the page.
 
     Raises:
-        UserError: For a network without the layers that the article shows, a folder that cannot be
+        UserError: For a network without the layers that the article shows, counts below 1, a folder that cannot be
             written, or settings that do not fit together.
     """
     started = datetime.datetime.now(datetime.UTC)
     check(network)
+    counts = {"per_class": per_class, "eval_per_class": eval_per_class}
+    for name, count in (counts | {"plain_epochs": plain_epochs, "augmented_epochs": augmented_epochs}).items():
+        if count < 1:
+            raise UserError(f"{name}={count} leaves nothing to train with or to measure: give 1 or more")
     stages = StageCache(out, PLAN, fresh)
     common = {"image_size": image_size, "per_class": per_class, "eval_per_class": eval_per_class, "seed": seed}
     runs = _training_runs(common, plain_epochs, augmented_epochs)
-    counts = {"per_class": per_class, "valid": eval_per_class, "test": eval_per_class}
-    dataset = functools.cache(lambda: procedural.load(CLASSES, image_size=image_size, seed=seed, **counts))
+    images = {"per_class": per_class, "valid": eval_per_class, "test": eval_per_class, "image_size": image_size}
+    dataset = functools.cache(lambda: procedural.load(CLASSES, **images, seed=seed))
     _run_sections_2_to_4(stages, runs, dataset, drawn_by.classes, seed)
     load_image = example_image.chelsea_face if image is None else functools.partial(_resize, image)
     visualized = {"weights": network.digest, "image": _digest(image), "seed": seed}

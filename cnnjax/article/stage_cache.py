@@ -55,7 +55,7 @@ class StageCache:
         """Return the result of a stage: the cached one if its inputs are the same, else `compute(folder)`.
 
         title: what is printed. inputs: JSON-able data that the result depends on, besides the earlier stages.
-        An interrupted stage finds its folder as it was left.
+        An interrupted stage finds its folder as it was left, if its inputs are the same.
         """
         content = self._previous + json.dumps(inputs, sort_keys=True)
         fingerprint = hashlib.sha256(content.encode()).hexdigest()[:16]
@@ -68,34 +68,40 @@ class StageCache:
             print(f"{label}: already done, in {duration(done['seconds'])}")
             self.results[name], self.seconds[name] = done["result"], done["seconds"]
             return self.results[name]
-        if done is not None:
+        begun = _read(folder / "spent.json") or {}
+        if done is not None or begun.get("fingerprint", fingerprint) != fingerprint:
             # These files were made from other inputs. They must not be mixed with new ones.
             shutil.rmtree(folder)
+            begun = {}
         print(f"{label}; about {duration(self._left(name))} left for all stages", flush=True)
         files.make_folder(folder)
-        result, seconds = self._timed(folder, compute)
+        result, seconds = _timed(folder, compute, {"fingerprint": fingerprint, "seconds": begun.get("seconds", 0.0)})
         _write(folder / "stage.json", {"fingerprint": fingerprint, "seconds": seconds, "result": result})
         self._measured += seconds
         self._planned += self.plan[name]
         self.results[name], self.seconds[name] = result, seconds
         return result
 
-    def _timed(self, folder: Path, compute: Callable[[Path], Result]) -> tuple[Result, float]:
-        """The result, and the seconds that it took, including those of earlier, interrupted attempts."""
-        spent = (_read(folder / "spent.json") or {"seconds": 0.0})["seconds"]
-        start = time.perf_counter()
-        try:
-            result = compute(folder)
-        except BaseException:
-            _write(folder / "spent.json", {"seconds": spent + time.perf_counter() - start})
-            raise
-        return result, spent + time.perf_counter() - start
-
     def _left(self, name: str) -> float:
         """The estimated seconds until the last stage is finished, before stage `name` is run."""
         names = list(self.plan)
         pace = self._measured / self._planned if self._planned else 1.0
         return pace * sum(self.plan[later] for later in names[names.index(name) :])
+
+
+def _timed(folder: Path, compute: Callable[[Path], Result], begun: dict[str, Any]) -> tuple[Result, float]:
+    """The result, and the seconds that it took, including those of earlier, interrupted attempts.
+
+    begun: the record of the attempt, which is in the folder from the start: a killed process could not write it later.
+    """
+    _write(folder / "spent.json", begun)
+    start = time.perf_counter()
+    try:
+        result = compute(folder)
+    except BaseException:
+        _write(folder / "spent.json", begun | {"seconds": begun["seconds"] + time.perf_counter() - start})
+        raise
+    return result, begun["seconds"] + time.perf_counter() - start
 
 
 def duration(seconds: float) -> str:

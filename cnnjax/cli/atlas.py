@@ -94,7 +94,12 @@ def atlas(
 def find_data(
     network: Network, images: str, per_class: int, image_size: tuple[int, int], seed: int = 0
 ) -> visualization.Data:
-    """The images that a string names, see `atlas`, none of which a network was trained on if they are procedural."""
+    """The images that a string names, see `atlas`, none of which a network was trained on if they are procedural.
+
+    Raises UserError as the sources of `cnnjax.data` do, and for less than one image of each class.
+    """
+    if per_class < 1:
+        raise UserError(f"{per_class} images of each class leave nothing to compare with: give 1 or more")
     if images.startswith("folder:"):
         files = find_images([Path(os.path.expanduser(images.removeprefix("folder:")))])
         return visualization.Data(

@@ -22,6 +22,7 @@ from cnnjax.data.augment import Augment
 from cnnjax.data.inventory import Inventory
 from cnnjax.errors import UserError
 from cnnjax.network import Network
+from cnnjax.printable import printable
 from cnnjax.train import by_class, loop, metrics, optimizers, schedules
 
 WARMUP_STEPS = 500
@@ -137,13 +138,14 @@ def network(config: Config, dataset: data.Dataset, begun: Path | None = None) ->
     )
     _check_fits(found, config, channels)
     for sentence in describe_weights(source, found):
-        distributed.print_once(sentence.replace("--weights-preprocessing", "--train.init-preprocessing"))
+        distributed.print_once(printable(sentence.replace("--weights-preprocessing", "--train.init-preprocessing")))
     # The rate of dropout is the config's.
     graphdef, _, _ = models.split(nnx.eval_shape(create))
     origin: dict[str, Any] = {"weights": source, "digest": found.digest}
     if new := found.provenance.get("new head"):
         origin["new layers"] = new["layers"]
-        distributed.print_once(f"{source}: {', '.join(new['layers'])} made new for {brief(dataset.class_names)}")
+        made = f"{source}: {', '.join(new['layers'])} made new for {brief(dataset.class_names)}"
+        distributed.print_once(printable(made))
     origin = found.provenance.get("init_from", {}) if gone else origin
     return found.replace(graphdef=graphdef, provenance={"init_from": origin})
 

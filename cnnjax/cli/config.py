@@ -60,7 +60,7 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         kind, _, name = self.source.partition(":")
-        if kind not in ("procedural", "folder", "tfds", "hub"):
+        if kind not in {source.partition(":")[0] for source in SOURCES}:
             if Path(self.source).is_dir():
                 raise UserError(f"--data.source {self.source} is a folder: write folder:{self.source}")
             raise unknown("data source", self.source, SOURCES)
@@ -78,6 +78,10 @@ class DataConfig:
         _require(
             smallest >= MIN_IMAGE_SIZE,
             f"--data.image-size {smallest} is too small: use {MIN_IMAGE_SIZE} or more pixels",
+        )
+        _require(
+            kind != "procedural" or self.per_class > 0,
+            "--data.per-class 0 needs images in files: rendered ones are made in any number, so name one",
         )
         _require(self.per_class >= 0, f"--data.per-class {self.per_class} is negative: use 0 for all images")
         _require(self.eval_per_class >= 0, f"--data.eval-per-class {self.eval_per_class} is negative: use 0 for shares")

@@ -51,9 +51,10 @@ def export(
         "stablehlo": formats.save_stablehlo,
     }[to]
     write(out, network)
-    network_input = normalize.describe(network.normalizer)
+    network_input = normalize.describe(network.normalizer, network.channels)
     if to in ("cnnjax", "int8", "stablehlo"):
-        print(f"its input is display RGB in 0 to 1, which it normalizes itself ({network_input})")
+        values = {1: "grey values", 3: "display RGB"}.get(network.channels, f"{network.channels} channels")
+        print(f"its input is {values} in 0 to 1, which it normalizes itself ({network_input})")
     else:
         print(f"its input is {network_input}")
     height, width = network.image_size

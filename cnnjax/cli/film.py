@@ -12,7 +12,7 @@ from cnnjax import figures, formats
 from cnnjax import visualize as visualization
 from cnnjax.cli.weights import Flags, Reading, load
 from cnnjax.data import example_image, imagenet
-from cnnjax.errors import UserError
+from cnnjax.errors import UserError, missing
 from cnnjax.files import make_folder
 from cnnjax.printable import printable
 from cnnjax.visualize import films, recipes
@@ -55,7 +55,7 @@ def ascent(
     _check(out, milliseconds, scale)
     recorder, chosen = films.Recorder(every), recipes.recipe(recipe, "filters")
     chosen = chosen if steps is None else recipes.with_steps(chosen, steps)
-    network = load(weights, reading)
+    network = load(weights, reading, None)
     if image_size is None and not network.class_names and network.model_name.startswith("vgg"):
         image_size = 128
     shapes = visualization.layer_shapes(network, image_size)
@@ -101,6 +101,8 @@ def training(
         out: The film, ending in .gif, .webp or .png.
     """
     _check(out, milliseconds, scale)
+    if not run.exists():
+        raise missing("there is no run", run, "train one with --train.weights-every-epochs 1")
     kept = (run / "weights").is_dir()
     if not kept and any((run / name).exists() for name in ("config.json", "input.safetensors")):
         raise UserError(
@@ -151,7 +153,7 @@ def feature_maps(
         out: The film, ending in .gif, .webp or .png.
     """
     _check(out, milliseconds)
-    network = load(weights, reading)
+    network = load(weights, reading, None)
     if image_size is None:
         image_size = 150 if network.model_name.startswith("vgg") else network.image_size
     crop = imagenet.crop(network.class_names)

@@ -33,7 +33,8 @@ def fit_all(runs: Mapping[Path, Config], *, resume: bool, stacked: bool | None =
         name = json.dumps(as_dict(first.data), sort_keys=True)
         if loaded is None or loaded[0] != name:
             loaded = None  # two sets of images need not be in memory at once
-            loaded = name, _load(first, given_to(group, resume))
+            same = [place for place, config in runs.items() if json.dumps(as_dict(config.data), sort_keys=True) == name]
+            loaded = name, _load(first, given_to(same, resume))
         dataset = loaded[1]
         for place, outcome in zip(group, _fit_group(group, dataset, resume, stacked), strict=True):
             outcomes[place] = outcome

@@ -1,29 +1,58 @@
 """The part of the command `visualize` that measures how good its images are."""
 
 from collections.abc import Mapping, Sequence
-from typing import cast
+from typing import NamedTuple, cast
 
 from tqdm import tqdm
 
+from cnnjax import formats
 from cnnjax.cli.atlas import find_data
+from cnnjax.errors import UserError
+from cnnjax.image_size import to_size
 from cnnjax.network import Json, Network
 from cnnjax.visualize import Image, Recipe, quality
+from cnnjax.visualize.atlas import Data
 from cnnjax.visualize.render import apply_recipe_input
 
+IMAGES, PER_CLASS = "procedural", 20
+"""What is compared with by default."""
 
-def measure(
-    drawn: Sequence[Image],
-    network: Network,
-    recipe: Recipe,
-    images: str,
-    per_class: int,
-    twin: Network | None = None,
-) -> list[Image]:
-    """The images with their quality in their provenance; images: what they are compared with, as for `atlas`."""
-    height, width = drawn[0].pixels.shape[:2]
-    data = find_data(network, images, per_class, (height, width))
+
+class Flags(NamedTuple):
+    """How the quality of images is measured, as the command line has it; see `visualize`."""
+
+    measured: bool
+    images: str
+    per_class: int
+    twin: str = ""
+
+
+class Comparison(NamedTuple):
+    """What images are compared with: those of a data set, whose labels are `class_names`, and another network."""
+
+    data: Data
+    class_names: tuple[str, ...]
+    twin: Network | None
+
+
+def prepare(network: Network, image_size: int | tuple[int, int] | None, flags: Flags) -> Comparison | None:
+    """What is needed to measure, or None if nothing is to be measured. To be called before images are drawn.
+
+    Raises UserError for images or weights that cannot be read, and for flags that would have no effect.
+    """
+    if not flags.measured and not flags.twin:
+        if (flags.images, flags.per_class) != (IMAGES, PER_CLASS):
+            raise UserError("--quality-images and --quality-per-class have no effect without --quality: add it")
+        return None
+    twin = formats.resolve(flags.twin) if flags.twin else None
+    data = find_data(network, flags.images, flags.per_class, to_size(image_size or network.image_size))
     # The labels of the embedded data set are the network's classes, where it has these.
-    names = network.class_names if images == "procedural" else ()
+    return Comparison(data, network.class_names if flags.images == IMAGES else (), twin)
+
+
+def measure(drawn: Sequence[Image], network: Network, recipe: Recipe, comparison: Comparison) -> list[Image]:
+    """The images with their quality in their provenance."""
+    data, names, twin = comparison
     with tqdm(total=len(data.images), unit=" images", desc="quality", delay=0.5, disable=None) as bar:
         found = quality.assess(
             drawn,

@@ -5,9 +5,10 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from cnnjax import figures, formats
+from cnnjax import figures
 from cnnjax import visualize as visualization
-from cnnjax.cli.quality import describe, measure
+from cnnjax.cli.quality import IMAGES, PER_CLASS, describe, measure, prepare
+from cnnjax.cli.quality import Flags as QualityFlags
 from cnnjax.cli.weights import Flags, Reading, load
 from cnnjax.data import example_image, imagenet
 from cnnjax.errors import UserError
@@ -73,8 +74,8 @@ def filters(
     include_top: bool = True,
     seed: int = 0,
     quality: bool = False,
-    quality_images: str = "procedural",
-    quality_per_class: int = 20,
+    quality_images: str = IMAGES,
+    quality_per_class: int = PER_CLASS,
     out: Path = Path("runs/filters"),
 ) -> None:
     """Render images that activate the filters of a layer as much as possible.
@@ -108,6 +109,7 @@ def filters(
     shapes = visualization.layer_shapes(network, image_size)
     count = shapes.get(layer, (1,))[-1]
     numbers = visualization.check_channels(shapes, layer, channels or recipes.filters_of(layer, count))
+    comparison = prepare(network, image_size, QualityFlags(quality, quality_images, quality_per_class))
     make_folder(out)
     drawn = _with_progress(
         len(numbers) * chosen.steps,
@@ -115,8 +117,8 @@ def filters(
             network, layer, numbers, recipe=chosen, image_size=image_size, seed=seed, on_progress=tick
         ),
     )
-    if quality:
-        drawn = measure(drawn, network, chosen, quality_images, quality_per_class)
+    if comparison is not None:
+        drawn = measure(drawn, network, chosen, comparison)
     titles = [f"filter {image.provenance['channel']}" for image in drawn]
     source = weights if len(weights) <= 32 else f"…{weights[-31:]}"
     _save(drawn, out, f"{layer}.png", titles, f"{layer} of {source}, recipe {chosen.name}")
@@ -131,8 +133,8 @@ def classes(
     steps: int | None = None,
     seed: int = 0,
     quality: bool = False,
-    quality_images: str = "procedural",
-    quality_per_class: int = 20,
+    quality_images: str = IMAGES,
+    quality_per_class: int = PER_CLASS,
     twin: str = "",
     out: Path = Path("runs/classes"),
 ) -> None:
@@ -163,14 +165,14 @@ def classes(
         raise UserError(f"the network of {weights} has no classes, only convolutions: give one with its dense layers")
     print(visualization.describe_input(network, chosen))
     found = recipes.classes_of(network.class_names, names)
+    comparison = prepare(network, None, QualityFlags(quality, quality_images, quality_per_class, twin))
     make_folder(out)
     drawn = _with_progress(
         len(found) * chosen.steps,
         lambda tick: visualization.render_classes(network, found, recipe=chosen, seed=seed, on_progress=tick),
     )
-    if quality or twin:
-        other = formats.resolve(twin) if twin else None
-        drawn = measure(drawn, network, chosen, quality_images, quality_per_class, other)
+    if comparison is not None:
+        drawn = measure(drawn, network, chosen, comparison)
     titles = [f"{image.provenance['class']} {image.provenance['probability_after']:.0%}" for image in drawn]
     _save(drawn, out, "classes.png", titles)
 

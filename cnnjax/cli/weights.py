@@ -12,6 +12,7 @@ from cnnjax.cli.command_line import describe_fields
 from cnnjax.data import normalize
 from cnnjax.errors import UserError
 from cnnjax.network import Network
+from cnnjax.printable import printable
 
 PREPROCESSING = {
     "unit": normalize.identity,
@@ -67,7 +68,7 @@ def load(weights: str, reading: Reading, include_top: bool | None = True) -> Net
             f"{text} of --weights-classes: name as many, or train on with other classes, --train.init-from"
         ) from error
     for sentence in describe(weights, network):
-        distributed.print_once(sentence)
+        distributed.print_once(printable(sentence))
     return network
 
 

@@ -49,5 +49,6 @@ def load_image(path: Path, image_size: int | tuple[int, int], crop: float = 0.0)
     try:
         image = decode(path, image_size, crop)
     except Exception as error:  # Pillow's decoders raise many kinds
-        raise UserError(f"{path} cannot be read as an image ({type(error).__name__}): replace this file") from error
+        reason = str(error) or type(error).__name__
+        raise UserError(f"{path} cannot be read as an image ({reason}): replace this file") from error
     return image.astype(np.float32) / 255

@@ -129,7 +129,7 @@ def _choose_classes(
                 raise UserError(f"class {name!r} is in {places['train']} but not in {places[split]}: add or remove it")
             if not found[name]:
                 raise UserError(
-                    f"the folder of class {name!r}, {places[split] / name}, holds no images "
+                    f"the folder of class {name!r}, {layout.folder_of(name, split)}, holds no images "
                     f"({', '.join(ENDINGS[:6])}, …): fill it or remove it"
                 )
         files[split] = {name: found[name] for name in names}

@@ -42,7 +42,7 @@ class FolderLayout:
     splits: dict[str, Files]
     """"train" and, where the folder has them, "valid" and "test" -> class -> images."""
     places: dict[str, Path]
-    """The folder of each split."""
+    """The folder of each split; ROOT/*/train where each class has one."""
     labels: str
     """Where the labels come from: "folders" or "file names"."""
     unused: dict[str, int] = field(default_factory=dict)
@@ -53,6 +53,11 @@ class FolderLayout:
     """Folders of splits that hold no images."""
     others: Counter[str] = field(default_factory=Counter)
     """Files that are not read, counted by their ending."""
+
+    def folder_of(self, name: str, split: str) -> Path:
+        """The folder of a class in a split."""
+        place = self.places[split]
+        return place.parent.parent / name / place.name if place.parent.name == "*" else place / name
 
     def describe(self) -> str:
         """What was found, in a sentence: "2 classes, 25,000 images; labels from file names"."""
@@ -91,9 +96,15 @@ def find_layout(root: Path, classes: Sequence[str] = ()) -> FolderLayout:
         for name in [name for name in folders if is_never_a_class(name) and name not in classes]:
             layout.unused[name] = len(images_below(folders.pop(name), root))
         check_distinct(place, folders, classes)
-        by_class = {name: _split_folders(subfolders(folder), ())[0] for name, folder in folders.items()}
+        inside = {name: _split_folders(subfolders(folder), ()) for name, folder in folders.items()}
+        by_class = {name: splits for name, (splits, _) in inside.items()}
         if any(by_class.values()):
             _by_class_and_split(layout, root, place, by_class)
+            for name, (_, beside) in inside.items():
+                loose = [*images_in(folders[name], root)]
+                loose += [file for path in beside.values() for file in images_below(path, root)]
+                if loose:
+                    layout.others[f"images of {name} in no split"] += len(loose)
         else:
             layout.splits["train"] = {name: images_below(path, root) for name, path in folders.items()}
             layout.places["train"] = place
@@ -272,7 +283,7 @@ def _by_class_and_split(
         for split, paths in splits.items():
             files = [file for path in paths for file in images_below(path, root)]
             layout.splits.setdefault(split, {})[name] = sorted(files)
-            layout.places[split] = place
+            layout.places[split] = place / "*" / paths[0].name
     if "train" not in layout.splits:
         raise UserError(f"the folders of the classes in {place} hold no folder for training: call one train")
     layout.splits = {split: layout.splits[split] for split in ("train", "valid", "test") if split in layout.splits}

@@ -48,7 +48,7 @@ def subfolders(folder: Path) -> dict[str, Path]:
         entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
     except OSError as error:
         raise _unreadable(folder, error) from error
-    found = (entry for entry in entries if _is_shown(entry.name) and entry.is_dir() and not _leads_back(entry))
+    found = (entry for entry in entries if _is_shown(entry.name) and _is_folder(entry) and not _leads_back(entry))
     return {entry.name: Path(entry.path) for entry in found}
 
 
@@ -93,6 +93,14 @@ def _walk(folder: Path, root: Path, seen: set[Path], others: Counter[str]) -> li
     return found
 
 
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    """False for links that lead in a circle or to where this user may not look: files that cannot be read."""
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False
+
+
 def _images(folder: Path, root: Path, others: Counter[str]) -> Iterator[ImageFile]:
     try:
         entries = list(os.scandir(folder))
@@ -100,7 +108,7 @@ def _images(folder: Path, root: Path, others: Counter[str]) -> Iterator[ImageFil
         raise _unreadable(folder, error) from error
     stems = {Path(entry.name).stem for entry in entries}
     for entry in entries:
-        if entry.is_dir() or entry.name.startswith(".") or entry.name.lower() in _SYSTEM_FILES:
+        if _is_folder(entry) or entry.name.startswith(".") or entry.name.lower() in _SYSTEM_FILES:
             continue
         try:
             status = entry.stat()

@@ -44,6 +44,8 @@ class Inventory:
             raise UserError(
                 f"the list of a run's images cannot be read ({error}): restore it, or start over"
             ) from error
+        if "train" not in splits:
+            raise UserError("the list of a run's images names none for training: restore it, or start over")
         return cls(splits)
 
     def as_json(self) -> dict[str, dict[str, list[list[Any]]]]:

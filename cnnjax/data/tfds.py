@@ -129,7 +129,8 @@ def check_reachable(urls: Iterable[str], place: str, seconds: float = 5.0) -> No
 
     With a proxy nothing is checked.
     """
-    hosts = {url.hostname: url.port or 443 for url in map(urllib.parse.urlsplit, urls) if url.hostname}
+    parts = map(urllib.parse.urlsplit, urls)
+    hosts = {url.hostname: url.port or (80 if url.scheme == "http" else 443) for url in parts if url.hostname}
     if any(os.environ.get(name) or os.environ.get(name.upper()) for name in ("https_proxy", "http_proxy", "all_proxy")):
         return
     answers: queue.Queue[bool] = queue.Queue()

@@ -19,6 +19,7 @@ from cnnjax.formats.infer import infer
 from cnnjax.formats.lazy_tensors import Contents, Tensor, listed
 from cnnjax.formats.native import nested
 from cnnjax.formats.read_arrays import becomes_float32, read_arrays
+from cnnjax.image_size import to_size
 from cnnjax.network import Network
 
 NEEDS_TOP = "which needs its dense layers: only a VGG does without them"
@@ -40,6 +41,19 @@ class Options:
     seed: int = 0
     dense_units: int | None = None
     keep_head: bool = False
+
+    @classmethod
+    def of(
+        cls,
+        *,
+        image_size: int | tuple[int, int] | None = None,
+        class_names: Sequence[str] = (),
+        new_head: Sequence[str] = (),
+        **others: Any,
+    ) -> "Options":
+        """From the arguments as they were given."""
+        size = None if image_size is None else to_size(image_size)
+        return cls(image_size=size, class_names=tuple(class_names), new_head=tuple(new_head), **others)
 
 
 @dataclass

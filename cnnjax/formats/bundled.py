@@ -57,8 +57,9 @@ def load_with_head(convolutions: str | Path, head: str | Path, **options: Any) -
     The description is that of the second, which is of the whole network. Raises UserError as `load` does.
     """
     convolutions, head = Path(convolutions), Path(head)
+    chosen = Options.of(**options)
     with reported(convolutions), native.read(convolutions) as body, reported(head), native.read(head) as top:
-        return build(head, top._replace(tensors=body.tensors | top.tensors), Options(**options))
+        return build(head, top._replace(tensors=body.tensors | top.tensors), chosen)
 
 
 def path(name: str) -> Path:

@@ -12,7 +12,6 @@ from cnnjax.errors import UserError, missing
 from cnnjax.formats import keras_reader, native, run_folder, torch_reader
 from cnnjax.formats.build import Options, build, check_inflation
 from cnnjax.formats.lazy_tensors import Contents, Damaged, Refused
-from cnnjax.image_size import to_size
 from cnnjax.network import Network
 from cnnjax.printable import printable, shortened
 
@@ -58,9 +57,17 @@ def load(
     of another kind, or does not fit a network.
     """
     path = Path(path)
-    size = None if image_size is None else to_size(image_size)
-    names, head = tuple(class_names), tuple(new_head)
-    options = Options(include_top, size, names, head, normalizer, model, seed, dense_units, keep_head)
+    options = Options.of(
+        include_top=include_top,
+        image_size=image_size,
+        class_names=class_names,
+        new_head=new_head,
+        normalizer=normalizer,
+        model=model,
+        seed=seed,
+        dense_units=dense_units,
+        keep_head=keep_head,
+    )
     with reported(path), _reader(path)(path) as contents:
         check_inflation(path, contents)
         return build(path, contents, options)

@@ -96,7 +96,7 @@ def _best(folder: Path) -> tuple[Path, dict[str, Any]]:
             return -math.inf, -math.inf, int(step)
         row = intact[path]["history"][-1]
         loss = row["valid_loss"] if math.isfinite(row["valid_loss"]) else math.inf
-        return -loss, row["valid_accuracy"], int(step)
+        return -loss, row.get("valid_accuracy", 0.0), int(step)
 
     best = max(intact, key=rank)
     return best, intact[best]

@@ -4,6 +4,7 @@ The submodules' classes are replaced by subclasses for the duration of the call.
 and neither the model nor its class needs to know of it.
 """
 
+import inspect
 from collections import Counter
 from collections.abc import Callable, Mapping
 from contextvars import ContextVar
@@ -86,7 +87,8 @@ class Hooks:
         if self._keys is None or (module.deterministic if deterministic is None else deterministic) or module.rate == 0:
             return x
         layer = self._numbers[id(module)] + len(self._numbers) * self._calls[id(module)]
-        shape = [1 if axis in module.broadcast_dims else size for axis, size in enumerate(x.shape)]
+        shared = {axis % x.ndim for axis in module.broadcast_dims}
+        shape = [1 if axis in shared else size for axis, size in enumerate(x.shape)]
         return dropout(x, module.rate, self._keys, layer, tuple(shape[1:]))
 
 
@@ -94,8 +96,12 @@ class Hooks:
 def _hooked(cls: type[nnx.Module]) -> type[nnx.Module]:
     """A subclass whose calls pass through the active hooks."""
 
+    _, *named = inspect.signature(cls.__call__).parameters
+
     def call(self: nnx.Module, *args: object, **kwargs: object) -> object:
         hooks = _active.get(None)
+        if hooks is not None and not args and named and named[0] in kwargs:
+            args = (kwargs.pop(named[0]),)
         if hooks is None or not args:
             return cls.__call__(self, *args, **kwargs)
         return hooks.call(cls.__call__, self, *args, **kwargs)

@@ -22,7 +22,8 @@ from cnnjax.ops import broadcast_bias, conv, conv_max_pool, dense, max_pool, rec
 class Conv(nnx.Module):
     """A convolution with kernel (size, size, inputs, outputs) and, unless `bias` is False, a bias.
 
-    padding: zeros at each edge; by default (size - 1) / 2, which at stride 1 keeps the size of the image.
+    padding: zeros at each edge; by default (size - 1) // 2, which at stride 1 keeps the size of the image if `size` is
+    odd.
     """
 
     def __init__(
@@ -157,6 +158,12 @@ def check_positive(model: str, **arguments: float) -> None:
     for name, value in arguments.items():
         if value <= 0:
             raise UserError(f"{model} needs a positive {name}, not {value}")
+
+
+def check_dropout(model: str, rate: float) -> None:
+    """Raises UserError for a rate of dropout outside of [0, 1)."""
+    if not 0 <= rate < 1:
+        raise UserError(f"{model} needs a dropout from 0 to below 1, not {rate}")
 
 
 def check_images(model: str, images: Array, image_size: tuple[int, int] | None, channels: int) -> None:

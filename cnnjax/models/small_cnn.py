@@ -12,6 +12,7 @@ from cnnjax.models.dropout import dropout
 from cnnjax.models.layers import (
     Conv,
     Dense,
+    check_dropout,
     check_images,
     check_positive,
     check_size,
@@ -47,6 +48,7 @@ class SmallCNN(nnx.Module):
         rngs: nnx.Rngs,
     ):
         check_positive("SmallCNN", num_classes=num_classes, channels=channels, width_multiplier=width_multiplier)
+        check_dropout("SmallCNN", dropout)
         self.image_size = to_size(image_size)
         check_size("SmallCNN", self.image_size, len(CHANNELS))
         self.num_classes, self.channels, self.width_multiplier = num_classes, channels, width_multiplier

@@ -7,6 +7,7 @@ import jax
 from flax import nnx
 from jaxtyping import Array, Float, Key
 
+from cnnjax.errors import UserError
 from cnnjax.image_size import to_size
 from cnnjax.models import initializers
 from cnnjax.models.batch_norm import BatchNorm
@@ -14,6 +15,7 @@ from cnnjax.models.dropout import dropout
 from cnnjax.models.layers import (
     Conv,
     Dense,
+    check_dropout,
     check_images,
     check_positive,
     check_size,
@@ -58,6 +60,9 @@ class VGG(nnx.Module):
         rngs: nnx.Rngs,
     ):
         check_positive("VGG", num_classes=num_classes, channels=channels, width_multiplier=width_multiplier)
+        check_dropout("VGG", dropout)
+        if len(num_convs) != len(CHANNELS) or min(num_convs) < 1:
+            raise UserError(f"VGG has {len(CHANNELS)} blocks of one or more convolutions: num_convs={num_convs}")
         self.image_size = to_size(image_size)
         check_size("VGG", self.image_size, len(num_convs))
         self.num_convs, self.num_classes, self.channels = tuple(num_convs), num_classes, channels

@@ -79,6 +79,7 @@ def conv_max_pool(
     On a CPU, where no derivative is asked for, it does not store the convolution's full result. Raises UserError as
     `conv` and `max_pool` do.
     """
+    _require(x, kernel, 1, "SAME")
     if not _winograd_is_faster(x, kernel):
         return _conv_then_max_pool(x, kernel)
     edges = tuple(lax.padtype_to_pads(x.shape[1:3], kernel.shape[:2], (1, 1), "SAME"))

@@ -12,8 +12,10 @@ from jaxtyping import Array, Float
 def recompute(
     run: Callable[[Array], Array], x: Float[Array, "batch height width channels"]
 ) -> Float[Array, "batch out_height out_width out_channels"]:
-    """run(x), an image of each by itself; its gradient keeps nothing but x and what `run` closes over, and computes the
-    rest again. Differentiable in reverse mode, any number of times.
+    """run(x), whose first axis is the same batch as that of x.
+
+    The gradient keeps nothing but x and what `run` closes over, and computes the rest again. Differentiable in reverse
+    mode, any number of times.
 
     `jax.checkpoint` asks the compiler by a barrier not to keep what was computed before. XLA's CPU compiler takes the
     barriers away and then unites the two computations (jaxlib 0.10.2). It cannot where the second one's input depends

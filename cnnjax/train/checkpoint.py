@@ -27,7 +27,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from cnnjax import checksums, distributed
-from cnnjax.errors import UserError
+from cnnjax.errors import Diverged, UserError
 from cnnjax.train import metrics
 from cnnjax.train.memory_checkpoints import History
 from cnnjax.train.metrics import EpochMetrics, best
@@ -116,9 +116,13 @@ class Checkpoints:
             self.wait()  # Orbax lets hosts meet by collectives, which must not mix with those of training
 
     def wait(self) -> None:
-        """Wait until the last save is on the disk. Raises UserError, naming the last good checkpoint, if it failed."""
-        if self._saving is not None:
-            self._saving.result()
+        """Wait until the last save is on the disk. Raises UserError, naming the last good checkpoint, if it failed.
+
+        The error is Diverged where the parameters were not finite. It is raised once.
+        """
+        saving, self._saving = self._saving, None
+        if saving is not None:
+            saving.result()
 
     def load(
         self, state: TrainState, sums: metrics.Sums, name: str | None = None
@@ -172,13 +176,14 @@ class Checkpoints:
         except Exception as error:
             if distributed.is_primary():
                 shutil.rmtree(self.folder / "unfinished", ignore_errors=True)
-            raise UserError(
+            kind = Diverged if isinstance(error, Diverged) else UserError
+            raise kind(
                 f"{target} could not be saved ({_reason(error)}): {self.describe()}; fix the cause, then resume the run"
             ) from error
 
     def _prepare(self, host: dict[str, Any]) -> None:
         if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(host["state"]["params"])):
-            raise ValueError("its parameters are not finite: lower the learning rate")
+            raise Diverged("its parameters are not finite: lower the learning rate")
         # Orbax would notice a full disk too, but with pages of its threads' errors.
         if shutil.disk_usage(self.folder).free < sum(leaf.nbytes for leaf in jax.tree.leaves(host)):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

@@ -4,12 +4,12 @@ A metric is a function `(logits, labels) -> values (n,)`, one value per example,
 reported. Labels are integers (n,) or distributions (n, classes).
 """
 
-import atexit
 import json
 import math
 import statistics
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypedDict
@@ -199,7 +199,8 @@ def read(path: Path) -> list[EpochMetrics]:
         ) from error
 
 
-def tensorboard(folder: Path, first_step: int) -> Callable[[EpochMetrics], None]:
+@contextmanager
+def tensorboard(folder: Path, first_step: int) -> Iterator[Callable[[EpochMetrics], None]]:
     """A function that writes an epoch's numbers for TensorBoard; events of steps from `first_step` on are superseded.
 
     Raises UserError when tensorboardX is not installed.
@@ -213,7 +214,6 @@ def tensorboard(folder: Path, first_step: int) -> Callable[[EpochMetrics], None]
     folder.mkdir(parents=True, exist_ok=True)
     # Not SummaryWriter: its flush() does not wait for the thread that writes, so a killed run would lose epochs.
     writer = EventsWriter(str(folder / "events"))
-    atexit.register(writer.close)
     start = SessionLog(status=SessionLog.START)
     writer.write_event(Event(wall_time=time.time(), step=first_step, session_log=start))
 
@@ -222,7 +222,10 @@ def tensorboard(folder: Path, first_step: int) -> Callable[[EpochMetrics], None]
             writer.write_event(Event(wall_time=time.time(), step=int(row["step"]), summary=scalar(name, row[name])))
         writer.flush()
 
-    return write
+    try:
+        yield write
+    finally:
+        writer.close()
 
 
 def _class_indices(labels: Labels) -> Int[Array, " n"]:

@@ -95,7 +95,7 @@ class Options:
             return {**self.config, "data": {"source": source, **kept}}
         names = ("epochs", "batch_size", "steps_per_epoch", "seed", "ema", "precision", "microbatches", "remat")
         plain = {name: getattr(self, name) for name in names}
-        named = {name: run_dir.without_addresses(repr(getattr(self, name))) for name in ("loss", "augment")}
+        named = {name: run_dir.without_addresses(repr(getattr(self, name))) for name in ("loss", "augment", "mix")}
         freeze = [self.freeze] if isinstance(self.freeze, str) else list(self.freeze)
         return plain | {"freeze": freeze} | named
 
@@ -164,15 +164,17 @@ class Plan:
     def check_memory(self, copies: int = 1) -> None:
         """Raises UserError where a step, or so many at once, cannot fit into the memory of this host or of a device.
 
-        What is counted is the least that a step needs: parameters, gradients, the optimizer's state and, unless they
-        are computed again, the activations of a device's part of a batch.
+        What is counted is the least that a step needs: parameters, the gradients of those that are trained, the
+        optimizer's state and, unless they are computed again, the activations of a device's part of a batch.
         """
         network, options = self.network, self.options
-        kept = network.params, network.params, jax.eval_shape(self.tx.init, network.params)
+        _, trained = state.partition_params(network.params, state.frozen_layers(options.freeze, network.params))
+        kept = network.params, trained, jax.eval_shape(self.tx.init, trained)
         needed = sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(kept))
         if not options.remat:
             images = jax.ShapeDtypeStruct((1, *network.image_shape), np.float32)
-            activations = jax.tree.leaves(jax.eval_shape(lambda network, images: network(images), network, images))
+            found = jax.eval_shape(lambda network, images: network.apply(images)[:2], network, images)
+            activations = jax.tree.leaves(found)
             each = sum(math.prod(leaf.shape) * (2 if options.precision == "bfloat16" else 4) for leaf in activations)
             part = max(1, options.batch_size // (options.microbatches * self.strategy.devices))
             needed += each * part

@@ -74,10 +74,16 @@ def describe(class_names: tuple[str, ...], dataset: Dataset) -> dict[str, Any]:
 
 
 def _split(split: ArraySplit | LazySplit) -> dict[str, Any]:
+    kind = "streamed" if isinstance(split, LazySplit) else "resident"
+    images, labels = checksums(split)
+    return {"count": len(split), "kind": kind, "images": images, "labels": labels}
+
+
+def checksums(split: ArraySplit | LazySplit) -> tuple[int, int]:
+    """Of the images or, of streamed ones, of what tells them apart; and of the labels."""
     streamed = isinstance(split, LazySplit)
     images = split.images.fingerprint() if streamed else zlib.crc32(np.ascontiguousarray(split.images).data)
-    labels = zlib.crc32(np.ascontiguousarray(split.labels).data)
-    return {"count": len(split), "kind": "streamed" if streamed else "resident", "images": images, "labels": labels}
+    return images, zlib.crc32(np.ascontiguousarray(split.labels).data)
 
 
 def _read(folder: Path) -> dict[str, Any]:

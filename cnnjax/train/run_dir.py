@@ -27,7 +27,10 @@ RESUME_MUTABLE = frozenset((
     "early_stopping_patience", "microbatches", "remat", "profile", "profile_steps", "callbacks", "weights_every_epochs",
     "base.weights",
 ))  # fmt: skip
-"""Settings that a resumed run may change, because no number depends on them, or only by rounding."""
+"""Settings that a resumed run may change, because no number depends on them, or only by rounding.
+
+With BatchNorm `microbatches` is different: the statistics are those of each part of a batch.
+"""
 CONSTANT_SCHEDULES = ("constant", "warmup")
 """Schedules that do not depend on the number of epochs, so that a resumed run may be longer."""
 
@@ -145,7 +148,7 @@ def _compare(saved: Settings, wanted: Settings, folder: Path) -> None:
         old.setdefault("data.rendering", 3)  # the only one before settings recorded it
     for name in sorted(old.keys() & new.keys()):
         before, after, last = old[name], new[name], name.rpartition(".")[2]
-        if isinstance(before, str) and last in ("loss", "augment"):
+        if isinstance(before, str) and last in ("loss", "augment", "mix"):
             before = without_addresses(before)
         if before == after or last in RESUME_MUTABLE or name in RESUME_MUTABLE:
             continue

@@ -36,7 +36,9 @@ def create(
         case "constant":
             return optax.constant_schedule(learning_rate)
         case "warmup":
-            return optax.linear_schedule(0.0, learning_rate, max(warmup_steps, 1))
+            if not warmup_steps:
+                return optax.constant_schedule(learning_rate)
+            return optax.linear_schedule(0.0, learning_rate, warmup_steps)
         case "cosine":
             return optax.cosine_decay_schedule(learning_rate, total_steps)
         case "warmup-cosine":

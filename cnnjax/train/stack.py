@@ -6,14 +6,15 @@ were stopped at different steps go on: those that are behind train first, while 
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from typing import Any, cast
 
 import jax
 import numpy as np
 
+from cnnjax import models
 from cnnjax.data.dataset import ArraySplit, as_split
 from cnnjax.errors import Diverged, Preempted
 from cnnjax.train import metrics, preemption, strategy
@@ -84,8 +85,7 @@ class Stack:
 
     def _train(self) -> None:
         for run in self.runs:
-            if not run.history:
-                run.keep_weights()
+            run.keep_first_weights()
         self.progress.describe("compiling")
         train = strategy.replicate_split(self.strategy, self.first.plan.train_split)
         valid = strategy.replicate_split(self.strategy, self.first.plan.valid_split)
@@ -134,8 +134,9 @@ class Stack:
                 self.runs[i].step += self.length
             rows = self._check(group, before)  # of the call before: one may wait behind the running one
             group = [i for i in group if i in rows]
-            for row in list(rows.values())[:1]:
-                self.progress.steps(self.length * len(rows), row)
+            for i, row in list(rows.items())[:1]:
+                first = self.runs[i].step == self._epoch_end(i) - self.epoch_steps + self.length
+                self.progress.steps(self.length * len(rows), {} if first else row)
             self.profiler.step(self.length)
             self._between_calls()
 
@@ -144,12 +145,17 @@ class Stack:
         host, rows = jax.device_get(sums), {}
         for i in group:
             run = self.runs[i]
-            try:
-                with as_sentences(run.folder, run.checkpoints):
-                    rows[i] = run.check(_one(host, i))
-            except Diverged as error:
-                self.failed[i] = error
+            with self._ends(i), as_sentences(run.checkpoints):
+                rows[i] = run.check(_one(host, i))
         return rows
+
+    @contextmanager
+    def _ends(self, i: int) -> Iterator[None]:
+        """If run i diverges within, it ends; the others go on."""
+        try:
+            yield
+        except Diverged as error:
+            self.failed[i] = error
 
     def _end_epoch(self, ended: list[int], valid: ArraySplit) -> None:
         rows = self._check(ended, self.sums)
@@ -165,7 +171,7 @@ class Stack:
             facts = {"epoch": len(run.history) + 1, "step": run.step, **row, "images_per_second": rate}
             run.state = _one(host, i)
             record = facts | run.means("valid", _one(found, i)) | {"seconds": seconds}
-            with as_sentences(run.folder, run.checkpoints):
+            with self._ends(i), as_sentences(run.checkpoints):
                 run.record(record, zeros, self.logs[i])
             self.progress.epoch(record, run.plan.name, self.options.epochs)
             self.began[i] = time.perf_counter(), run.step
@@ -179,17 +185,23 @@ class Stack:
             for i in due:
                 run = self.runs[i]
                 run.state, run.sums = _one(states, i), _one(sums, i)
-                run.checkpoints.save(run.state, run.sums, run.history)
+                with self._ends(i):
+                    run.checkpoints.save(run.state, run.sums, run.history)
         if stop:
-            for run in self.runs:
-                run.checkpoints.wait()
+            for i, run in enumerate(self.runs):
+                with self._ends(i):
+                    run.checkpoints.wait()
             kept = all(run.folder for run in self.runs)
             more = "the runs keep all their steps: continue with resume=True" if kept else "nothing was saved"
             raise Preempted(f"stopped by SIGTERM: {more}")
 
     def _finish(self) -> list[Outcome]:
         """Test the best epoch's parameters of every run that has not failed, and write what a finished run leaves."""
-        best = {i: run.best() for i, run in enumerate(self.runs) if i not in self.failed}
+        best: dict[int, tuple[models.Params, models.ModelState, metrics.EpochMetrics]] = {}
+        for i, run in enumerate(self.runs):
+            with self._ends(i):
+                if i not in self.failed:
+                    best[i] = run.best()
         if not best:
             return list(self.failed.values())
         self.on_begin()

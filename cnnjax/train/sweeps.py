@@ -178,7 +178,7 @@ def sweep(
 def check_grid(over: Mapping[str, Sequence[Any]], seeds: Sequence[int]) -> None:
     """Raises UserError for a list without values, or with one twice."""
     for name, values in {**over, "seeds": seeds}.items():
-        if not values:
+        if not len(values):
             raise UserError(f"{name} has no values: give one or more")
         for i, value in enumerate(values):
             if value in values[:i]:

@@ -87,7 +87,7 @@ class Training:
         options = self.options
         self.progress = Progress(options.epochs, self.steps, options.batch_size, self.step, options.on_progress)
         try:
-            with as_sentences(self.folder, self.checkpoints):
+            with as_sentences(self.checkpoints):
                 self._train_epochs()
         except KeyboardInterrupt:
             if self.folder is not None:
@@ -109,8 +109,7 @@ class Training:
         log = self.logger()
         if self.plan.is_complete(self.history):
             return
-        if not self.history:
-            self.keep_weights()
+        self.keep_first_weights()
         train_epoch = self._compile_epoch()
         valid = strategy.replicate_split(self.strategy, self.plan.valid_split)
         while not self.plan.is_complete(self.history):
@@ -196,8 +195,9 @@ class Training:
             self.state, self.sums = compiled(self.state, self.sums, chosen)
             self.step += length
             row = self.check(before if ahead else self.sums)
-            rate = (self.step - begin) * batch / (time.perf_counter() - started)
-            self.progress.steps(length, row | {"images_per_second": rate})
+            known = self.step - begin - (length if ahead else 0)
+            rate = known * batch / (time.perf_counter() - started)
+            self.progress.steps(length, row | {"images_per_second": rate} if known else {})
             profiler.step(length)
             self._between_calls()
         row = self.check(self.sums)
@@ -276,6 +276,11 @@ class Training:
             logger.warning(text, wanted["epoch"], row["epoch"], row["epoch"])
         return params, model_state, row
 
+    def keep_first_weights(self) -> None:
+        """`keep_weights` of a run that has made no step."""
+        if self.step == 0:
+            self.keep_weights()
+
     def keep_weights(self) -> None:
         """The weights of an epoch that are kept, named by the number of epochs that were finished."""
         every, epoch = self.options.weights_every_epochs, len(self.history)
@@ -292,19 +297,36 @@ class Training:
         """What records an epoch: metrics.jsonl, the callbacks and, where wanted, TensorBoard's events."""
         folder, first = self.folder, len(self.history) * self.steps
         wanted = folder is not None and self.options.tensorboard and distributed.is_primary()
-        write = metrics.tensorboard(folder / "tensorboard", first) if folder is not None and wanted else None
+        write = None
+        if folder is not None and wanted:
+            with _writing_to(folder):
+                write = self.opened.enter_context(metrics.tensorboard(folder / "tensorboard", first))
 
         def log(row: EpochMetrics) -> None:
             if folder is not None:
-                metrics.append(folder / "metrics.jsonl", row)
-            for function in (*([write] if write else []), *self.options.callbacks):
+                with _writing_to(folder):
+                    metrics.append(folder / "metrics.jsonl", row)
+                    if write is not None:
+                        write(row)
+            for function in self.options.callbacks:
                 function(dict(row))
 
         return log
 
 
 @contextmanager
-def as_sentences(folder: Path | None, checkpoints: Checkpoints | MemoryCheckpoints) -> Iterator[None]:
+def _writing_to(folder: Path) -> Iterator[None]:
+    """An error of the disk as a UserError."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(
+            f"{folder} cannot be written ({error.strerror or error}): free some space and continue with resume=True"
+        ) from error
+
+
+@contextmanager
+def as_sentences(checkpoints: Checkpoints | MemoryCheckpoints) -> Iterator[None]:
     """What can go wrong while training, as UserErrors that say what is kept."""
     try:
         yield
@@ -312,12 +334,6 @@ def as_sentences(folder: Path | None, checkpoints: Checkpoints | MemoryCheckpoin
         with suppress(UserError):
             checkpoints.wait()
         raise Diverged(f"{error}; {checkpoints.describe()}") from None
-    except OSError as error:
-        if folder is None:
-            raise
-        raise UserError(
-            f"{folder} cannot be written ({error.strerror or error}): free some space and continue with resume=True"
-        ) from error
     except jax.errors.JaxRuntimeError as error:
         if not distributed.is_multi_process():
             raise

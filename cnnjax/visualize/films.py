@@ -52,7 +52,8 @@ class Film:
         """Write the film, which repeats for ever, and return its path.
 
         path: ends in .gif, .webp or .png. milliseconds: that each frame is shown. scale: pixels of the film for each
-        pixel of the frames, along each side. hold: milliseconds for the last frame.
+        pixel of the frames, along each side. hold: milliseconds for the last frame, at least
+        those of the others.
         Raises UserError for another ending, for numbers that no film has, and for a file that cannot be written.
         """
         path = Path(path)

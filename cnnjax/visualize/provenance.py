@@ -21,7 +21,7 @@ def shared_facts(plan: Plan, digest: str, replaced: dict[str, object]) -> dict[s
         "image_size": list(network.image_size),
         "recipe": plan.recipe.name,
         **({"replaced": changed} if changed else {}),
-        "input": normalize.describe(network.normalizer),
+        "input": normalize.describe(network.normalizer, network.channels),
         "before_relu": list(plan.before_relu),
         "seed": plan.seed,
         **({} if plan.patience is None else {"patience": plan.patience}),

@@ -124,7 +124,8 @@ def _kinds(
     """For each image the numbers of natural images of its kind: of its class, or with its channel's highest values."""
     labels: list[str] = []
     if class_names and class_places(images):
-        labels = [class_names[int(data[number]["label"])] for number in range(len(data))]
+        given = (np.asarray(data[number]["label"]) for number in range(len(data)))
+        labels = [class_names[int(label.argmax() if label.ndim else label)] for label in given]  # or a distribution
     found = []
     for image in images:
         if image.provenance["kind"] == "class":
