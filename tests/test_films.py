@@ -1,6 +1,7 @@
 """Films of an ascent and of training: their frames are the images that `render` draws, and the files can be read."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import random_networks
@@ -99,6 +100,10 @@ def test_refusals(tmp_path):
         films.of_training([], OBJECTIVE)
     with pytest.raises(UserError, match="not states of one model"):
         films.of_training([network(), network(width=0.2)], OBJECTIVE)
+    with pytest.raises(UserError, match="must return a scalar"):
+        films.of_training([network()], lambda logits, activations, image: logits)
+    with pytest.raises(UserError, match="was not a finite number in any step"):
+        films.of_training([network()], lambda logits, activations, image: jnp.log(-1 - logits.sum() ** 2), steps=4)
     with pytest.raises(UserError, match="recipe 'filters' weighs its penalty"):
         films.of_training([network()], OBJECTIVE, recipe="filters")
     still = films.Film(np.zeros((1, 2, 2, 3), np.uint8))
@@ -127,9 +132,11 @@ def test_the_commands_write_films(tmp_path, capsys):
     assert frames["born.gif"] == (2, (34, 16)) and frames["ascent.webp"] == (3, (34, 16))
     assert frames["maps.gif"][0] == 2
     assert "born.gif: 2 frames of 34×16" in capsys.readouterr().out
-    with pytest.raises(UserError, match="has the weights of 0 epochs, and a film needs two: train with --train.weig"):
+    with pytest.raises(UserError, match="there is no run .*nowhere: train one with --train.weights-every-epochs 1"):
         film.training(run=tmp_path / "nowhere", layer="conv_2", out=tmp_path / "a.gif")
     (tmp_path / "run").mkdir()
+    with pytest.raises(UserError, match="has the weights of 0 epochs, and a film needs two: train with --train.weig"):
+        film.training(run=tmp_path / "run", layer="conv_2", out=tmp_path / "a.gif")
     for name in ("input", "weights"):
         (tmp_path / "run" / f"{name}.safetensors").touch()
     with pytest.raises(UserError, match="no weights of its epochs, .*: train with --train.weights-every-epochs 1"):

@@ -15,14 +15,14 @@ from typing import cast
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, UInt8
+from jaxtyping import Array, Float, UInt8
 from PIL import Image as PIL
 
 from cnnjax.errors import UserError
 from cnnjax.files import atomic_write
 from cnnjax.network import Json, Network
 from cnnjax.train.strategy import rows_strategy
-from cnnjax.visualize import ascent, objectives, octaves
+from cnnjax.visualize import ascent, checks, objectives, octaves
 from cnnjax.visualize.before_relu import choose_layers
 from cnnjax.visualize.layers import at_image_size, layer_shapes
 from cnnjax.visualize.objectives import Objective, ObjectiveFunction, Target
@@ -169,6 +169,7 @@ def of_training(
             "normalization"
         )
     objective = objectives.as_objective(objective).bind(Target(layer_shapes(first), first.class_names))
+    checks.check_functions(first, objective, "the objective")
     chosen = choose_recipe(recipe, objective, steps, None)
     if any(stage.relative for stage in chosen.stages):
         raise UserError(
@@ -179,7 +180,11 @@ def of_training(
     optimizer = Optimizer(wrap_optimizer(parameterization, chosen.optimizer))
     shown = [apply_recipe_input(one, chosen) for one in sized]
     plan = Plan(shown[0], chosen, parameterization, optimizer, None, seed, rows_strategy(1), layers)
-    drawn = np.asarray(_over_networks(plan, objective, shown))
+    frames, best, params = _over_networks(plan, objective, shown)
+    for number in range(len(networks)):
+        own = jax.tree.map(lambda leaf, number=number: leaf[number], params)
+        checks.check_stage(objective, best[number], own, len(objective))
+    drawn = np.asarray(frames)
     return [
         Film(drawn[:, index], tuple(titles), dict(objective.facts(index)) | {"recipe": chosen.name, "seed": seed})
         for index in range(len(objective))
@@ -192,17 +197,17 @@ def _structure(network: Network) -> tuple:
 
 def _over_networks(
     plan: Plan, objective: Objective, networks: Sequence[Network]
-) -> UInt8[Array, "networks images height width channels"]:
-    """The stages of `stages.draw`, mapped over the networks."""
+) -> tuple[UInt8[Array, "networks images height width channels"], Float[Array, "networks images"], ImageParams]:
+    """The stages of `stages.draw`, mapped over the networks: what is shown, and the last stage's scores and images."""
     argument, restarts = as_argument(plan.parameterization), from_image(plan.parameterization) is not None
     members = np.arange(len(objective)) if plan.is_joint(objective) else None
     keys, params, noise = plan.noise(objective.numbers(), members)
     stages = [(plan.at(stage, objective), stage) for stage in plan.recipe.stages]
     objective = jax.tree.map(jnp.asarray, objective.broadcast(len(objective)))
 
-    def draw(network: Network) -> jax.Array:
-        """The images of one state of the network."""
-        current, shown = params, noise
+    def draw(network: Network) -> tuple[jax.Array, jax.Array, ImageParams]:
+        """Of one state of the network."""
+        current, shown, best = params, noise, jnp.full(len(noise), -jnp.inf)
         for number, (now, stage) in enumerate(stages, 1):
             size = now.network.image_size
             if restarts and (number > 1 or size != shown.shape[1:3]):
@@ -212,8 +217,8 @@ def _over_networks(
             state = ascent.init_state(problem, current)
             numbers = jnp.int32(0), jnp.int32(stage.steps), jnp.int32(NEVER)
             state = ascent.advance(problem, ascent.fold(keys, number), state, *numbers, plan.strategy)
-            current = state.params if plan.recipe.keep_last else state.best_params
+            current, best = state.params if plan.recipe.keep_last else state.best_params, state.best
             shown = show(argument, current)
-        return shown
+        return shown, best, current
 
     return jax.jit(jax.vmap(draw))(jax.tree.map(lambda *leaves: jnp.stack(leaves), *networks))
