@@ -82,7 +82,7 @@ def fit(
     config, provenance: JSON-able settings to record in config.json (compared on resume), and notes for the weights.
     early_stopping_patience: stop after so many epochs without a lower validation loss; 0 never does.
     checkpoint_every_steps: steps after which a checkpoint is written within long epochs; 0 writes none there.
-    weights_every_epochs: keep weights in `run_dir/weights` before the first epoch, and after every so many.
+    weights_every_epochs: keep weights in `run_dir/weights` before the first epoch, and after every so many; 0 for none.
     dispatches_per_epoch: equal calls that an epoch is divided into; 0 chooses (on a CPU a call is one step).
     workers: processes that decode streamed images; 0 uses threads.
     callbacks: called with each epoch's metrics, a dict of numbers. on_progress: see `OnProgress`.
