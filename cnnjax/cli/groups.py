@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from cnnjax.cli import build
-from cnnjax.cli.config import Config
+from cnnjax.cli.config import Config, DataConfig
 from cnnjax.cli.config_json import as_dict
 from cnnjax.data.dataset import Dataset
 from cnnjax.data.inventory import Inventory
@@ -27,14 +27,13 @@ def fit_all(runs: Mapping[Path, Config], *, resume: bool, stacked: bool | None =
     stacked: see `train.fit_members`.
     """
     outcomes: dict[Path, Outcome] = {}
-    loaded: tuple[str, Dataset] | None = None
+    loaded: tuple[DataConfig, Dataset] | None = None
     for group in divide(runs):
         first = next(iter(group.values()))
-        name = json.dumps(as_dict(first.data), sort_keys=True)
-        if loaded is None or loaded[0] != name:
+        if loaded is None or loaded[0] != first.data:
             loaded = None  # two sets of images need not be in memory at once
-            same = [place for place, config in runs.items() if json.dumps(as_dict(config.data), sort_keys=True) == name]
-            loaded = name, _load(first, given_to(same, resume))
+            same = [place for place, config in runs.items() if config.data == first.data]
+            loaded = first.data, _load(first, given_to(same, resume))
         dataset = loaded[1]
         for place, outcome in zip(group, _fit_group(group, dataset, resume, stacked), strict=True):
             outcomes[place] = outcome
