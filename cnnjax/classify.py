@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, Int32, UInt8
 
 from cnnjax import runtime
 from cnnjax.data import imagenet
-from cnnjax.data.decode import decode
+from cnnjax.data.decode import decode, to_grey
 from cnnjax.data.folder_names import label_in
 from cnnjax.data.image_files import ENDINGS, images_below
 from cnnjax.errors import UserError, missing
@@ -135,10 +135,7 @@ def _read(file: Path, image_size: tuple[int, int], channels: int, crop: float) -
         image = decode(file, image_size, crop)
     except Exception as error:  # Pillow's decoders raise many kinds
         return UnreadableImage(file, str(error) or type(error).__name__)
-    if channels == 1:
-        # The luma of ITU-R 601-2, as Pillow's conversion to "L".
-        return np.rint(image @ np.array([0.299, 0.587, 0.114]))[..., None].astype(np.uint8)
-    return image
+    return to_grey(image) if channels == 1 else image
 
 
 def _predictions(

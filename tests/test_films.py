@@ -54,9 +54,15 @@ def test_files_hold_every_frame_and_repeat(recorded, tmp_path, name, exact):
     with Image.open(path) as opened:
         frames = [np.asarray(frame.convert("RGB")) for frame in ImageSequence.Iterator(opened)]
         assert opened.info.get("loop", 0) == 0
-    assert len(frames) == 4 and frames[0].shape == (32, 32, 3)
+    height, width, _ = frames[0].shape
+    assert len(frames) == 4 and height == 32 + films.TITLE + 5 and 32 < width < 64
+    left = (width - 32) // 2
     bound = 0 if exact else 12  # GIF has 256 colours
-    assert np.abs(frames[-1][::2, ::2].astype(int) - made.frames[-1]).mean() <= bound
+    assert np.abs(frames[-1][:32:2, left : left + 32 : 2].astype(int) - made.frames[-1]).mean() <= bound
+    # Below is "step N", in black on white; each number looks different.
+    below = [frame[32:] for frame in frames]
+    assert all(strip.min() < 64 and (strip > 192).mean() > 0.5 for strip in below)
+    assert all(np.abs(strip.astype(int) - below[0]).max() > 128 for strip in below[1:])
 
 
 def test_a_grey_film(tmp_path):
@@ -107,6 +113,8 @@ def test_refusals(tmp_path):
     with pytest.raises(UserError, match="recipe 'filters' weighs its penalty"):
         films.of_training([network()], OBJECTIVE, recipe="filters")
     still = films.Film(np.zeros((1, 2, 2, 3), np.uint8))
+    with pytest.raises(UserError, match="there are 2 titles for 1 frames: give one for each"):
+        films.Film(still.frames, ("one", "two")).save(tmp_path / "a.gif")
     with pytest.raises(UserError, match=r"a.mp4 is no film that can be written: end its name in .gif"):
         still.save(tmp_path / "a.mp4")
     for wrong in ({"scale": 0}, {"milliseconds": -1}, {"milliseconds": 65_536}, {"hold": 10**7}):
@@ -129,9 +137,12 @@ def test_the_commands_write_films(tmp_path, capsys):
     for name in ("born.gif", "ascent.webp", "maps.gif"):
         with Image.open(tmp_path / name) as opened:
             frames[name] = opened.n_frames, opened.size
-    assert frames["born.gif"] == (2, (34, 16)) and frames["ascent.webp"] == (3, (34, 16))
+    # Titles are wider than the images here.
+    (count, (width, height)), below = frames["born.gif"], films.TITLE + 5
+    assert count == 2 and width > 34 and height == 16 + below
+    assert frames["ascent.webp"][0] == 3 and frames["ascent.webp"][1][1] == 16 + below
     assert frames["maps.gif"][0] == 2
-    assert "born.gif: 2 frames of 34×16" in capsys.readouterr().out
+    assert f"born.gif: 2 frames of {width}×{height}" in capsys.readouterr().out
     with pytest.raises(UserError, match="there is no run .*nowhere: train one with --train.weights-every-epochs 1"):
         film.training(run=tmp_path / "nowhere", layer="conv_2", out=tmp_path / "a.gif")
     (tmp_path / "run").mkdir()

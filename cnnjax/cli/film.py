@@ -175,7 +175,7 @@ def feature_maps(
     board = np.full((len(frames), height, width, 3), 255, np.uint8)
     for place, frame in zip(board, frames, strict=True):
         place[: frame.height, : frame.width] = np.asarray(frame)
-    _save(films.Film(board, tuple(maps)), out, milliseconds, 1)
+    _save(films.Film(board), out, milliseconds, 1)
 
 
 COMMANDS: Mapping[str, Callable[..., None]] = {"ascent": ascent, "training": training, "feature-maps": feature_maps}
@@ -190,5 +190,6 @@ def _check(out: Path, milliseconds: int, scale: int = 1) -> None:
 
 def _save(film: films.Film, out: Path, milliseconds: int, scale: int) -> None:
     path = film.save(out, milliseconds, scale)
-    height, width = (scale * size for size in film.frames.shape[1:3])
+    with Image.open(path) as opened:
+        width, height = opened.size
     print(printable(f"wrote {path}: {len(film.frames)} frames of {width}×{height}, {path.stat().st_size / 1e6:.1f} MB"))

@@ -35,6 +35,8 @@ MAX_PIXELS = 89_478_485
 _NONBLOCK = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)  # neither is on every system
 _BAND = 256  # rows converted at a time, where a conversion takes several bytes a pixel
 _TURNED = (5, 6, 7, 8)  # of these, height and width are exchanged
+LUMA = np.array([0.299, 0.587, 0.114])
+"""Of red, green and blue: ITU-R 601-2, as Pillow converts to "L"."""
 
 
 def decode(
@@ -73,6 +75,11 @@ def decode(
     if orientation in _UPRIGHT:
         small = small.transpose(_UPRIGHT[orientation])
     return np.frombuffer(small.tobytes(), np.uint8).reshape(height, width, 3)
+
+
+def to_grey(image: UInt8[np.ndarray, "height width 3"]) -> UInt8[np.ndarray, "height width 1"]:
+    """An RGB image in 0 to 255 as grey, by its luma (`LUMA`)."""
+    return np.rint(image @ LUMA)[..., None].astype(np.uint8)
 
 
 def _central(size: tuple[int, int], aspect: tuple[int, int], crop: float) -> tuple[float, float, float, float]:

@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 from PIL import Image
 
-from cnnjax.data.decode import decode
+from cnnjax.data.decode import LUMA, decode
 from cnnjax.errors import UserError, missing
 from cnnjax.image_size import to_size
 
@@ -35,8 +35,7 @@ def in_channels(images: Float[np.ndarray, "*shape 3"], channels: int) -> Float[n
     """
     if channels not in (1, 3):
         raise UserError(f"the network's images have {channels} channels: files are read as RGB or grey only")
-    # As Pillow converts to grey.
-    return images if channels == 3 else images @ np.array([[0.299], [0.587], [0.114]], np.float32)
+    return images if channels == 3 else images @ LUMA.astype(np.float32)[:, None]
 
 
 def load_image(path: Path, image_size: int | tuple[int, int], crop: float = 0.0) -> Float[np.ndarray, "height width 3"]:

@@ -5,9 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from cnnjax.data.decode import decode
+from cnnjax.data.decode import decode, to_grey
 from cnnjax.errors import UserError
 from cnnjax.image_size import to_size
 
@@ -30,7 +28,4 @@ class PlainImages:
             image = decode(file, to_size(self.image_size))
         except Exception as error:  # Pillow's decoders raise many kinds
             raise UserError(f"{file} cannot be read as an image ({error}): repair it, or take it away") from error
-        if self.channels == 1:
-            # The luma of ITU-R 601-2, as Pillow's conversion to "L".
-            image = np.rint(image @ np.array([0.299, 0.587, 0.114]))[..., None].astype(np.uint8)
-        return {"image": image, "label": 0}
+        return {"image": to_grey(image) if self.channels == 1 else image, "label": 0}

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, UInt8
 from PIL import Image as PIL
+from PIL import ImageDraw, ImageFont
 
 from cnnjax.errors import UserError
 from cnnjax.files import atomic_write
@@ -38,6 +39,9 @@ FORMATS = (".gif", ".webp", ".png")
 LONGEST = 2**16 - 1
 """Milliseconds that a frame can be shown: PNG has 16 bits for them."""
 
+TITLE = 13
+"""Height of a title's letters in a film, in pixels."""
+
 
 @dataclass(frozen=True, eq=False)
 class Film:
@@ -45,25 +49,29 @@ class Film:
 
     frames: UInt8[np.ndarray, "frames height width channels"]
     titles: tuple[str, ...] = ()
-    """One for each frame, such as "step 12"; or none."""
+    """One for each frame, such as "step 12", which `save` writes below it; or none."""
     provenance: dict[str, Json] = field(default_factory=dict)
 
     def save(self, path: str | Path, milliseconds: int = 80, scale: int = 1, hold: int = 1500) -> Path:
-        """Write the film, which repeats for ever, and return its path.
+        """Write the film, which repeats for ever, and return its path. Each frame's title, if any, stands below it.
 
         path: ends in .gif, .webp or .png. milliseconds: that each frame is shown. scale: pixels of the film for each
-        pixel of the frames, along each side. hold: milliseconds for the last frame, at least
-        those of the others.
-        Raises UserError for another ending, for numbers that no film has, and for a file that cannot be written.
+        pixel of the frames, along each side. hold: milliseconds for the last frame, at least those of the others.
+        Raises UserError for another ending, for numbers that no film has, for more or fewer titles than frames, and for
+        a file that cannot be written.
         """
         path = Path(path)
         if path.suffix.lower() not in FORMATS:
             raise UserError(f"{path.name} is no film that can be written: end its name in {', '.join(FORMATS)}")
         if not len(self.frames):
             raise UserError("there are no frames: record at least one")
+        if len(self.titles) not in (0, len(self.frames)):
+            raise UserError(f"there are {len(self.titles)} titles for {len(self.frames)} frames: give one for each")
         check_numbers(milliseconds, scale, hold)
         shown = self.frames.repeat(scale, axis=1).repeat(scale, axis=2)
         pictures = [PIL.fromarray(frame[..., 0] if frame.shape[-1] == 1 else frame) for frame in shown]
+        if self.titles:
+            pictures = _with_titles(pictures, self.titles)
         durations = [milliseconds] * (len(pictures) - 1) + [max(hold, milliseconds)]
 
         def write(temporary: Path) -> None:
@@ -79,6 +87,20 @@ class Film:
 
         atomic_write(path, write)
         return path
+
+
+def _with_titles(pictures: Sequence[PIL.Image], titles: Sequence[str]) -> list[PIL.Image]:
+    """Each picture with its title in a strip below it; narrow pictures get margins, so that all titles fit."""
+    font = ImageFont.load_default(TITLE)
+    width, height = pictures[0].size
+    width = max(width, *(int(font.getlength(title)) + 4 for title in titles))
+    boards = []
+    for picture, title in zip(pictures, titles, strict=True):
+        board = PIL.new(picture.mode, (width, height + TITLE + 5), "white")
+        board.paste(picture, ((width - picture.width) // 2, 0))
+        ImageDraw.Draw(board).text((width / 2, height + TITLE / 2 + 2), title, fill="black", font=font, anchor="mm")
+        boards.append(board)
+    return boards
 
 
 def check_numbers(milliseconds: int, scale: int = 1, hold: int = 1) -> None:
