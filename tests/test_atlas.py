@@ -17,8 +17,8 @@ from cnnjax.cli import atlas as command
 from cnnjax.data import normalize
 from cnnjax.data.dataset import ArraySplit
 from cnnjax.errors import UserError
-from cnnjax.visualize import ascent, atlas, objectives
-from cnnjax.visualize.atlas import fingerprint, kernels, page, patches, sheets, statistics, store, table
+from cnnjax.visualize import ascent, atlas, fingerprint, objectives
+from cnnjax.visualize.atlas import kernels, page, patches, sheets, statistics, store, table
 from cnnjax.visualize.atlas.drawing import (
     Drawing,
     Pictures,
@@ -402,7 +402,8 @@ def test_grey_and_many_channels_are_shown_as_rgb():
 
 
 def test_names_of_layers_make_different_files(tmp_path):
-    assert store.slug("layer4.0/conv@2") == "layer4.0~2fconv~402" != store.slug("layer4.0_conv_2")
+    assert store.slug("layer4.0/conv@2") == "layer4.0~2f~conv~40~2" != store.slug("layer4.0_conv_2")
+    assert store.slug("a 19") != store.slug("a’")
 
 
 def test_without_a_terminal_a_line_says_what_is_done(capsys):

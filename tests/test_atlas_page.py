@@ -126,7 +126,7 @@ def test_filters_are_found_by_layer_state_score_and_word(chromium, small):
         return count(tab)
 
     assert choose("layer", "conv_1") == 12
-    assert choose("state", "3") == 1  # failed
+    assert choose("state", str(list(table.STATES).index(table.FAILED))) == 1
     assert tab.evaluate("document.querySelector('.cell').hash") == "#conv_1/7"
     assert choose("state", "") == 12 and choose("layer", "") == 24
     assert choose("score", "1e9") == 0 and choose("score", "") == 24

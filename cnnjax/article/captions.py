@@ -37,7 +37,8 @@ def percent(fraction: float, digits: int = 1) -> str:
 
 def significant(value: float) -> str:
     """Three digits, without powers of ten: `1498.2` → `1,500`, `0.33333` → `0.333`."""
-    return f"{float(f'{value:.3g}'):,.10g}"
+    rounded = float(f"{value:.3g}")
+    return f"{rounded:,.10g}" if abs(rounded) >= 1e-4 else np.format_float_positional(rounded, trim="-")
 
 
 def enumerate_names(names: Sequence[str]) -> str:

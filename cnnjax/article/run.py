@@ -23,7 +23,7 @@ from cnnjax.data.augment import Augment
 from cnnjax.data.dataset import Dataset
 from cnnjax.errors import UserError
 from cnnjax.network import Network
-from cnnjax.visualize import recipes
+from cnnjax.visualize import fingerprint, recipes
 from cnnjax.visualize.recipes import Recipe
 
 PLAN = {
@@ -101,7 +101,8 @@ def run(
     dataset = functools.cache(lambda: procedural.load(CLASSES, **images, seed=seed))
     _run_sections_2_to_4(stages, runs, dataset, drawn_by.classes, seed)
     load_image = example_image.chelsea_face if image is None else functools.partial(_resize, image)
-    visualized = {"weights": network.digest, "image": _digest(image), "seed": seed}
+    given = {"class_names": list(network.class_names), "image_size": list(network.image_size), "image": _digest(image)}
+    visualized = fingerprint.of_network(network) | given | {"seed": seed}
     show_maps = functools.partial(section_6.feature_maps, vgg=network, load_image=load_image, is_example=image is None)
     stages.run("feature-maps", "Feature maps of the photograph", visualized, show_maps)
     _run_section_6(stages, network, visualized, drawn_by, filters_image_size)
@@ -123,7 +124,7 @@ def _training_runs(common: dict[str, int], plain_epochs: int, augmented_epochs: 
 
 
 def check(network: Network) -> None:
-    """Raises UserError for a network without the layers that the article shows."""
+    """Raises UserError for a network without the layers that the article shows, or for images of another kind."""
     shapes = visualize.layer_shapes(network)
     missing = [layer for layer in (*recipes.FEATURE_MAPS, section_6.COMPARED_LAYER) if layer not in shapes]
     if missing:
@@ -132,6 +133,12 @@ def check(network: Network) -> None:
         )
     if not network.class_names:
         raise UserError("the network has no classes, which section 6.3 visualizes: load it with its dense layers")
+    height, width, channels = network.image_shape
+    if channels != 3 or height != width:
+        raise UserError(
+            f"the network takes images of {height}×{width} with {channels} channel{'s' if channels > 1 else ''}: the "
+            "article needs one for square RGB images, such as vgg16"
+        )
 
 
 def _run_section_6(
@@ -142,7 +149,7 @@ def _run_section_6(
     images = section_6.FilterImages(network, chosen.filters, image_size, seed)
 
     def inputs(recipe: Recipe, **more: int) -> dict[str, Any]:
-        return visualized | {"recipe": recipe.name, "steps": recipe.steps} | more
+        return visualized | fingerprint.of_recipe(recipe) | more
 
     stages.run(
         "filters",
@@ -183,7 +190,7 @@ def _run_sections_2_to_4(
     stages.run(
         "small-network",
         "Visualize the small network",
-        {"recipe": recipe.name, "steps": recipe.steps, "seed": seed},
+        fingerprint.of_recipe(recipe) | {"seed": seed},
         lambda folder: sections.small_network(folder, stages.results, runs["augmented"], dataset(), recipe, seed),
     )
 
@@ -237,6 +244,7 @@ def _content(stages: StageCache, network: Network, runs: dict[str, TrainingRun],
             for name, run in runs.items()
         },
         "vgg": {
+            "model": network.model_name,
             "image_size": list(network.image_size),
             "width_multiplier": (network.config or {}).get("width_multiplier", 1.0),
             "class_names": list(network.class_names),

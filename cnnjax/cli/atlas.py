@@ -12,6 +12,7 @@ from cnnjax import procedural
 from cnnjax.article.stage_cache import duration
 from cnnjax.classify import find_images
 from cnnjax.cli.weights import Flags, Reading, load
+from cnnjax.data.dataset import image_shape
 from cnnjax.data.plain_images import PlainImages
 from cnnjax.errors import UserError
 from cnnjax.files import make_folder
@@ -96,7 +97,8 @@ def find_data(
 ) -> visualization.Data:
     """The images that a string names, see `atlas`, none of which a network was trained on if they are procedural.
 
-    Raises UserError as the sources of `cnnjax.data` do, and for less than one image of each class.
+    Raises UserError as the sources of `cnnjax.data` do, for less than one image of each class, and for a data set whose
+    images the network does not take.
     """
     if per_class < 1:
         raise UserError(f"{per_class} images of each class leave nothing to compare with: give 1 or more")
@@ -108,6 +110,11 @@ def find_data(
             lambda number: f"{files[number].parent.name}/{files[number].name}",
         )
     if images == "procedural":
+        if image_size[0] != image_size[1]:
+            raise UserError(
+                f"rendered images are square, and the network takes {image_size[0]}×{image_size[1]}: compare with the "
+                "images of a folder (folder:PATH)"
+            )
         known = set(network.class_names) <= set(procedural.KNOWN) and len(network.class_names) > 1
         names = network.class_names if known else procedural.CLASSES
         dataset = sources.procedural.load(names, image_size=image_size, per_class=1, valid=per_class, test=1, seed=seed)
@@ -115,7 +122,14 @@ def find_data(
     else:
         dataset = sources.load(images, image_size=image_size, per_class=per_class, valid=1, test=1, adapt=True)
         split = dataset.train
-    return visualization.Data(split, f"{images}, {per_class} a class", lambda number: _label(split, dataset, number))
+    channels = image_shape(split)[2]
+    if channels != network.channels:
+        raise UserError(
+            f"the images of {images} have {channels} channels, and the network takes {network.channels}: compare with "
+            "the images of a folder (folder:PATH), which are converted"
+        )
+    caption = f"{images}, {per_class} a class"
+    return visualization.Data(split, caption, lambda number: _label(split, dataset, number), dataset.class_names)
 
 
 def _label(split: sources.Split, dataset: sources.Dataset, number: int) -> str:

@@ -55,7 +55,7 @@ def explain(
         batch_size: Images, noisy or masked copies of them, at a time.
         out: Folder for the figure of all methods, explain.png, and a file for each heat map.
     """
-    _check(methods, batch_size)
+    _check(methods, batch_size, layer)
     limits.check_seed(seed, "--seed ")
     files = find_images(images) if images else []
     if len(files) > MOST:
@@ -85,6 +85,8 @@ def explain(
                     f"{method}: {printable(name)} differs from black by {difference:.3g}; the sum of its map "
                     f"is {gap:+.2g} off"
                 )
+        if not METHODS[method].from_zero:
+            found = found - found.min(axis=(1, 2), keepdims=True)
         maps[method] = list(visualization.to_display(found))
     for method, found in maps.items():
         for name, image, heat in zip(_file_names(names), shown, found, strict=True):
@@ -93,13 +95,16 @@ def explain(
     print(printable(f"wrote {sheet} and each heat map beside it ({len(names)} × {len(maps)} PNG files)"))
 
 
-def _check(methods: tuple[str, ...], batch_size: int) -> None:
+def _check(methods: tuple[str, ...], batch_size: int, layer: str) -> None:
     """Raises UserError before anything is read."""
     if not methods:
         raise UserError(f"no method was named: choose some of {', '.join(METHODS)}")
     for method in methods:
         if method not in METHODS:
             raise unknown("method", method, METHODS)
+    takers = [name for name, method in METHODS.items() if method.takes_layer]
+    if layer and not set(takers) & set(methods):
+        raise UserError(f"--layer has no effect on {', '.join(methods)}: add {' or '.join(takers)}, or leave it out")
     if batch_size < 1:
         raise UserError(f"batch_size={batch_size} must be at least 1")
 

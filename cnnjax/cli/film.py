@@ -168,7 +168,8 @@ def feature_maps(
     frames = []
     with tempfile.TemporaryDirectory() as folder:
         for number, (name, found) in enumerate(maps.items()):
-            path = figures.feature_map_grid({name: found}, Path(folder) / f"{number}.png")
+            # Without a limit, so that all frames have one resolution.
+            path = figures.feature_map_grid({name: found}, Path(folder) / f"{number}.png", limit=None)
             with Image.open(path) as opened:
                 frames.append(opened.convert("RGB"))
     width, height = (max(frame.size[axis] for frame in frames) for axis in (0, 1))

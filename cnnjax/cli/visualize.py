@@ -118,6 +118,7 @@ def filters(
         ),
     )
     if comparison is not None:
+        _keep(drawn, out)
         drawn = measure(drawn, network, chosen, comparison)
     titles = [f"filter {image.provenance['channel']}" for image in drawn]
     source = weights if len(weights) <= 32 else f"…{weights[-31:]}"
@@ -154,7 +155,7 @@ def classes(
         quality: Measure whether the images are recognized, how robust they are, and whether they take the path of the
             data set's images through the network. It is printed and goes into each image's JSON file.
         quality_images: The data set: procedural (rendered), folder:PATH (all image files in and below a folder),
-            tfds:NAME or hub:NAME. Paths are compared with procedural ones of the network's classes only.
+            tfds:NAME or hub:NAME. The path of a class is compared with that of images whose class has the same name.
         quality_per_class: How many of its images of each class, except of folder:PATH.
         twin: Weights of an independently trained network of the same classes, which also classifies the images.
             vgg16-twin has the real VGG16's convolutions and dense layers of another seed.
@@ -165,13 +166,14 @@ def classes(
         raise UserError(f"the network of {weights} has no classes, only convolutions: give one with its dense layers")
     print(visualization.describe_input(network, chosen))
     found = recipes.classes_of(network.class_names, names)
-    comparison = prepare(network, None, QualityFlags(quality, quality_images, quality_per_class, twin))
+    comparison = prepare(network, None, QualityFlags(quality, quality_images, quality_per_class, twin), found)
     make_folder(out)
     drawn = _with_progress(
         len(found) * chosen.steps,
         lambda tick: visualization.render_classes(network, found, recipe=chosen, seed=seed, on_progress=tick),
     )
     if comparison is not None:
+        _keep(drawn, out)
         drawn = measure(drawn, network, chosen, comparison)
     titles = [f"{image.provenance['class']} {image.provenance['probability_after']:.0%}" for image in drawn]
     _save(drawn, out, "classes.png", titles)
@@ -254,6 +256,12 @@ def _default_layers(network: Network) -> list[str]:
 def _with_progress(steps: int, draw: Callable[..., list[Image]]) -> list[Image]:
     with tqdm(total=steps, unit=" steps", delay=0.5, disable=None) as bar:
         return draw(bar.update)
+
+
+def _keep(drawn: list[Image], out: Path) -> None:
+    """Write the images before they are measured: an image of the data that cannot be read loses none of them."""
+    for image in drawn:
+        image.save(out)
 
 
 def _save(drawn: list[Image], out: Path, sheet: str, titles: list[str], heading: str = "") -> None:

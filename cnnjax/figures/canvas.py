@@ -19,7 +19,7 @@ from cnnjax.files import atomic_write
 from cnnjax.printable import printable
 
 _DPI = 100
-_LIMIT = 150_000
+LIMIT = 150_000
 
 
 def sheet(width: int, height: int) -> tuple[Figure, Axes]:
@@ -143,10 +143,11 @@ def _shade(color: str, factor: float) -> tuple[float, float, float]:
     return tuple(np.clip(mixed, 0, 1))
 
 
-def save(figure: Figure, path: Path | str, limit: int = _LIMIT) -> Path:
+def save(figure: Figure, path: Path | str, limit: int | None = LIMIT) -> Path:
     """Write a PNG at twice the CSS size and return its path.
 
-    If the file is larger than `limit` bytes, the number of colors is reduced to 256, and then the resolution.
+    If the file is larger than `limit` bytes, the number of colors is reduced to 256, and then the resolution. None: by
+    no means.
     """
     path = Path(path)
     contents = b""
@@ -159,9 +160,9 @@ def save(figure: Figure, path: Path | str, limit: int = _LIMIT) -> Path:
             # The article's page computes the figure's CSS size from this resolution.
             pixels.save(buffer, "png", dpi=(96 * scale, 96 * scale))
             contents = buffer.getvalue()
-            if len(contents) <= limit:
+            if limit is None or len(contents) <= limit:
                 break
-        if len(contents) <= limit:
+        if limit is None or len(contents) <= limit:
             break
     atomic_write(path, lambda temporary: temporary.write_bytes(contents))
     return path

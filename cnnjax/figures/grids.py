@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from cnnjax.figures.canvas import arrow, image, outline, photograph, save, sheet, text
+from cnnjax.figures.canvas import LIMIT, arrow, image, outline, photograph, save, sheet, text
 from cnnjax.figures.style import BODY, HEAD, MUTED, RED, SMALL, WIDTH
 
 Pixels = np.ndarray | jax.Array
@@ -65,8 +65,11 @@ def image_grid(
     return save(figure, path)
 
 
-def feature_map_grid(maps: Mapping[str, Maps], path: Path) -> Path:
-    """Draw the feature maps of each layer in a row: bright where the filter found its pattern, hatched if blank."""
+def feature_map_grid(maps: Mapping[str, Maps], path: Path, limit: int | None = LIMIT) -> Path:
+    """Draw the feature maps of each layer in a row: bright where the filter found its pattern, hatched if blank.
+
+    limit: bytes of the file, see `save`.
+    """
     most = max(len(layer.channels) for layer in maps.values())
     head = 26
     side = min((WIDTH - _GAP * (most - 1)) / most, 380)
@@ -80,7 +83,7 @@ def feature_map_grid(maps: Mapping[str, Maps], path: Path) -> Path:
         text(board, width, top + 12, title, SMALL, MUTED, ha="right")
         for index in range(len(layer.channels)):
             _map(figure, board, layer, index, index * (side + _GAP), top + head, side)
-    return save(figure, path)
+    return save(figure, path, limit)
 
 
 def maps_in_a_row(maps: Mapping[str, Maps], path: Path, photo: Pixels | None = None) -> Path:

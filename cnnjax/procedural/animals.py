@@ -1,7 +1,7 @@
-"""Cats, dogs, rabbits and huskies: one animal made of about seventy rounded parts, with traits that differ by class.
+"""Cats, dogs, rabbits, huskies, foxes and bears: one animal made of about seventy rounded parts.
 
-Classes differ only in the tables of `traits`, which are traced: the four share one compiled function. The same key
-gives two classes the same background, place, light and pose.
+Classes differ only in the tables of `traits`, which are traced: all share one compiled function. The same key gives two
+classes the same background, place, light and pose.
 """
 
 from typing import Any

@@ -179,9 +179,11 @@ def render_classes(
     names: of several classes, or of one.
 
     For ImageNet's classes the article's words are understood, too (`recipes.classes_of`).
-    Raises UserError for an unknown class.
+    Raises UserError for an unknown class, and for a network without classes.
     """
     known = network.class_names
+    if not known:
+        raise UserError("the network has no classes to draw: give one with its dense layers, at its own image size")
     return render(
         network,
         objectives.class_logit(classes_of(known, names or known)),

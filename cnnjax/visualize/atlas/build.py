@@ -1,6 +1,5 @@
 """An atlas from beginning to end: statistics of the data, pictures, patches, table and page."""
 
-import hashlib
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -9,13 +8,14 @@ from typing import NamedTuple
 
 import numpy as np
 
-from cnnjax import checksums, limits
+from cnnjax import limits
 from cnnjax.data.dataset import Split, image_shape
 from cnnjax.errors import UserError
 from cnnjax.files import write_json
 from cnnjax.network import Json, Network
 from cnnjax.train import run_lock
-from cnnjax.visualize.atlas import fingerprint, page, patches, statistics, table
+from cnnjax.visualize import fingerprint
+from cnnjax.visualize.atlas import page, patches, statistics, table
 from cnnjax.visualize.atlas.drawing import (
     Drawing,
     Pictures,
@@ -45,12 +45,13 @@ class Data:
     """The images that filters are compared on.
 
     images: a split; its labels are not used. source: what the images are, in a few words. caption: of an image, by its
-    number, such as its class or file.
+    number, such as its class or file. class_names: of the labels, if they mean something.
     """
 
     images: Split
     source: str
     caption: Callable[[int], str] = str
+    class_names: tuple[str, ...] = ()
 
 
 class Atlas(NamedTuple):
@@ -80,7 +81,8 @@ def build(
 
     layers, filters_per_layer, image_size: see `choose_layers`. recipe, steps, seed: of the pictures, see `render`.
     batch_size: pictures, and images of the data, at a time; any number gives the same atlas.
-    A call that was interrupted goes on where it stopped. More layers or filters are added to those that are there.
+    A call that was interrupted continues: pictures that are in the folder are not drawn again. The statistics of the
+    data are one pass, which is kept when it is complete. The page shows the layers and filters of this call.
     fresh: compute all of it again.
 
     Raises UserError if the folder holds an atlas of another network, data, recipe, steps, image size or seed (unless
@@ -95,8 +97,8 @@ def build(
         raise UserError(f"batch_size={batch_size} must be at least 1")
     seen = at_image_size(network, _size(data.images, network.channels))
     wanted = choose_layers(seen, layers, filters_per_layer, image_size)
-    weights = _of_network(network)
-    how = weights | _of_recipe(chosen) | {"image_size": image_size, "seed": seed}
+    weights = fingerprint.of_network(network)
+    how = weights | fingerprint.of_recipe(chosen) | {"image_size": image_size, "seed": seed}
     with run_lock.locked(folder, "folder"):
         # Both stores are checked before the first hour of work.
         store = Store(folder / "filters", how, fresh)
@@ -143,21 +145,6 @@ def _write(
         summary=summary,
     )
     return Atlas(written, joined, summary)
-
-
-def _of_network(network: Network) -> dict[str, Json]:
-    """What results depend on: two networks of the same weights may normalize images differently."""
-    normalizer = network.normalizer
-    arrays = {"mean": normalizer.mean, "components": normalizer.components, "scales": normalizer.scales}
-    given = {name: np.asarray(array) for name, array in arrays.items() if array is not None}
-    preprocessing = f"{normalizer.kind} {checksums.digest(given)}"
-    return {"weights": network.digest, "model": network.model_name, "preprocessing": preprocessing}
-
-
-def _of_recipe(recipe: Recipe) -> dict[str, Json]:
-    """What pictures depend on: two recipes may share a name."""
-    text = fingerprint.describe(recipe)
-    return {"recipe": recipe.name, "recipe_sha256": hashlib.sha256(text.encode()).hexdigest(), "steps": recipe.steps}
 
 
 def _statistics(

@@ -1,4 +1,7 @@
-"""Where an atlas keeps what was computed: each batch in a file of its own, so that a killed run loses one at most."""
+"""Where an atlas keeps what was computed: each batch of pictures in a file of its own, so that a killed run loses one.
+
+The statistics of the data are one pass, which is kept when it is complete.
+"""
 
 import json
 import re
@@ -79,7 +82,7 @@ class Store:
 
 def slug(layer: str) -> str:
     """A layer's name as part of a file's name and of an address; no two layers' are alike."""
-    return re.sub(r"[^\w.-]", lambda found: f"~{ord(found[0]):02x}", layer)
+    return re.sub(r"[^\w.-]", lambda found: f"~{ord(found[0]):02x}~", layer)
 
 
 def _short(value: Json) -> str:

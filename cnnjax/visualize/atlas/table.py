@@ -18,11 +18,11 @@ from cnnjax.visualize.atlas.statistics import Statistics
 Row = dict[str, Json]
 OK, SILENT, UNIT, DEAD, FAILED = "ok", "silent on noise", "one unit", "dead on data", "failed"
 STATES = {
-    OK: "the filter fires on its picture, on noise and on data",
+    OK: "the filter fires on its picture, on data and on the noise that the optimization starts from",
     SILENT: "the noise that the optimization starts from leaves the filter silent, and its picture does not",
     UNIT: "the picture is of the unit in the middle of the map, because that of the map's mean left the filter silent",
     DEAD: "no image of the data makes the filter fire",
-    FAILED: "the filter fires on data, but the optimization found no picture that makes it fire",
+    FAILED: "the filter fires on data, but its picture leaves it silent, or activates it no more than noise",
 }
 """What each state means."""
 

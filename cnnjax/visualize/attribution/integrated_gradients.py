@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Array, Float, Shaped
 
+from cnnjax.data.as_unit import TOLERANCE
 from cnnjax.errors import UserError, unknown
 from cnnjax.network import Images, Network
 from cnnjax.visualize.attribution.accumulate import Rows, accumulate
@@ -40,7 +41,7 @@ def integrated_gradients(
     the one of the image itself. batch_size: points, of one path or several, that the network is given at a time. See
     `gradient` for the other arguments; by default the channels are added.
 
-    Raises UserError for an unknown class or rule, or a gap above the tolerance.
+    Raises UserError for an unknown class or rule, a baseline of another shape or range, or a gap above the tolerance.
     """
     network, images, classes = prepare(network, images, class_index, batch_size)
     start = _baselines(images, baseline)
@@ -125,6 +126,9 @@ def _baselines(images: Images, baseline: Baseline) -> Float[np.ndarray, "images 
             f"the baseline has shape {given.shape}: give a number, an image of {images.shape[1:]}, or one for each of "
             f"the {len(images)} images"
         )
+    low, high = float(given.min()), float(given.max())
+    if not (low >= -TOLERANCE and high <= 1 + TOLERANCE):
+        raise UserError(f"the baseline has values from {low:.4g} to {high:.4g}: give floats from 0 to 1, or uint8")
     return np.broadcast_to(given, images.shape)
 
 

@@ -20,10 +20,14 @@ from cnnjax.visualize.attribution.target import ClassIndex
 
 
 class Method(NamedTuple):
-    """function: `function(network, images, class_index, *, batch_size, …)`. sentence: what its map shows."""
+    """function: `function(network, images, class_index, *, batch_size, …)`. sentence: what its map shows.
+
+    from_zero: 0 says that a pixel does not matter. Otherwise only differences within a map say something.
+    """
 
     function: Callable[..., Float[np.ndarray, "images height width"]]
     sentence: str
+    from_zero: bool = True
 
     @property
     def takes_layer(self) -> bool:
@@ -46,7 +50,7 @@ METHODS: dict[str, Method] = {
     "grad-cam++": Method(grad_cam_plus_plus, "a layer's channels, weighted by their positive gradients"),
     "layer-cam": Method(layer_cam, "a layer's positions, weighted by their positive gradients"),
     "occlusion": Method(occlusion, "the fall of the logit when a window is covered"),
-    "rise": Method(rise, "the probability that random masks leave to the class"),
+    "rise": Method(rise, "the probability that random masks leave to the class", from_zero=False),
 }
 """Every method by its name on the command line."""
 

@@ -31,8 +31,10 @@ def occlusion(
     the strides do not fit, as Captum's do. fill: the value in [0, 1] that covers; the paper's is grey.
     batch_size: covered images that the network is given at a time. See `gradient` for the other arguments.
 
-    Raises UserError for a window or a stride that does not fit, or an unknown class.
+    Raises UserError for a window or a stride that does not fit, another fill, or an unknown class.
     """
+    if not 0 <= fill <= 1:
+        raise UserError(f"fill={fill} must be from 0 to 1, as images are")
     network, images, classes = prepare(network, images, class_index, batch_size)
     size = window_size(images.shape[1:3], window)
     rows, columns = window_stride(size, stride)
@@ -102,7 +104,7 @@ def window_stride(size: tuple[int, int], stride: int | tuple[int, int] | None) -
 
 
 def _pair(value: int | tuple[int, int]) -> tuple[int, int]:
-    return (value, value) if isinstance(value, int) else (value[0], value[1])
+    return (int(value), int(value)) if isinstance(value, int | np.integer) else (value[0], value[1])
 
 
 def _shifts(length: int, window: int, stride: int) -> int:

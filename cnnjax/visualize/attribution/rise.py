@@ -30,9 +30,10 @@ def rise(
 
     It needs no gradient. A mask keeps each cell of a coarse grid with probability `keep`; it is enlarged smoothly and
     shifted at random (`rise_masks`); a pixel is multiplied by its mask. The mean is divided by the mean mask `keep`, so
-    a value is the expected probability if the pixel is kept. samples: masks; the paper uses 4,000 for VGG16. key: of
-    the masks, by default `jax.random.key(0)`; all images get the same. masks: in place of those that follow from the
-    key, in [0, 1]; then the sum is divided by their own mean.
+    a value is the expected probability if the pixel is kept. No pixel's value need be near 0: to show a map, subtract
+    its smallest value. samples: masks; the paper uses 4,000 for VGG16. key: of the masks, by default
+    `jax.random.key(0)`; all images get the same. masks: in place of those that follow from the key, in [0, 1]; then the
+    sum is divided by their own mean.
     batch_size: masked images that the network is given at a time. See `gradient` for the other arguments.
 
     Raises UserError for an unknown class, or numbers that give no masks.

@@ -128,7 +128,8 @@ def _curve(
 
 def _ranks(maps: Float[np.ndarray, "images height width"]) -> Int[np.ndarray, "images height width"]:
     """The place of each pixel in the order of its map, the largest first."""
-    flat = maps.reshape(len(maps), -1)
+    # In bool or uint8, as masks are, values have no negatives.
+    flat = np.asarray(maps, np.float64).reshape(len(maps), -1)
     # Equal values, as after a relu, in random order: reading order would favour objects at the upper edge.
     shuffled = np.random.default_rng(0).permutation(flat.shape[1])
     order = shuffled[np.argsort(-flat[:, shuffled], axis=1, kind="stable")]

@@ -1,6 +1,7 @@
-"""A text that is the same in every process for objects that compute the same, such as an optax optimizer."""
+"""What results depend on, as texts and digests that are the same in every process."""
 
 import dataclasses
+import hashlib
 import re
 from collections.abc import Mapping
 from functools import partial
@@ -11,6 +12,23 @@ import jax
 import numpy as np
 
 from cnnjax import checksums
+from cnnjax.network import Json, Network
+from cnnjax.visualize.recipes import Recipe
+
+
+def of_network(network: Network) -> dict[str, Json]:
+    """What a network computes: two of the same weights may normalize images differently."""
+    normalizer = network.normalizer
+    arrays = {"mean": normalizer.mean, "components": normalizer.components, "scales": normalizer.scales}
+    given = {name: np.asarray(array) for name, array in arrays.items() if array is not None}
+    preprocessing = f"{normalizer.kind} {checksums.digest(given)}"
+    return {"weights": network.digest, "model": network.model_name, "preprocessing": preprocessing}
+
+
+def of_recipe(recipe: Recipe) -> dict[str, Json]:
+    """What pictures depend on: two recipes may share a name."""
+    text = describe(recipe)
+    return {"recipe": recipe.name, "recipe_sha256": hashlib.sha256(text.encode()).hexdigest(), "steps": recipe.steps}
 
 
 def describe(thing: Any) -> str:
