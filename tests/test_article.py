@@ -17,6 +17,7 @@ from cnnjax.article import run
 from cnnjax.cli import command_line
 from cnnjax.cli.article import article
 from cnnjax.data import normalize
+from cnnjax.errors import UserError
 from cnnjax.visualize import recipes
 
 ROOT = Path(__file__).parents[1]
@@ -138,6 +139,15 @@ def test_a_network_that_the_article_cannot_show_is_refused_before_work_begins(na
     assert stop.value.code == 2 and said.err.count("\n") == 1, said.err
     assert "the article needs a VGG with five blocks, such as vgg16" in said.err
     assert not said.out and not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [({"image_size": (32, 64)}, "32×64 with 3 channels"), ({"channels": 1, "kind": "none"}, "32×32 with 1 channel:")],
+)
+def test_a_network_of_oblong_or_grey_images_is_refused_before_work_begins(options, words):
+    with pytest.raises(UserError, match=f"takes images of {words}.* the article needs one for square RGB images"):
+        run.check(random_networks.network("vgg16", width_multiplier=0.05, **options))
 
 
 def test_the_script_says_in_one_sentence_what_is_wrong():

@@ -318,6 +318,13 @@ def test_what_cannot_be_done_is_one_sentence(network):
         "unknown rule 'simpson'": lambda: visualize.integrated_gradients(network, shown, rule="simpson"),
         "at least 2 for rule": lambda: visualize.integrated_gradients(network, shown, rule="trapezoid", steps=1),
         r"baseline has shape \(3,\)": lambda: visualize.integrated_gradients(network, shown, baseline=np.ones(3)),
+        "the baseline has values from 127 to 127": lambda: visualize.integrated_gradients(
+            network, shown, baseline=127.0
+        ),
+        "baseline has values from nan": lambda: visualize.completeness_gap(
+            network, shown, shown, baseline=float("nan")
+        ),
+        "fill=128.0 must be from 0 to 1": lambda: visualize.occlusion(network, shown, fill=128.0),
         "unknown reduction 'mean'": lambda: visualize.gradient(network, shown, reduction="mean"),
         "window=13 does not fit": lambda: visualize.occlusion(network, shown, window=13),
         "stride=5 must be": lambda: visualize.occlusion(network, shown, window=4, stride=5),

@@ -12,6 +12,7 @@ from cnnjax import Network, models, visualize
 from cnnjax.data import normalize
 from cnnjax.errors import UserError
 from cnnjax.visualize import attribution_metrics as metrics
+from cnnjax.visualize.attribution_metrics.insertion_deletion import _ranks as ranks_of
 
 pytestmark = pytest.mark.usefixtures("quickly_compiled")
 
@@ -146,6 +147,13 @@ def test_insertion_and_deletion_by_a_loop(kind):
     np.testing.assert_allclose(found.probabilities, expected, rtol=1e-4)
     np.testing.assert_allclose(found.area, np.trapezoid(expected, np.array(counts) / 144, axis=1), rtol=1e-4)
     assert np.ptp(expected, axis=1).min() > 0.01
+
+
+@pytest.mark.parametrize("kind", [bool, np.uint8])
+def test_a_mask_may_be_a_map(kind):
+    mask = np.zeros((1, 12, 12), kind)
+    mask[:, 3:6, 3:6] = True if kind is bool else 255
+    assert set(ranks_of(mask)[mask > 0]) == set(range(9))
 
 
 def test_a_better_map_has_the_larger_insertion(linear):

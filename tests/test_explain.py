@@ -75,6 +75,19 @@ def test_it_writes_the_sheet_and_every_heat_map(network, weights, folder, tmp_pa
         assert sheet.width > 1000
 
 
+def test_rise_is_dark_where_its_map_is_smallest(network, weights, folder, tmp_path, monkeypatch):
+    """Its values are probabilities, none of which need be near 0."""
+    shown = {}
+    monkeypatch.setattr(cli_explain.figures, "attribution_sheet", lambda images, maps, *_: shown.update(maps))
+    assert run(folder, "--weights", weights, "--methods", "rise", "gradient", "--out", tmp_path / "out") == 0
+    found = visualize.rise(network, np.stack([load_image(folder / name, SIDE) for name in ("b/one.png", "one.png")]))
+    assert found.min() > 0.1
+    for one, plain in zip(shown["rise"], found, strict=True):
+        assert one.min() == 0 and np.median(one) == pytest.approx(
+            np.median(plain - plain.min()) / np.percentile(plain - plain.min(), 99.5), abs=0.1
+        )
+
+
 def test_without_images_it_is_the_cat(network, weights, tmp_path, capsys):
     assert run("--weights", weights, "--methods", "gradient", "--out", tmp_path) == 0
     odds = np.asarray(jax.jit(Network.probabilities)(network, chelsea_face(SIDE)[None]))[0]
@@ -97,6 +110,10 @@ def test_bad_input_is_one_sentence(network, weights, folder, tmp_path, capsys):
         ((folder, "--layer", "conv_9"), "unknown layer 'conv_9': did you mean conv_"),
         ((folder, "--layer", "fc1"), "The layers are conv_1, "),
         ((folder, "--layer", "dense_1"), "'dense_1' has no maps"),
+        (
+            (folder, "--layer", "conv_1", "--methods", "gradient", "rise"),
+            "--layer has no effect on gradient, rise",
+        ),
         ((folder, "--class-name", "dgo"), "unknown class 'dgo': did you mean dog"),
         ((tmp_path / "broken.png",), "broken.png cannot be read as an image"),
         ((tmp_path / "missing.png",), "missing.png: give the path"),

@@ -123,7 +123,7 @@ def test_a_plain_flax_model_of_another_size_and_grey():
 
 @pytest.mark.parametrize("name, size", [("resnet18", 32), ("vgg11", 32), ("small-cnn", 32)])
 def test_models_of_this_package_at_every_layer_with_maps(name, size):
-    """Each map agrees with jax.grad of what follows the layer: the logit's change under a random perturbation."""
+    """The first and the last layer's maps by jax.grad of what follows, and every layer's gradient arrives."""
     model = (
         models.create(name, image_size=size, num_classes=3, width_multiplier=0.1)
         if name != "resnet18"
@@ -143,6 +143,12 @@ def test_models_of_this_package_at_every_layer_with_maps(name, size):
         return jax.grad(logit)(perturbations)
 
     gradients = slopes({layer: jnp.zeros((1, *shape)) for layer, shape in shapes.items()})
+    activations = network(jnp.asarray(shown))[1]
+    for layer in (next(iter(shapes)), last):
+        means = np.asarray(gradients[layer], np.float64)[0].mean(axis=(0, 1))
+        cam = enlarged(np.maximum((np.asarray(activations[layer], np.float64)[0] * means).sum(axis=-1), 0), size, size)
+        found = visualize.grad_cam(network, shown, 1, layer)[0]
+        np.testing.assert_allclose(found, cam / (cam.max() or 1), atol=1e-4)
     assert all(np.abs(gradient).max() > 0 for gradient in gradients.values()), "each layer's gradient arrives"
 
 

@@ -4,13 +4,16 @@ import json
 
 import numpy as np
 import pytest
+import random_networks
 import scipy.ndimage
 import scipy.stats
 import tiny
+from flax import nnx
 from oracles import keras_vis
 from PIL import Image as PIL
 
-from cnnjax import visualize
+from cnnjax import data as sources
+from cnnjax import formats, visualize
 from cnnjax.cli import quality as command
 from cnnjax.cli import visualize as commands
 from cnnjax.data.dataset import ArraySplit
@@ -219,7 +222,49 @@ def test_the_command_compares_with_a_folder_of_images_and_prints(network, drawn,
     line = command.describe(found[0])
     assert "× the data's maximum, rank" in line and "kept under shift" in line
     assert "; path 0.5" in command.describe(Image(photos(1)[0], {"quality": {"path_median": 0.5}}))
+    unranked = {"quality": {"over_maximum": 0.9, "rank": None, "ranked_channels": 0}}
+    assert command.describe(Image(photos(1)[0], unranked)) == "; 0.9 × the data's maximum"
     assert command.describe(found[4]).count("recognized") == 1 and command.describe(drawn[0]) == ""
+
+
+def test_the_names_of_the_data_are_its_own(network, monkeypatch):
+    """The embedded data set renders all of its classes for a network that has others."""
+    rendered = sources.from_arrays(photos(8), np.arange(8) % 2, valid=2, test=2, class_names=("lamp", "bridge"))
+    monkeypatch.setattr(sources.procedural, "load", lambda *_, **__: rendered)
+    flags = command.Flags(True, "procedural", 1)
+    assert command.prepare(network, None, flags).data.class_names == ("lamp", "bridge")
+    with pytest.raises(UserError, match="procedural have 3 channels, and the network takes 1: compare with .*folder:"):
+        command.prepare(tiny.flax(tiny.Plain(1, rngs=nnx.Rngs(0)), (SIDE, SIDE), 1), None, flags)
+    with pytest.raises(UserError, match="rendered images are square, and the network takes 12×16: compare with .*fold"):
+        command.prepare(tiny.flax(tiny.Plain(3, rngs=nnx.Rngs(0)), (12, 16), 3), None, flags)
+
+
+def test_a_twin_that_cannot_judge_is_refused_before_anything_is_drawn(network, monkeypatch):
+    names = {
+        "convolutions": random_networks.network("vgg11", 32, (), width_multiplier=0.05, include_top=False),
+        "larger": random_networks.network("vgg11", 32, width_multiplier=0.05),
+        "others": tiny.network(names=("hammer", "lamp", "bridge")),
+    }
+    monkeypatch.setattr(formats, "resolve", names.get)
+    for name, sentence in (
+        ("convolutions", "--twin convolutions has no classes, only convolutions: give weights with their dense layers"),
+        ("larger", "--twin larger classifies images of 32×32, and those drawn have 64×64: give"),
+        ("others", "--twin others does not know the class 'rabbit': give a network of the same classes"),
+    ):
+        with pytest.raises(UserError, match=sentence):
+            flags = command.Flags(True, "procedural", 1, name)
+            command.prepare(network, None if name == "others" else 64, flags, tiny.NAMES)
+
+
+def test_images_are_kept_when_the_data_cannot_be_read(network, tmp_path, monkeypatch):
+    for number, pixels in enumerate(photos(3)):
+        PIL.fromarray(pixels).save(tmp_path / f"{number}.png")
+    (tmp_path / "2.png").write_bytes(b"no image")
+    monkeypatch.setattr(commands, "load", lambda *_: network)
+    options = {"quality": True, "quality_images": f"folder:{tmp_path}", "steps": 4, "recipe": "quick"}
+    with pytest.raises(UserError, match="2.png cannot be read as an image"):
+        commands.filters(layer="conv_1", channels=(0, 1), out=tmp_path / "out", **options)
+    assert len(list((tmp_path / "out").glob("*.png"))) == 2
 
 
 def test_images_of_one_kind_and_size_only(network, data, drawn):

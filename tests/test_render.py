@@ -278,6 +278,8 @@ def test_what_does_not_exist_is_one_sentence():
         render_filters(network, [0, 5])
     with pytest.raises(UserError, match=r"class 'hamer'.*hammer"):
         visualize.render_classes(network, ["hamer"], recipe=SHORT)
+    with pytest.raises(UserError, match="the network has no classes to draw: give one with its dense layers"):
+        visualize.render_classes(network.replace(class_names=()), "hammer")
     with pytest.raises(UserError, match=r"class 'hamer'.*hammer"):
         visualize.render(network, visualize.class_logit("hamer"))
     with pytest.raises(UserError, match="no class 3: the network's 3 classes are 0 to 2"):

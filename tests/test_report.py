@@ -183,6 +183,7 @@ def fake_results(folder: Path) -> dict:
         ),
     }
     origin = {"weights": "cd" * 32, "model": "vgg16", "image_size": [32, 32], "recipe": "quick", "steps": 80, "seed": 0}
+    origin |= {"input": "RGB in 0 to 1"}
     filters = {}
     for layer in ("block1_conv2", "block5_conv3"):
         filters[layer] = [
@@ -210,8 +211,8 @@ def fake_results(folder: Path) -> dict:
         "data": {"source": "procedural", "class_names": ["cat", "dog"], "train": 2000, "valid": 1000, "test": 1000,
                  "image_size": [64, 64], "skipped": []},
         "runs": runs,
-        "vgg": {"image_size": [64, 64], "width_multiplier": 0.25, "class_names": list(CLASSES), "test_accuracy": 0.934,
-                "digest": "cd" * 32, "training": "12 epochs of adam"},
+        "vgg": {"model": "vgg16", "image_size": [64, 64], "width_multiplier": 0.25, "class_names": list(CLASSES),
+                "test_accuracy": 0.934, "digest": "cd" * 32, "training": "12 epochs of adam"},
         "photo": {"credit": "Chelsea, by Stéfan van der Walt (CC0).", "truth": "cat",
                   "prediction": [{"name": "cat", "probability": 0.6}, {"name": "dog", "probability": 0.3}]},
         "feature_maps": {"layers": captions.map_statistics(raw), "single": {"layer": LAYERS[0], "channel": 19}},
@@ -360,7 +361,11 @@ def test_the_article_s_recipe_is_compared_with_this_run_s(results):
     text = changed(results).text
     assert "first row the article’s recipe, second row quick" in text
     assert "is 1.25 by the first and 2.5 by the second" in text
-    assert "500 steps of keras-vis" in text
+    assert "500 steps of keras-vis" in text and "differently prepared" not in text
+    other = [one | {"input": "as it is"} for one in results[1]["article_recipe"]]
+    assert (
+        "measured on differently prepared input: as it is for the first" in changed(results, article_recipe=other).text
+    )
 
 
 def test_attribution_names_the_class_and_the_methods(results):
@@ -453,7 +458,8 @@ def test_map_statistics_count_zeros_and_blank_maps():
 
 
 @pytest.mark.parametrize(
-    ("value", "words"), [(1498.2, "1,500"), (0.33333, "0.333"), (2.5, "2.5"), (0, "0"), (123456.0, "123,000")]
+    ("value", "words"),
+    [(1498.2, "1,500"), (0.33333, "0.333"), (2.5, "2.5"), (0, "0"), (123456.0, "123,000"), (5.123e-05, "0.0000512")],
 )
 def test_numbers_have_three_digits(value, words):
     assert captions.significant(value) == words

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, Shaped
 
 from cnnjax.errors import UserError
 from cnnjax.network import Images, Network
@@ -27,7 +27,7 @@ class Curve(NamedTuple):
 def insertion(
     network: Network,
     images: Images,
-    maps: Float[np.ndarray, "_images _height _width"],
+    maps: Shaped[np.ndarray, "_images _height _width"],
     class_index: ClassIndex | None = None,
     *,
     sigma: float | None = None,
@@ -47,7 +47,7 @@ def insertion(
 def deletion(
     network: Network,
     images: Images,
-    maps: Float[np.ndarray, "_images _height _width"],
+    maps: Shaped[np.ndarray, "_images _height _width"],
     class_index: ClassIndex | None = None,
     *,
     sigma: float | None = None,
@@ -97,7 +97,7 @@ class Exchanged:
 def _curve(
     network: Network,
     images: Images,
-    maps: Float[np.ndarray, "_images _height _width"],
+    maps: Shaped[np.ndarray, "_images _height _width"],
     class_index: ClassIndex | None,
     sigma: float | None,
     steps: int,
@@ -126,7 +126,7 @@ def _curve(
     return Curve(shares, found, np.trapezoid(found, shares, axis=1))
 
 
-def _ranks(maps: Float[np.ndarray, "images height width"]) -> Int[np.ndarray, "images height width"]:
+def _ranks(maps: Shaped[np.ndarray, "images height width"]) -> Int[np.ndarray, "images height width"]:
     """The place of each pixel in the order of its map, the largest first."""
     # In bool or uint8, as masks are, values have no negatives.
     flat = np.asarray(maps, np.float64).reshape(len(maps), -1)
