@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, cast
 
 import jax
@@ -137,10 +137,19 @@ class Network:
 
     @property
     def config(self) -> dict[str, Json] | None:
-        """What `models.create(**config)` makes this model from; None if the model is not one of this package's."""
-        config = getattr(without_arrays(self.graphdef), "config", None)
+        """What `models.create(**config)` makes this model from; None if the model is not one of this package's.
+
+        It is also None for a subclass of one of the package's models, which `models.create` would not make.
+        """
+        model = without_arrays(self.graphdef)
+        config = getattr(model, "config", None)
         found = config() if callable(config) else None
-        return found if isinstance(found, dict) and found.get("name") in models.MODELS else None
+        if not isinstance(found, dict) or not isinstance(found.get("name"), str):
+            return None
+        made = models.MODELS.get(found["name"])
+        while isinstance(made, partial):
+            made = made.func
+        return found if made is not None and (type(model) is made or not isinstance(made, type)) else None
 
     @property
     def model_name(self) -> str:

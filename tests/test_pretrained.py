@@ -20,6 +20,7 @@ from cnnjax.checksums import digest
 from cnnjax.data import normalize
 from cnnjax.errors import UserError
 from cnnjax.formats import native
+from cnnjax.models import SmallCNN
 
 pytestmark = pytest.mark.usefixtures("quickly_compiled")
 
@@ -125,6 +126,26 @@ def test_any_model_is_saved_and_comes_back_with_its_class(tmp_path, own):
         assert key == own.model_state["dropout"]["rngs"]["key"] and key.dtype == jax.random.key(0).dtype
         assert int(loaded.model_state["calls"]) == 7 and loaded.provenance == own.provenance
     assert parts(path)[0]["cnnjax"].count(f'"class": "{Own.__module__}.Own"') == 1
+
+
+class Doubled(SmallCNN):
+    """A subclass of one of this package's models, which computes something else from the same parameters."""
+
+    def __call__(self, images, **options):
+        logits, activations = super().__call__(images, **options)
+        return 2 * logits, activations
+
+
+def test_a_subclass_of_a_model_of_this_package_comes_back_as_itself(tmp_path):
+    own = Doubled(3, image_size=SIZE, width_multiplier=0.1, rngs=nnx.Rngs(0))
+    own = Network.create(own, normalizer=normalize.identity())
+    assert own.config is None and own.model_name == "Doubled"
+    formats.save(tmp_path / "own.safetensors", own)
+    assert "holds a " in refusal(tmp_path / "own.safetensors")
+    loaded = formats.load(tmp_path / "own.safetensors", model=own.model())
+    np.testing.assert_array_equal(loaded(IMAGES)[0], own(IMAGES)[0])
+    vgg = random_networks.model("vgg11-bn", image_size=32, width_multiplier=0.05)
+    assert Network.create(vgg, normalizer=normalize.identity()).config["name"] == "vgg11-bn"
 
 
 def test_without_its_class_one_sentence_asks_for_it(tmp_path, own):
