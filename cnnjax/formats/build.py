@@ -2,13 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
 import jax
 from flax import nnx
 
-from cnnjax import models
+from cnnjax import limits, models
 from cnnjax.data.normalize import Normalizer, describe
 from cnnjax.errors import UserError
 from cnnjax.formats import description
@@ -20,7 +21,7 @@ from cnnjax.formats.lazy_tensors import Contents, Tensor, listed
 from cnnjax.formats.native import nested
 from cnnjax.formats.read_arrays import becomes_float32, read_arrays
 from cnnjax.image_size import to_size
-from cnnjax.network import Network
+from cnnjax.network import Network, checked_logits_shape, to_class_names
 
 NEEDS_TOP = "which needs its dense layers: only a VGG does without them"
 """How the sentence ends where a network is asked for without its dense layers that cannot do without them."""
@@ -51,9 +52,22 @@ class Options:
         new_head: Sequence[str] = (),
         **others: Any,
     ) -> "Options":
-        """From the arguments as they were given."""
+        """From the arguments as they were given. Raises UserError for one that cannot be meant."""
         size = None if image_size is None else to_size(image_size)
-        return cls(image_size=size, class_names=tuple(class_names), new_head=tuple(new_head), **others)
+        names, head = to_class_names(class_names), to_class_names(new_head, "new_head")
+        if len(head) == 1:
+            raise UserError(f"new_head has one class, {head[0]!r}: name two or more")
+        _check_numbers(**{name: others[name] for name in ("seed", "dense_units") if name in others})
+        return cls(image_size=size, class_names=names, new_head=head, **others)
+
+
+def _check_numbers(seed: Any = 0, dense_units: Any = None) -> None:
+    """Raises UserError for arguments of a new head that no head can have."""
+    if not isinstance(seed, Integral):
+        raise UserError(f"seed={seed!r} is no whole number: give one, such as 0")
+    limits.check_seed(int(seed))
+    if dense_units is not None and (not isinstance(dense_units, Integral) or dense_units < 1):
+        raise UserError(f"dense_units={dense_units!r} is no number of outputs: give a whole number from 1 on, or None")
 
 
 @dataclass
@@ -128,7 +142,7 @@ def build(path: Path, contents: Contents, options: Options) -> Network:
     if others:
         plan.provenance["stored as"] = sorted(others)
     arrays = plan.new_arrays | read_arrays(path, plan.tensors, wanted, plan.unknown, _cells(plan))
-    return Network(
+    network = Network(
         graphdef,
         nested(params, arrays),
         nested(model_state, arrays),
@@ -138,6 +152,19 @@ def build(path: Path, contents: Contents, options: Options) -> Network:
         found.channels,
         plan.provenance,
     )
+    if options.model is not None and options.class_names:
+        _check_class_names(path, network)
+    return network
+
+
+def _check_class_names(path: Path, network: Network) -> None:
+    """Raises UserError unless there is a name for each class that a caller's own model has."""
+    logits = checked_logits_shape(network)
+    if logits is not None and len(logits) == 1 and len(network.class_names) != max(2, logits[0]):
+        raise UserError(
+            f"{path} has {max(2, logits[0])} classes, not the {len(network.class_names)} of class_names: give a name "
+            "for each"
+        )
 
 
 def _assumed(plan: _Plan, contents: Contents, options: Options) -> dict[str, str]:
