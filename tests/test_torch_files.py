@@ -3,7 +3,6 @@
 import argparse
 from functools import lru_cache
 from pathlib import Path
-from types import SimpleNamespace
 
 import compiling
 import jax.numpy as jnp
@@ -14,9 +13,12 @@ from oracles import numpy_nets
 
 from cnnjax import formats
 from cnnjax.cli.weights import describe
+from cnnjax.data import normalize
 from cnnjax.errors import UserError
-from cnnjax.formats import torch_names, torch_pickle, torch_reader
-from cnnjax.formats.lazy_tensors import Damaged, Tensor
+from cnnjax.formats import build, torch_names, torch_pickle, torch_reader
+from cnnjax.formats.description import Description
+from cnnjax.formats.lazy_tensors import Bytes, Contents, Damaged, Tensor
+from cnnjax.formats.options import Options
 
 TORCH = Path(__file__).parent / "fixtures" / "torch"
 """What PyTorch wrote: see oracles/torch_values.py."""
@@ -175,19 +177,44 @@ def test_a_tensor_larger_than_any_file_is_damage(large):
         torch_pickle._tensor(storage, *values.values())
 
 
-def test_a_transposed_tensor_is_read_once():
+def test_a_transposed_tensor_is_read_once(tmp_path):
     array, asked = np.arange(640 * 70, dtype=np.float32).reshape(640, 70), []
 
-    def read(offset, size):
-        asked.append(size)
-        return array.tobytes()[offset : offset + size]
+    class Counted(Bytes):
+        def read(self, offset, size):
+            asked.append(size)
+            return super().read(offset, size)
 
-    file, storage = SimpleNamespace(read=read), torch_pickle.Storage(array.dtype, "0", 0, array.size)
+    (tmp_path / "numbers").write_bytes(array.tobytes())
+    storage = torch_pickle.Storage(array.dtype, "0", 0, array.size)
     places, strided = {"0": (0, array.nbytes)}, torch_pickle.Strided(storage, 3, (64, 640), (1, 70))
-    tensor = torch_reader._located(file, "w", strided, places, lru_cache(2)(read))
-    found = np.concatenate([tensor.rows(first, first + 16) for first in range(0, 64, 16)])
+    with (tmp_path / "numbers").open("rb") as opened:
+        file = Counted(opened)
+        tensor = torch_reader._located(file, "w", strided, places, lru_cache(2)(file.read))
+        found = np.concatenate([tensor.rows(first, first + 16) for first in range(0, 64, 16)])
     np.testing.assert_array_equal(found, array[:, 3:67].T)
     assert sum(asked) <= array.nbytes
+
+
+def test_what_fits_rgb_images_alone_is_not_given_to_grey_ones(tmp_path, tiny):
+    """The usual normalizer of a format, a caller's, and what a Keras file tells, which has three numbers."""
+    grey, path = tiny | {"features.0.weight": tiny["features.0.weight"][:, :1]}, tmp_path / "w.pth"
+    torch_files.save(path, grey)
+    network = formats.load(path)
+    assert network.channels == 1 and network.normalizer.kind == "none"
+    assert network.provenance["assumed"]["preprocessing"] == "grey in 0 to 1"
+    symmetric = normalize.per_channel("standard", (0.5,) * 3, (2.0,) * 3)
+    network = formats.load(path, normalizer=symmetric)
+    assert network.normalizer.mean.tolist() == [0.5] and network.normalizer.scales.tolist() == [2.0]
+    assert "preprocessing" not in network.provenance["assumed"]
+    for wrong in (normalize.imagenet(), normalize.caffe()):
+        with pytest.raises(UserError, match=r"images with 1 channel, but normalizer= is for 3: .*--weights-prepro"):
+            formats.load(path, normalizer=wrong)
+    told = Contents("Keras", {}, [], symmetric, tells_normalizer=True)
+    found = Description({}, "", (), (64, 64), 2, symmetric, {})
+    assert build._normalizer(path, told, Options(), found).mean.tolist() == [0.5, 0.5]
+    with pytest.raises(UserError, match="images with 2 channels, but its preprocessing is for 3"):
+        build._normalizer(path, told, Options(), found._replace(normalizer=normalize.imagenet()))
 
 
 def test_objects_as_keys(tmp_path, tiny):
