@@ -217,6 +217,16 @@ def test_what_fits_rgb_images_alone_is_not_given_to_grey_ones(tmp_path, tiny):
         build._normalizer(path, told, Options(), found._replace(normalizer=normalize.imagenet()))
 
 
+def test_oblong_images_are_asked_for(tmp_path):
+    shapes = numpy_nets.vgg_shapes(numpy_nets.channels(11, (1, 1, 3, 5, 5)), 2, 2, (2, 3))
+    torch_files.save(tmp_path / "w.pth", numpy_nets.filled(shapes))
+    with pytest.raises(UserError, match=r"its network needs float32 \(20, 2\): give image_size=\(height, width\) of"):
+        formats.load(tmp_path / "w.pth")
+    assert formats.load(tmp_path / "w.pth", image_size=(64, 96)).image_size == (64, 96)
+    with pytest.raises(UserError, match=r"its network needs float32 \(20, 2\)$"):
+        formats.load(tmp_path / "w.pth", image_size=(64, 64))
+
+
 def test_objects_as_keys(tmp_path, tiny):
     torch_files.save(tmp_path / "plain.pth", tiny)
     scores = {named("__main__", "Split", "train"): 0.9}

@@ -92,7 +92,7 @@ def build(path: Path, contents: Contents, options: Options) -> Network:
         plan.class_names = options.class_names or plan.class_names
     normalizer = _normalizer(path, contents, options, found)
     if options.model is None and contents.description is None:
-        assumed = _assumed(plan, contents, options, describe(normalizer, found.channels))
+        assumed = _assumed(plan, contents, options, normalizer)
         plan.provenance |= {"assumed": assumed} if assumed else {}
     graphdef, params, model_state = models.split(model)
     expected = models.flatten(params) | models.flatten(model_state)
@@ -102,7 +102,8 @@ def build(path: Path, contents: Contents, options: Options) -> Network:
     }
     if others:
         plan.provenance["stored as"] = sorted(others)
-    arrays = plan.new_arrays | read_arrays(path, plan.tensors, wanted, plan.unknown, _cells(plan))
+    guessed = _guessed(plan, contents, options)
+    arrays = plan.new_arrays | read_arrays(path, plan.tensors, wanted, plan.unknown, _cells(plan), guessed)
     network = Network(
         graphdef,
         nested(params, arrays),
@@ -116,6 +117,13 @@ def build(path: Path, contents: Contents, options: Options) -> Network:
     if options.model is not None and options.class_names:
         _check_class_names(path, network)
     return network
+
+
+def _guessed(plan: _Plan, contents: Contents, options: Options) -> str:
+    """The array from whose shape alone the size of the images follows; "" where something else says it."""
+    said = options.model is not None or contents.description is not None or options.image_size or contents.image_size
+    layers = plan.architecture.layers if plan.architecture and not said else ()
+    return next((f"{layer.path}/kernel" for layer in layers if layer.kind == "flat"), "")
 
 
 def _check_class_names(path: Path, network: Network) -> None:
@@ -151,7 +159,7 @@ def _normalizer(path: Path, contents: Contents, options: Options, found: Descrip
     )
 
 
-def _assumed(plan: _Plan, contents: Contents, options: Options, preprocessing: str) -> dict[str, str]:
+def _assumed(plan: _Plan, contents: Contents, options: Options, normalizer: Normalizer) -> dict[str, str]:
     """What neither the file nor the caller has said, in words."""
     assumed, known, size = {}, plan.architecture, plan.image_size
     if options.image_size is None and contents.image_size is None:
@@ -159,7 +167,7 @@ def _assumed(plan: _Plan, contents: Contents, options: Options, preprocessing: s
         if known and known.fixed_size and plan.config.get("include_top", True):
             assumed["image size"] += f" of {size[0]} to {size[0] + 2**known.halvings - 1}"
     if options.normalizer is None and not contents.tells_normalizer:
-        assumed["preprocessing"] = preprocessing
+        assumed["preprocessing"] = describe(normalizer, plan.config["channels"])
     if plan.class_names and not options.class_names and not options.new_head:
         names = plan.class_names
         assumed["class names"] = f"{', '.join(names[:2])}, …" if len(names) > 2 else ", ".join(names)
