@@ -250,7 +250,7 @@ def test_work_inside_a_scan_counts():
         lambda x: jax.pure_callback(lambda x: np.asarray(x)[:, ::-1], jax.ShapeDtypeStruct(x.shape, x.dtype), x),
         lambda x: jax.lax.fori_loop(0, 3, lambda _, x: conv(x, jnp.ones((3, 3, 3, 3))), x),
         lambda x: jax.lax.while_loop(lambda x: x.sum() < 5, lambda x: x[:, ::-1], x),
-        lambda x: jnp.take(conv(x, jnp.ones((3, 3, 3, 3))), 4, axis=1),
+        lambda x: jnp.take(conv(x, jnp.ones((3, 3, 3, 8))), 4, axis=1),
         lambda x: jnp.take(x, jnp.array([3, 1]), axis=2),
         lambda x: x.at[:, 2].set(x[:, 5]),
     ],
