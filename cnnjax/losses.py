@@ -106,18 +106,21 @@ def sigmoid_cross_entropy(label_smoothing: float = 0.0) -> Loss:
     return _cross_entropy("sigmoid", label_smoothing)
 
 
-def cross_entropy(label_smoothing: float = 0.0, class_weights: Sequence[float] = ()) -> Loss:
+def cross_entropy(label_smoothing: float = 0.0, class_weights: Sequence[float] | np.ndarray | Array = ()) -> Loss:
     """`sigmoid_cross_entropy` for a model of one logit, `softmax_cross_entropy` for a model of several.
 
     class_weights: one positive number for each class, by which its examples count in training; `()` for none. What is
     reported stays unweighted but for the training loss. Another number of weights raises UserError when it is called.
     """
     loss = _cross_entropy("auto", label_smoothing)
-    if not class_weights:
+    if isinstance(class_weights, Mapping):
+        raise UserError(f"class_weights={class_weights!r} is a mapping: give a sequence in the order of the classes")
+    weights = tuple(map(float, class_weights))
+    if not weights:
         return loss
-    if not all(0 < weight < math.inf for weight in class_weights):
-        raise UserError(f"class_weights={tuple(class_weights)} must be positive numbers, one for each class")
-    return Loss(_Weighted(loss.function, tuple(map(float, class_weights))), loss.plain or loss.function)
+    if not all(0 < weight < math.inf for weight in weights):
+        raise UserError(f"class_weights={weights} must be positive numbers, one for each class")
+    return Loss(_Weighted(loss.function, weights), loss.plain or loss.function)
 
 
 @dataclass(frozen=True)

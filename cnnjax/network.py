@@ -1,10 +1,11 @@
 """A network: a model with its parameters and state, and everything that is needed to use it on images."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
-from typing import TYPE_CHECKING, cast
+from functools import cached_property, partial
+from typing import TYPE_CHECKING, Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +18,7 @@ from cnnjax import checksums, models
 from cnnjax.data.as_unit import as_unit
 from cnnjax.data.normalize import Normalizer, fit_normalizer, normalize
 from cnnjax.errors import UserError
+from cnnjax.files import check_json
 from cnnjax.image_size import to_size
 from cnnjax.models.functional import ModelState, Output, Params
 
@@ -59,7 +61,7 @@ class Network:
         dataset: "Dataset | None" = None,
         *,
         normalizer: str | Normalizer = "standard",
-        class_names: Sequence[str] | None = None,
+        class_names: Iterable[str] | None = None,
         image_size: int | tuple[int, int] | None = None,
         channels: int | None = None,
         provenance: Mapping[str, Json] | None = None,
@@ -70,8 +72,10 @@ class Network:
         class_names, image_size (an int, or (height, width)), channels: by default the dataset's; without a dataset,
         those that the model itself has as attributes, and "class 0", "class 1", … for its logits.
 
-        Raises UserError if one of these cannot be found, or if the model does not fit the images or the classes.
+        Raises UserError if one of these cannot be found, if the model does not fit the images or the classes, if a
+        class name occurs twice, or if JSON cannot hold the provenance.
         """
+        check_json(provenance, "the provenance")
         shape = _image_shape(model, dataset, image_size, channels)
         if isinstance(normalizer, str):
             if dataset is None:
@@ -82,7 +86,7 @@ class Network:
             normalizer = fit_normalizer(normalizer, dataset.train)
         graphdef, params, model_state = models.split(model)
         network = cls(graphdef, params, model_state, normalizer, (), shape[:2], shape[2], dict(provenance or {}))
-        logits = _checked_logits_shape(network)
+        logits = checked_logits_shape(network)
         if class_names is None and dataset is not None and logits is not None and len(logits) == 1:
             class_names = dataset.class_names
         return network.replace(class_names=_class_names(logits, class_names))
@@ -125,8 +129,16 @@ class Network:
         )
 
     def probabilities(self, images: Images) -> Float[Array, "batch classes"]:
-        """Probability of each class of images as for `apply`. One logit is the second of two classes' (sigmoid)."""
+        """Probability of each class of images as for `apply`. One logit is the second of two classes' (sigmoid).
+
+        Raises UserError for a network without classes, such as a VGG without its dense layers.
+        """
         logits = self(images)[0]
+        if getattr(logits, "ndim", 0) != 2:
+            raise UserError(
+                "this network has no classes, for its output is not logits of shape (batch, classes): use one with its "
+                "dense layers"
+            )
         if logits.shape[1] == 1:
             return jax.nn.sigmoid(jnp.concatenate([-logits, logits], axis=1))  # exact for small probabilities, too
         return jax.nn.softmax(logits)
@@ -137,10 +149,19 @@ class Network:
 
     @property
     def config(self) -> dict[str, Json] | None:
-        """What `models.create(**config)` makes this model from; None if the model is not one of this package's."""
-        config = getattr(without_arrays(self.graphdef), "config", None)
+        """What `models.create(**config)` makes this model from; None if the model is not one of this package's.
+
+        It is also None for a subclass of one of the package's models, which `models.create` would not make.
+        """
+        model = without_arrays(self.graphdef)
+        config = getattr(model, "config", None)
         found = config() if callable(config) else None
-        return found if isinstance(found, dict) and found.get("name") in models.MODELS else None
+        if not isinstance(found, dict) or not isinstance(found.get("name"), str):
+            return None
+        made = models.MODELS.get(found["name"])
+        while isinstance(made, partial):
+            made = made.func
+        return found if made is not None and (type(model) is made or not isinstance(made, type)) else None
 
     @property
     def model_name(self) -> str:
@@ -243,7 +264,7 @@ def _image_shape(
     return (*to_size(image_size), int(channels))
 
 
-def _checked_logits_shape(network: Network) -> tuple[int, ...] | None:
+def checked_logits_shape(network: Network) -> tuple[int, ...] | None:
     """`Network.logits_shape`. Raises UserError for a model that does not take images of the network's shape."""
     try:
         return network.logits_shape()
@@ -258,10 +279,21 @@ def _checked_logits_shape(network: Network) -> tuple[int, ...] | None:
         ) from error
 
 
-def _class_names(shape: tuple[int, ...] | None, names: Sequence[str] | None) -> tuple[str, ...]:
+def to_class_names(names: Iterable[Any], argument: str = "class_names") -> tuple[str, ...]:
+    """The names as texts. Raises UserError where they are one text, or where one of them occurs twice."""
+    if isinstance(names, str):
+        raise UserError(f'{argument}={names!r} is one text: give a sequence of names, such as ("cat", "dog")')
+    names = tuple(map(str, names))
+    if twice := [name for name, count in Counter(names).items() if count > 1]:
+        raise UserError(f"{argument} has {twice[0]!r} more than once: give each class a name of its own")
+    return names
+
+
+def _class_names(shape: tuple[int, ...] | None, names: Iterable[Any] | None) -> tuple[str, ...]:
     """The names of the classes, which must be as many as the model has logits: (n,), where (1,) stands for two."""
+    names = None if names is None else to_class_names(names)
     if shape is None or len(shape) != 1:
-        return tuple(names or ())
+        return names or ()
     count = 2 if shape[0] == 1 else shape[0]
     if names is None:
         return tuple(f"class {i}" for i in range(count))
@@ -270,4 +302,4 @@ def _class_names(shape: tuple[int, ...] | None, names: Sequence[str] | None) -> 
             f"the model has {shape[0]} logit{'s' * (shape[0] != 1)}, for {count} classes, but there are {len(names)} "
             f"class names: create it with num_classes={1 if len(names) == 2 else len(names)}"
         )
-    return tuple(names)
+    return names

@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 import random_networks
 from flax import nnx
@@ -238,7 +239,43 @@ def test_work_inside_a_scan_counts():
     def model(x):
         return jax.lax.scan(lambda x, _: (conv(x, jnp.ones((3, 3, 3, 3))), None), x, None, length=4)[0]
 
-    assert summary(model, (8, 8, 3)).flops == 4 * 2 * 8 * 8 * 27 * 3
+    found = summary(model, (8, 8, 3))
+    assert found.flops == 4 * 2 * 8 * 8 * 27 * 3
+    assert found.rows[0].receptive_field is None  # four 3×3 kernels have one of 9, which is not followed
+
+
+@pytest.mark.parametrize(
+    "mix",
+    [
+        lambda x: jax.pure_callback(lambda x: np.asarray(x)[:, ::-1], jax.ShapeDtypeStruct(x.shape, x.dtype), x),
+        lambda x: jax.lax.fori_loop(0, 3, lambda _, x: conv(x, jnp.ones((3, 3, 3, 3))), x),
+        lambda x: jax.lax.while_loop(lambda x: x.sum() < 5, lambda x: x[:, ::-1], x),
+        lambda x: jnp.take(conv(x, jnp.ones((3, 3, 3, 8))), 4, axis=1),
+        lambda x: jnp.take(x, jnp.array([3, 1]), axis=2),
+        lambda x: x.at[:, 2].set(x[:, 5]),
+    ],
+)
+def test_what_may_mix_pixels_has_no_receptive_field(mix):
+    assert summary(mix, (8, 8, 3)).rows[0].receptive_field is None
+
+
+def test_whether_any_pixel_is_bright():
+    row = summary(lambda x: jnp.any(conv(x, jnp.ones((3, 3, 3, 5))) > 0, axis=(1, 2)), (8, 8, 3)).rows[0]
+    assert row.shape == (5,) and row.receptive_field == (8, 8)
+
+
+def test_products_that_differ_are_all_counted():
+    one, three, other = (jnp.ones((n, n, 3, 2)) for n in (1, 3, 3))
+    pixels = 2 * 8 * 8 * 3 * 2
+
+    def flops(model):
+        return summary(model, (8, 8, 3)).flops
+
+    assert flops(lambda x: conv(x, three) + conv(x, one)) == pixels * 10
+    assert flops(lambda x: conv(x, three) + conv(x, other)) == pixels * 18
+    assert flops(lambda x: conv(x, three, 2) + conv(x, three, 2, 1)) == pixels * 18 // 4
+    assert flops(lambda x: conv(x, three) + conv(x, three)) == pixels * 9
+    assert flops(lambda x: jax.lax.map(lambda x: conv(x, three) + conv(x, other), x[None])) == pixels * 18
 
 
 def test_table_is_aligned():

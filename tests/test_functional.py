@@ -290,8 +290,9 @@ def test_perturbations_of_every_named_activation(arguments):
     last = names[-1]
     gradient = jax.grad(lambda p: run(p).logits[:, 1].sum())(zeros)[last]
     np.testing.assert_array_equal(gradient, jnp.zeros_like(gradient).at[:, 1].set(1))
-    graphdef = models.with_remat(graphdef, params, state, True)
-    close(run(zeros | {names[1]: plain.activations[names[1]]}), run(zeros | {names[1]: plain.activations[names[1]]}))
+    remat, given = models.with_remat(graphdef, params, state, True), zeros | {names[1]: plain.activations[names[1]]}
+    again = jax.jit(lambda perturbations: models.apply(remat, params, state, x, perturbations=perturbations))
+    close(again(given), run(given))
 
 
 def test_a_perturbed_convolution_is_what_is_pooled():

@@ -1,5 +1,6 @@
 """Losses against optax and float64 NumPy, in value and gradient, and the laws that they obey."""
 
+import inspect
 from functools import partial
 
 import jax
@@ -182,6 +183,14 @@ def test_loss_is_a_static_argument():
     for _ in range(2):
         mean(losses.cross_entropy(0.1), jnp.zeros((2, 3)), jnp.zeros(2, jnp.int32))
     assert len(traces) == 1
+
+
+def test_class_weights_as_an_array_but_not_by_name():
+    given = losses.cross_entropy(class_weights=np.array([1.0, 5.0], np.float32))
+    assert given == losses.cross_entropy(class_weights=(1.0, 5.0)) and hash(given)
+    assert losses.cross_entropy(class_weights=np.zeros(0)) == losses.cross_entropy()
+    with pytest.raises(UserError, match=r"class_weights=.* is a mapping: give a sequence in the order of the classes"):
+        inspect.unwrap(losses.cross_entropy)(class_weights={0: 1.0, 1: 5.0})
 
 
 def test_errors_are_one_sentence():

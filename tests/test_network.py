@@ -1,9 +1,11 @@
 """The Network: made from a model and a dataset, a pytree for jit and grad, and its short name."""
 
+import inspect
 import json
 import os
 import subprocess
 import sys
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -202,6 +204,29 @@ def test_without_a_dataset():
     plain = Norms(3, 2, rngs=nnx.Rngs(0))
     made = Network.create(plain, normalizer=normalize.identity(), image_size=8, channels=3)
     assert made.image_size == (8, 8)
+
+
+def test_class_names_and_provenance_as_numpy_has_them():
+    labels = np.array([7, 5, 6, 5])
+    create = partial(inspect.unwrap(Network.create.__func__), Network, normalizer=normalize.identity())
+    network = create(small(), class_names=np.unique(labels))
+    assert network.class_names == ("5", "6", "7") and all(type(name) is str for name in network.class_names)
+    with pytest.raises(UserError, match="the provenance cannot be kept as JSON .*: use texts, numbers"):
+        create(small(), provenance={"accuracy": np.float32(0.5)})
+
+
+def test_one_text_is_no_sequence_of_class_names():
+    with pytest.raises(UserError, match="class_names='cat' is one text: give a sequence of names"):
+        Network.create(small(), normalizer=normalize.identity(), class_names="cat")
+    with pytest.raises(UserError, match="class_names has 'a' more than once: give each class a name of its own"):
+        Network.create(small(), normalizer=normalize.identity(), class_names=("a", "b", "a"))
+
+
+def test_without_classes_there_are_no_probabilities():
+    base = random_networks.model("vgg11", image_size=32, width_multiplier=0.05, include_top=False)
+    network = Network.create(base, normalizer=normalize.identity())
+    with pytest.raises(UserError, match="this network has no classes.*: use one with its dense layers"):
+        network.probabilities(np.zeros((1, 32, 32, 3), np.float32))
 
 
 @pytest.mark.parametrize(

@@ -40,6 +40,19 @@ def test_article_feature_map():
     np.testing.assert_array_equal(out[0, :, :, 0], [[4, 3, 4], [2, 4, 3], [2, 3, 4]])
 
 
+@pytest.mark.parametrize("shape", [(3, 4), (64, 64), (32, 64)])
+def test_no_images_and_images_smaller_than_the_kernel(shape):
+    """As lax.conv_general_dilated: nothing comes out, and the gradient for the kernel is zero."""
+    kernel, none = jnp.ones((3, 3, *shape)), jnp.ones((0, 8, 8, shape[0]))
+    assert conv(none, kernel).shape == (0, 8, 8, shape[1])
+    assert conv(none[:, :1, :, :], kernel, padding="VALID").shape == (0, 0, 6, shape[1])
+    assert conv(jnp.ones((1, 1, 8, shape[0])), kernel, padding="VALID").shape == (1, 0, 6, shape[1])
+    assert conv_max_pool(none, kernel).shape == (0, 4, 4, shape[1])
+    assert not jax.grad(lambda kernel: conv(none, kernel).sum())(kernel).any()
+    with pytest.raises(UserError, match="a pooling window of 2 does not fit into images of 1×8 pixels"):
+        conv_max_pool(jnp.ones((1, 1, 8, shape[0])), kernel)
+
+
 @pytest.mark.parametrize(
     ("side", "window", "stride", "padding"),
     [((7, 6), (3, 3), 1, "SAME"), ((6, 5), (2, 4), 1, "SAME"), ((8, 7), (3, 2), 1, "VALID"), ((5, 5), (3, 3), 1, 3),

@@ -1,5 +1,6 @@
 """This package's own files: what is written comes back, any damage is seen, and files of the first edition are read."""
 
+import inspect
 import json
 import pickle
 import zipfile
@@ -20,6 +21,7 @@ from cnnjax.checksums import digest
 from cnnjax.data import normalize
 from cnnjax.errors import UserError
 from cnnjax.formats import native
+from cnnjax.models import SmallCNN
 
 pytestmark = pytest.mark.usefixtures("quickly_compiled")
 
@@ -109,7 +111,7 @@ class Own(nnx.Module):
 def own():
     model = Own(2, rngs=nnx.Rngs(3))
     normalizer = normalize.identity()
-    return Network.create(model, normalizer=normalizer, image_size=(9, 7), channels=2, class_names="xyz")
+    return Network.create(model, normalizer=normalizer, image_size=(9, 7), channels=2, class_names=tuple("xyz"))
 
 
 def test_any_model_is_saved_and_comes_back_with_its_class(tmp_path, own):
@@ -125,6 +127,49 @@ def test_any_model_is_saved_and_comes_back_with_its_class(tmp_path, own):
         assert key == own.model_state["dropout"]["rngs"]["key"] and key.dtype == jax.random.key(0).dtype
         assert int(loaded.model_state["calls"]) == 7 and loaded.provenance == own.provenance
     assert parts(path)[0]["cnnjax"].count(f'"class": "{Own.__module__}.Own"') == 1
+    assert formats.load(path, model=abstract, class_names=["p", "q", "r"]).class_names == ("p", "q", "r")
+    with pytest.raises(UserError, match="has 3 classes, not the 1 of class_names: give a name for each"):
+        formats.load(path, model=abstract, class_names=("a",))
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"new_head": ("cat",)}, "new_head has one class, 'cat': name two or more"),
+        ({"new_head": "cat,dog"}, "new_head='cat,dog' is one text: give a sequence of names"),
+        ({"new_head": ("cat", "dog", "cat")}, "new_head has 'cat' more than once"),
+        ({"class_names": "ab"}, "class_names='ab' is one text"),
+        ({"class_names": ("a", "a")}, "class_names has 'a' more than once"),
+        ({"dense_units": -3}, "dense_units=-3 is no number of outputs"),
+        ({"dense_units": 4.5}, "dense_units=4.5 is no number of outputs"),
+        ({"seed": 1.5}, "seed=1.5 is no whole number"),
+        ({"seed": 2**40}, "is no seed of its own"),
+    ],
+)
+def test_arguments_that_cannot_be_meant_are_named(file, options, sentence):
+    with pytest.raises(UserError, match=sentence) as error:
+        inspect.unwrap(formats.load)(file, **options)  # without the types that tests check
+    assert str(file) not in str(error.value)
+
+
+class Doubled(SmallCNN):
+    """A subclass of one of this package's models, which computes something else from the same parameters."""
+
+    def __call__(self, images, **options):
+        logits, activations = super().__call__(images, **options)
+        return 2 * logits, activations
+
+
+def test_a_subclass_of_a_model_of_this_package_comes_back_as_itself(tmp_path):
+    own = Doubled(3, image_size=SIZE, width_multiplier=0.1, rngs=nnx.Rngs(0))
+    own = Network.create(own, normalizer=normalize.identity())
+    assert own.config is None and own.model_name == "Doubled"
+    formats.save(tmp_path / "own.safetensors", own)
+    assert "holds a " in refusal(tmp_path / "own.safetensors")
+    loaded = formats.load(tmp_path / "own.safetensors", model=own.model())
+    np.testing.assert_array_equal(loaded(IMAGES)[0], own(IMAGES)[0])
+    vgg = random_networks.model("vgg11-bn", image_size=32, width_multiplier=0.05)
+    assert Network.create(vgg, normalizer=normalize.identity()).config["name"] == "vgg11-bn"
 
 
 def test_without_its_class_one_sentence_asks_for_it(tmp_path, own):

@@ -274,6 +274,14 @@ def test_imagenet_is_the_file_that_the_article_used():
     assert published.FILES["imagenet"] == published.FILES["imagenet-keras"]
 
 
+def test_names_that_no_file_can_have_name_no_weights():
+    with pytest.raises(UserError, match="unknown weights 'xxx"):
+        formats.resolve("x" * 300)
+    for name in (f"folder/{'x' * 300}.pth", "a\0b.pth"):
+        with pytest.raises(UserError, match="there is no weights file"):
+            formats.check_exists(name)
+
+
 def test_resolve_takes_nothing_a_name_or_a_path(server, tmp_path, monkeypatch):
     bundled = formats.resolve("")
     assert bundled.class_names[:2] == ("cat", "dog")

@@ -159,6 +159,9 @@ def test_one_logit_for_each_class():
         assert shapes["output"] == (classes,) and list(shapes)[-1] == "output"
     with pytest.raises(UserError, match="SmallCNN needs a positive num_classes, not 0"):
         models.create("small-cnn", image_size=16, num_classes=0)
+    for width in (float("nan"), float("inf"), -1.0):
+        with pytest.raises(UserError, match=f"SmallCNN needs a positive width_multiplier, not {width}"):
+            models.create("small-cnn", width_multiplier=width)
 
 
 def test_height_and_width_may_differ():

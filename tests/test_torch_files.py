@@ -1,6 +1,7 @@
 """PyTorch's files as scripts leave them: what PyTorch wrote, and what `torch_files` writes like it."""
 
 import argparse
+from functools import lru_cache
 from pathlib import Path
 
 import compiling
@@ -12,7 +13,12 @@ from oracles import numpy_nets
 
 from cnnjax import formats
 from cnnjax.cli.weights import describe
+from cnnjax.data import normalize
 from cnnjax.errors import UserError
+from cnnjax.formats import build, torch_names, torch_pickle, torch_reader
+from cnnjax.formats.description import Description
+from cnnjax.formats.lazy_tensors import Bytes, Contents, Damaged, Tensor
+from cnnjax.formats.options import Options
 
 TORCH = Path(__file__).parent / "fixtures" / "torch"
 """What PyTorch wrote: see oracles/torch_values.py."""
@@ -125,6 +131,100 @@ def test_a_list_of_the_network_and_more(tmp_path, tiny):
     for saved in ([tiny, BESIDE["an optimizer"], 7], (7, tiny)):
         torch_files.save(tmp_path / "w.pth", saved)
         assert formats.load(tmp_path / "w.pth").digest == digest
+
+
+def test_dicts_that_contain_themselves_are_followed_once(tmp_path, tiny):
+    torch_files.save(tmp_path / "plain.pth", tiny)
+    inner = {"net": tiny, "head": {"weight": np.ones((2, 5), np.float32)}}
+    inner |= {f"again {i}": inner for i in range(300)}
+    torch_files.save(tmp_path / "w.pth", {"state": inner, "epoch": 3})
+    network = formats.load(tmp_path / "w.pth")
+    assert network.digest == formats.load(tmp_path / "plain.pth").digest and network.provenance["in"] == "state.net"
+    empty = {}
+    empty |= {f"again {i}": empty for i in range(300)}
+    torch_files.save(tmp_path / "w.pth", empty)
+    with pytest.raises(UserError, match="it holds no state dict, but again 0, again 1"):
+        formats.load(tmp_path / "w.pth")
+
+
+def test_many_prefixes_take_no_time_for_each_pair_of_names():
+    class Counted(str):
+        calls = 0
+
+        def startswith(self, *arguments):
+            Counted.calls += 1
+            return super().startswith(*arguments)
+
+    kernel = Tensor("", (2, 2, 3, 3), np.dtype("f4"), lambda first, last: None)
+    names = [Counted(f"part{i}.conv.weight") for i in range(2000)]
+    torch_names._network({name: kernel._replace(name=name) for name in names})
+    assert Counted.calls <= 10 * len(names)
+
+
+def test_a_tensor_within_another_packages_object_is_skipped_in_old_files(tmp_path, tiny):
+    torch_files.save(tmp_path / "plain.pth", tiny)
+    digest = formats.load(tmp_path / "plain.pth").digest
+    hidden = named("omegaconf.dictconfig", "DictConfig", state={"weights": np.ones(7, np.float64)})
+    torch_files.save(tmp_path / "w.pth", {"config": hidden, "net": tiny}, legacy=True)
+    assert formats.load(tmp_path / "w.pth").digest == digest
+
+
+@pytest.mark.parametrize("large", [{"shape": (10**400, 0, 3, 3)}, {"offset": 1 << 63}, {"shape": (1 << 40,) * 4}])
+def test_a_tensor_larger_than_any_file_is_damage(large):
+    storage = torch_pickle.Storage(np.dtype("f4"), "0", 0, 4)
+    values = {"offset": 0, "shape": (1, 1, 2, 2), "strides": (4, 4, 2, 1)} | large
+    with pytest.raises(Damaged, match="a tensor is larger than any file"):
+        torch_pickle._tensor(storage, *values.values())
+
+
+def test_a_transposed_tensor_is_read_once(tmp_path):
+    array, asked = np.arange(640 * 70, dtype=np.float32).reshape(640, 70), []
+
+    class Counted(Bytes):
+        def read(self, offset, size):
+            asked.append(size)
+            return super().read(offset, size)
+
+    (tmp_path / "numbers").write_bytes(array.tobytes())
+    storage = torch_pickle.Storage(array.dtype, "0", 0, array.size)
+    places, strided = {"0": (0, array.nbytes)}, torch_pickle.Strided(storage, 3, (64, 640), (1, 70))
+    with (tmp_path / "numbers").open("rb") as opened:
+        file = Counted(opened)
+        tensor = torch_reader._located(file, "w", strided, places, lru_cache(2)(file.read))
+        found = np.concatenate([tensor.rows(first, first + 16) for first in range(0, 64, 16)])
+    np.testing.assert_array_equal(found, array[:, 3:67].T)
+    assert sum(asked) <= array.nbytes
+
+
+def test_what_fits_rgb_images_alone_is_not_given_to_grey_ones(tmp_path, tiny):
+    """The usual normalizer of a format, a caller's, and what a Keras file tells, which has three numbers."""
+    grey, path = tiny | {"features.0.weight": tiny["features.0.weight"][:, :1]}, tmp_path / "w.pth"
+    torch_files.save(path, grey)
+    network = formats.load(path)
+    assert network.channels == 1 and network.normalizer.kind == "none"
+    assert network.provenance["assumed"]["preprocessing"] == "grey in 0 to 1"
+    symmetric = normalize.per_channel("standard", (0.5,) * 3, (2.0,) * 3)
+    network = formats.load(path, normalizer=symmetric)
+    assert network.normalizer.mean.tolist() == [0.5] and network.normalizer.scales.tolist() == [2.0]
+    assert "preprocessing" not in network.provenance["assumed"]
+    for wrong in (normalize.imagenet(), normalize.caffe()):
+        with pytest.raises(UserError, match=r"images with 1 channel, but normalizer= is for 3: .*--weights-prepro"):
+            formats.load(path, normalizer=wrong)
+    told = Contents("Keras", {}, [], symmetric, tells_normalizer=True)
+    found = Description({}, "", (), (64, 64), 2, symmetric, {})
+    assert build._normalizer(path, told, Options(), found).mean.tolist() == [0.5, 0.5]
+    with pytest.raises(UserError, match="images with 2 channels, but its preprocessing is for 3"):
+        build._normalizer(path, told, Options(), found._replace(normalizer=normalize.imagenet()))
+
+
+def test_oblong_images_are_asked_for(tmp_path):
+    shapes = numpy_nets.vgg_shapes(numpy_nets.channels(11, (1, 1, 3, 5, 5)), 2, 2, (2, 3))
+    torch_files.save(tmp_path / "w.pth", numpy_nets.filled(shapes))
+    with pytest.raises(UserError, match=r"its network needs float32 \(20, 2\): give image_size=\(height, width\) of"):
+        formats.load(tmp_path / "w.pth")
+    assert formats.load(tmp_path / "w.pth", image_size=(64, 96)).image_size == (64, 96)
+    with pytest.raises(UserError, match=r"its network needs float32 \(20, 2\)$"):
+        formats.load(tmp_path / "w.pth", image_size=(64, 64))
 
 
 def test_objects_as_keys(tmp_path, tiny):

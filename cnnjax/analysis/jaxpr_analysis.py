@@ -31,7 +31,7 @@ class Walk:
         self.seen: dict[Any, int] = {}
 
     def parameter(self) -> Value:
-        """A new parameter. They are numbered from 0 in the order of the calls."""
+        """A new parameter or constant. They are numbered from 0 in the order of the calls."""
         return Value(frozenset({next(self.numbers)}))
 
     def image(self, shape: tuple[int, ...]) -> Value:
@@ -66,7 +66,8 @@ class Walk:
 
     def run(self, jaxpr: Any, inputs: list[Value]) -> list[Value]:
         """The outputs of a jaxpr for these inputs."""
-        env: dict[Any, Value] = dict(zip(jaxpr.invars, inputs, strict=True))
+        env: dict[Any, Value] = {var: self.parameter() for var in jaxpr.constvars}
+        env |= zip(jaxpr.invars, inputs, strict=True)
 
         def read(atom: Any) -> Value:
             return Value() if hasattr(atom, "val") else env.get(atom, Value())
@@ -89,8 +90,9 @@ class Walk:
             return self.run(getattr(inner, "jaxpr", inner), values)
         sources = frozenset().union(*(value.sources for value in values))
         if flops := self.count_flops(eqn):
-            # Equal products of equal values are counted once, because the compiler computes them once.
-            number = self.seen.setdefault((name, tuple(values), eqn.outvars[0].aval.shape), next(self.numbers))
+            # The same product of the same parameters and pixels is counted once: the compiler computes it once.
+            shapes = tuple(atom.aval.shape for atom in (*eqn.invars, *eqn.outvars))
+            number = self.seen.setdefault((name, str(params), tuple(values), shapes), next(self.numbers))
             self.flops[number] = flops
             sources |= {number}
         if not any(value.depends for value in values):
@@ -115,6 +117,6 @@ class Walk:
             return 2 * eqn.outvars[0].aval.size * math.prod(eqn.invars[0].aval.shape[i] for i in contracted)
         if eqn.primitive.name == "scan":
             body = Walk()
-            body.run(params["jaxpr"].jaxpr, [Value() for _ in eqn.invars])
+            body.run(params["jaxpr"].jaxpr, [body.parameter() for _ in eqn.invars])
             return params["length"] * sum(body.flops.values())
         return 0

@@ -33,13 +33,20 @@ Followed = tuple[tuple[int, int], tuple[Axis, ...]]
 """`size` and `axes` of an operation's result."""
 
 
+MIXING = (
+    "cum", "sort", "fft", "scan", "while", "pure_callback", "io_callback", "ffi_call", "pallas_call", "gather",
+    "scatter", "cholesky", "triangular_solve",
+)  # fmt: skip
+"""How the operations begin that may compute an element from others, though their results have the operands' shapes."""
+
+
 def elementwise(eqn: Any, values: list[Value]) -> Followed:
     """Any operation that is not in FOLLOW: followed if the shapes allow that it works element by element."""
     name, shape = eqn.primitive.name, eqn.outvars[0].aval.shape
-    if name.startswith(("cum", "sort", "fft")) or any(v.aval.shape != shape for v in eqn.outvars):
+    if name.startswith(MIXING) or any(v.aval.shape != shape for v in eqn.outvars):
         raise NotTraceable
-    for atom in eqn.invars:
-        if atom.aval.shape and any(n not in (1, size) for n, size in zip(atom.aval.shape, shape, strict=True)):
+    for own in filter(None, (atom.aval.shape for atom in eqn.invars)):
+        if len(own) != len(shape) or any(n not in (1, size) for n, size in zip(own, shape, strict=True)):
             raise NotTraceable
     return _join(values, len(shape))
 
@@ -204,6 +211,7 @@ FOLLOW = {
     "slice": _slice,
     "squeeze": _reshape,
     "transpose": _transpose,
-    **dict.fromkeys(("reduce_max", "reduce_min", "reduce_sum", "reduce_prod", "argmax", "argmin"), _reduce),
+    **dict.fromkeys((f"reduce_{kind}" for kind in ("max", "min", "sum", "prod", "and", "or", "xor")), _reduce),
+    **dict.fromkeys(("argmax", "argmin"), _reduce),
     **dict.fromkeys(("reduce_window_max", "reduce_window_min", "reduce_window_sum", "reduce_window"), _reduce_window),
 }

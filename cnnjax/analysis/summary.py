@@ -10,7 +10,6 @@ from flax import nnx
 
 from cnnjax import models
 from cnnjax.analysis.jaxpr_analysis import Walk
-from cnnjax.analysis.jaxpr_rules import Value
 from cnnjax.errors import UserError
 from cnnjax.network import Network
 
@@ -141,7 +140,7 @@ def summary(
     closed = jax.make_jaxpr(run)(params, state, image)
     sizes = [leaf.size for leaf in jax.tree.leaves(params)]
     walk = Walk()
-    inputs = [walk.parameter() for _ in sizes] + [Value() for _ in jax.tree.leaves(state)] + [walk.image(image.shape)]
+    inputs = [walk.parameter() for _ in (*sizes, *jax.tree.leaves(state))] + [walk.image(image.shape)]
     outputs = walk.run(closed.jaxpr, inputs)
 
     rows, counted = [], frozenset()

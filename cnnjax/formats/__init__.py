@@ -1,5 +1,6 @@
 """Trained networks in files, of this package and of others, both ways. Nothing is ever unpickled or executed."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +52,7 @@ def resolve(weights: str, include_top: bool | None = True, **options: Any) -> Ne
 def check_exists(weights: str) -> None:
     """Raises UserError if a string names no weights: neither a known name nor a path."""
     known = [*bundled.NAMES, *published.FILES]
-    if weights in known or Path(weights).exists():
+    if weights in known or os.path.exists(weights):  # before Python 3.12, Path.exists raises for some names
         return
     if Path(weights).name == Path(weights).stem == weights:
         raise unknown("weights", weights, known)

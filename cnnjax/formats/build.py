@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 from flax import nnx
 
 from cnnjax import models
-from cnnjax.data.normalize import Normalizer, describe
+from cnnjax.data.normalize import Normalizer, describe, identity, per_channel
 from cnnjax.errors import UserError
 from cnnjax.formats import description
 from cnnjax.formats.architectures import ARCHITECTURES, Architecture
@@ -18,42 +19,14 @@ from cnnjax.formats.description import Description
 from cnnjax.formats.infer import infer
 from cnnjax.formats.lazy_tensors import Contents, Tensor, listed
 from cnnjax.formats.native import nested
+from cnnjax.formats.options import Options
 from cnnjax.formats.read_arrays import becomes_float32, read_arrays
-from cnnjax.image_size import to_size
-from cnnjax.network import Network
+from cnnjax.network import Network, checked_logits_shape
 
 NEEDS_TOP = "which needs its dense layers: only a VGG does without them"
 """How the sentence ends where a network is asked for without its dense layers that cannot do without them."""
 INFLATION = 4
 """How many times larger than a file its arrays may be: trained parameters hardly compress."""
-
-
-@dataclass(frozen=True)
-class Options:
-    """The arguments of `formats.load`."""
-
-    include_top: bool | None = True
-    image_size: tuple[int, int] | None = None
-    class_names: tuple[str, ...] = ()
-    new_head: tuple[str, ...] = ()
-    normalizer: Normalizer | None = None
-    model: nnx.Module | None = None
-    seed: int = 0
-    dense_units: int | None = None
-    keep_head: bool = False
-
-    @classmethod
-    def of(
-        cls,
-        *,
-        image_size: int | tuple[int, int] | None = None,
-        class_names: Sequence[str] = (),
-        new_head: Sequence[str] = (),
-        **others: Any,
-    ) -> "Options":
-        """From the arguments as they were given."""
-        size = None if image_size is None else to_size(image_size)
-        return cls(image_size=size, class_names=tuple(class_names), new_head=tuple(new_head), **others)
 
 
 @dataclass
@@ -117,8 +90,10 @@ def build(path: Path, contents: Contents, options: Options) -> Network:
         _check_options_for_model(options)
         plan.image_size, model = options.image_size or plan.image_size, options.model
         plan.class_names = options.class_names or plan.class_names
-    if options.model is None and contents.description is None and (assumed := _assumed(plan, contents, options)):
-        plan.provenance["assumed"] = assumed
+    normalizer = _normalizer(path, contents, options, found)
+    if options.model is None and contents.description is None:
+        assumed = _assumed(plan, contents, options, normalizer)
+        plan.provenance |= {"assumed": assumed} if assumed else {}
     graphdef, params, model_state = models.split(model)
     expected = models.flatten(params) | models.flatten(model_state)
     wanted = {name: leaf for name, leaf in expected.items() if name not in plan.new_arrays}
@@ -127,20 +102,64 @@ def build(path: Path, contents: Contents, options: Options) -> Network:
     }
     if others:
         plan.provenance["stored as"] = sorted(others)
-    arrays = plan.new_arrays | read_arrays(path, plan.tensors, wanted, plan.unknown, _cells(plan))
-    return Network(
+    guessed = _guessed(plan, contents, options)
+    arrays = plan.new_arrays | read_arrays(path, plan.tensors, wanted, plan.unknown, _cells(plan), guessed)
+    network = Network(
         graphdef,
         nested(params, arrays),
         nested(model_state, arrays),
-        options.normalizer or found.normalizer,
+        normalizer,
         plan.class_names,
         plan.image_size,
         found.channels,
         plan.provenance,
     )
+    if options.model is not None and options.class_names:
+        _check_class_names(path, network)
+    return network
 
 
-def _assumed(plan: _Plan, contents: Contents, options: Options) -> dict[str, str]:
+def _guessed(plan: _Plan, contents: Contents, options: Options) -> str:
+    """The array from whose shape alone the size of the images follows; "" where something else says it."""
+    said = options.model is not None or contents.description is not None or options.image_size or contents.image_size
+    layers = plan.architecture.layers if plan.architecture and not said else ()
+    return next((f"{layer.path}/kernel" for layer in layers if layer.kind == "flat"), "")
+
+
+def _check_class_names(path: Path, network: Network) -> None:
+    """Raises UserError unless there is a name for each class that a caller's own model has."""
+    logits = checked_logits_shape(network)
+    if logits is not None and len(logits) == 1 and len(network.class_names) != max(2, logits[0]):
+        raise UserError(
+            f"{path} has {max(2, logits[0])} classes, not the {len(network.class_names)} of class_names: give a name "
+            "for each"
+        )
+
+
+def _normalizer(path: Path, contents: Contents, options: Options, found: Description) -> Normalizer:
+    """The caller's or the file's normalizer, with a number for each channel of the network's images.
+
+    One that treats all its channels alike fits any number of them. Where what is usual for a format is for RGB images
+    alone, others are taken as they are. Raises UserError for a caller's normalizer of other channels.
+    """
+    chosen, channels = options.normalizer or found.normalizer, found.channels
+    mean, scales = np.asarray(chosen.mean), np.asarray(chosen.scales)
+    own = options.normalizer is None and contents.description is not None
+    if own or not mean.size or mean.shape[-1] == channels:
+        return chosen
+    if chosen.kind in ("mean", "standard") and len({*mean.tolist()}) == 1 and len({*scales.tolist()}) <= 1:
+        return per_channel(chosen.kind, np.resize(mean, channels), np.resize(scales, channels if scales.size else 0))
+    if options.normalizer is None and not contents.tells_normalizer:
+        return identity()
+    known = "its preprocessing" if options.normalizer is None else "normalizer="
+    raise UserError(
+        f"{path} holds a network of images with {channels} channel{'s' * (channels != 1)}, but {known} is for "
+        f"{mean.shape[-1]}: give a normalizer that treats all channels alike, such as identity() "
+        "(--weights-preprocessing unit)"
+    )
+
+
+def _assumed(plan: _Plan, contents: Contents, options: Options, normalizer: Normalizer) -> dict[str, str]:
     """What neither the file nor the caller has said, in words."""
     assumed, known, size = {}, plan.architecture, plan.image_size
     if options.image_size is None and contents.image_size is None:
@@ -148,7 +167,7 @@ def _assumed(plan: _Plan, contents: Contents, options: Options) -> dict[str, str
         if known and known.fixed_size and plan.config.get("include_top", True):
             assumed["image size"] += f" of {size[0]} to {size[0] + 2**known.halvings - 1}"
     if options.normalizer is None and not contents.tells_normalizer:
-        assumed["preprocessing"] = describe(contents.normalizer)
+        assumed["preprocessing"] = describe(normalizer, plan.config["channels"])
     if plan.class_names and not options.class_names and not options.new_head:
         names = plan.class_names
         assumed["class names"] = f"{', '.join(names[:2])}, …" if len(names) > 2 else ", ".join(names)

@@ -6,7 +6,8 @@ from typing import Any
 
 from cnnjax.errors import UserError, unknown
 from cnnjax.formats import native
-from cnnjax.formats.build import Options, build
+from cnnjax.formats.build import build
+from cnnjax.formats.options import Options
 from cnnjax.formats.reader import load, reported
 from cnnjax.network import Network
 

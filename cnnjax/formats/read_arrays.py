@@ -32,14 +32,16 @@ def read_arrays(
     expected: Mapping[str, Any],
     unknown: list[str],
     cells: tuple[int, int] | None,
+    guessed: str = "",
 ) -> dict[str, jax.Array]:
     """The arrays that a model expects, by name.
 
     expected: arrays or jax.ShapeDtypeStruct. unknown: names of arrays of the file that belong to no layer. cells:
-    height and width of the feature maps that are flattened for the first dense layer.
+    height and width of the feature maps that are flattened for the first dense layer. guessed: the array from whose
+    shape alone the size of the images was taken, as that of a square.
     Raises UserError if one is missing, left over, of another shape or type, or not finite.
     """
-    _check(path, tensors, expected, unknown, cells)
+    _check(path, tensors, expected, unknown, cells, guessed)
     out = {name: _memory(_stored(leaf).shape, _stored(leaf).dtype) for name, leaf in expected.items()}
 
     def read(name: str, first: int, last: int) -> None:
@@ -67,6 +69,7 @@ def _check(
     expected: Mapping[str, Any],
     unknown: list[str],
     cells: tuple[int, int] | None,
+    guessed: str,
 ) -> None:
     missing = [name for name in expected if name not in tensors]
     left = [tensors[name].name for name in tensors if name not in expected] + unknown
@@ -80,7 +83,8 @@ def _check(
         turned = tensor.layout == "ochw" and len(tensor.shape) == 4 and tensor.shape[2:] != cells
         if here != leaf.shape or turned:
             same = "" if here == tensor.shape else f", which is {here} here"
-            raise UserError(f"{path} has {there}{same}, but its network needs {leaf.dtype} {leaf.shape}")
+            remedy = ": give image_size=(height, width) of its images" if name == guessed else ""
+            raise UserError(f"{path} has {there}{same}, but its network needs {leaf.dtype} {leaf.shape}{remedy}")
         if tensor.dtype != leaf.dtype and not becomes_float32(tensor, leaf):
             raise UserError(
                 f"{path} has {there}, but its network needs {leaf.dtype}: only float16, bfloat16 and float64 "

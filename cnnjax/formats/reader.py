@@ -10,8 +10,9 @@ from flax import nnx
 from cnnjax.data.normalize import Normalizer
 from cnnjax.errors import UserError, missing
 from cnnjax.formats import keras_reader, native, run_folder, torch_reader
-from cnnjax.formats.build import Options, build, check_inflation
+from cnnjax.formats.build import build, check_inflation
 from cnnjax.formats.lazy_tensors import Contents, Damaged, Refused
+from cnnjax.formats.options import Options
 from cnnjax.network import Network
 from cnnjax.printable import printable, shortened
 

@@ -1,5 +1,6 @@
 """Where in a file of PyTorch the parameters are: on their own, or below what a training script saves with them."""
 
+from collections import deque
 from collections.abc import Iterator
 from typing import Any
 
@@ -43,7 +44,8 @@ def state_dict(saved: Any) -> tuple[dict[str, Strided], list[str], dict[str, Any
     others = [name for name in found if name != place]
     own = {place.partition(".")[0]} if place else found[place].keys()
     beside = {str(key): value for key, value in saved.items() if key not in own}
-    heads = [f"{key}.{name}" for key, value in beside.items() if key not in found for name in _layers_in(key, value)]
+    once = {id(value): (key, value) for key, value in reversed(beside.items()) if key not in found}
+    heads = [f"{key}.{name}" for key, value in reversed(once.values()) for name in _layers_in(key, value)]
     notes: dict[str, Any] = {"in": place} if place else {}
     if others:
         notes["other state dicts"] = others
@@ -52,11 +54,16 @@ def state_dict(saved: Any) -> tuple[dict[str, Strided], list[str], dict[str, Any
     return found[place], heads, notes
 
 
-def _values(saved: dict[Any, Any], depth: int = DEPTH) -> Iterator[Any]:
-    for value in saved.values():
-        yield value
-        if isinstance(value, dict) and depth:
-            yield from _values(value, depth - 1)
+def _values(saved: dict[Any, Any]) -> Iterator[Any]:
+    """What is in a dict and in those within it, each of which is followed once: a dict may contain itself."""
+    waiting, seen = deque([(saved, 0)]), {id(saved)}
+    while waiting:
+        here, depth = waiting.popleft()
+        for value in here.values():
+            yield value
+            if isinstance(value, dict) and depth < DEPTH and id(value) not in seen:
+                seen.add(id(value))
+                waiting.append((value, depth + 1))
 
 
 def _layers_in(key: str, value: Any) -> list[str]:
@@ -69,15 +76,21 @@ def _layers_in(key: str, value: Any) -> list[str]:
     return list(tensors) if any(len(tensor.shape) == 2 for tensor in tensors.values() if tensor) else []
 
 
-def _states(saved: dict[Any, Any], path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], dict[str, Strided]]]:
-    """Every dict that has a convolution, with the keys that lead to it."""
-    tensors = _tensors(saved)
-    if any(len(tensor.shape) == 4 for tensor in tensors.values()):
-        yield path, tensors
-    elif len(path) < DEPTH:
-        for key, value in saved.items():
-            if isinstance(key, str) and isinstance(value, dict) and not key.startswith("opt"):
-                yield from _states(value, (*path, key))
+def _states(saved: dict[Any, Any]) -> Iterator[tuple[tuple[str, ...], dict[str, Strided]]]:
+    """Every dict that has a convolution, with the keys that lead to it. Each is followed once, outer ones first."""
+    waiting: deque[tuple[tuple[str, ...], dict[Any, Any]]] = deque([((), saved)])
+    known: dict[int, dict[str, Strided] | None] = {}
+    while waiting:
+        path, here = waiting.popleft()
+        new = id(here) not in known
+        if new:
+            tensors = _tensors(here)
+            known[id(here)] = tensors if any(len(tensor.shape) == 4 for tensor in tensors.values()) else None
+        if state := known[id(here)]:
+            yield path, state
+        elif new and len(path) < DEPTH:
+            inner = ((key, value) for key, value in here.items() if isinstance(key, str) and isinstance(value, dict))
+            waiting += (((*path, key), value) for key, value in inner if not key.startswith("opt"))
 
 
 def _tensors(saved: dict[Any, Any]) -> dict[str, Strided]:
@@ -101,18 +114,3 @@ def _chosen(found: dict[str, dict[str, Strided]]) -> str:
 def _as_tensor(value: Any) -> Strided | None:
     value = value.data if isinstance(value, Holder) else value
     return value if isinstance(value, Strided) else None
-
-
-def all_tensors(saved: Any) -> Iterator[Strided]:
-    """Every tensor anywhere in what was saved, each once."""
-    waiting, seen = [saved], set()
-    while waiting:
-        value = waiting.pop()
-        if isinstance(value, Strided):
-            yield value
-        elif isinstance(value, Holder | dict | list | tuple) and id(value) not in seen:
-            seen.add(id(value))
-            if isinstance(value, Holder):
-                waiting.append(value.data)
-            else:
-                waiting += value.values() if isinstance(value, dict) else value

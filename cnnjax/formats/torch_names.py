@@ -5,6 +5,7 @@ and column. The scale of a norm is called weight there; `num_batches_tracked` is
 """
 
 import re
+from collections import Counter
 from typing import Any, NamedTuple
 
 from cnnjax.data.normalize import identity, imagenet
@@ -108,12 +109,13 @@ def _unwrapped(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 def _network(tensors: dict[str, Tensor]) -> Found:
     """The known network that most of the names belong to, after a prefix that they may share."""
     convolutions = [name for name, tensor in tensors.items() if len(tensor.shape) == 4]
-    prefixes = {""}
+    prefixes, shares = {""}, Counter({"": len(convolutions)})
     for name in convolutions:
-        parts = name.split(".")[:-2]
-        prefixes |= {".".join(parts[:count]) + "." for count in range(1, min(len(parts), DEPTH) + 1)}
-    shares = {prefix: sum(name.startswith(prefix) for name in convolutions) for prefix in prefixes}
-    likely = [prefix for prefix, share in shares.items() if 3 * share >= len(convolutions)]
+        parts = name.split(".")
+        own = [".".join(parts[:count]) + "." for count in range(1, min(len(parts) - 1, DEPTH) + 1)]
+        shares.update(own)
+        prefixes.update(own[: max(0, len(parts) - 2)])
+    likely = [prefix for prefix in sorted(prefixes) if 3 * shares[prefix] >= len(convolutions)]
     found = [_below(tensors, prefix, more) for prefix in likely for more in ("", FEATURES)]
     found.sort(key=lambda one: (-one.matched, len(one.beside), len(one.prefix), one.prefix))
     equal = [found[0]]

@@ -10,6 +10,7 @@ what a name is called with is looked at only up to a fixed length.
 """
 
 import io
+import math
 import pickle
 import re
 import sys
@@ -23,6 +24,8 @@ from cnnjax.formats.lazy_tensors import Damaged, Refused
 MOST = 1 << 22
 """Bytes that the pickles may take; a VGG's take 10,000, those of a checkpoint with its optimizer some times as many."""
 MOST_AXES = 32
+LARGEST = 1 << 63
+"""A tensor's size and strides, which PyTorch keeps in 64 bits, are below it."""
 TYPES = {
     "FloatStorage": np.float32, "HalfStorage": np.float16, "BFloat16Storage": ml_dtypes.bfloat16,
     "DoubleStorage": np.float64, "LongStorage": np.int64, "IntStorage": np.int32, "ShortStorage": np.int16,
@@ -150,6 +153,8 @@ def _tensor(storage: Any, offset: Any, shape: Any, strides: Any, *_: Any) -> Str
         raise Damaged("malformed tensor record")
     if not all(type(number) is int and number >= 0 for number in (offset, *shape, *strides)):
         raise Damaged("a tensor has a negative shape")
+    if max(offset, *strides, math.prod(filter(None, shape))) >= LARGEST:
+        raise Damaged("a tensor is larger than any file")
     return Strided(storage, offset, shape, strides)
 
 
@@ -197,6 +202,11 @@ class Interpreter(pickle._Unpickler):
     items_left = MOST
     """How many pairs may still be given to OrderedDict: one list could be given again and again. Each takes 4 bytes."""
 
+    def __init__(self, file: io.BytesIO):
+        super().__init__(file, encoding="utf-8")
+        self.kinds: dict[str, np.dtype] = {}
+        """The type of the numbers of every storage by its key, also of those within objects that are not used."""
+
     def find_class(self, module: str, name: str) -> Any:
         found = Named(module, name)
         own = OLD_NAMES.get(module, module), name
@@ -215,9 +225,10 @@ class Interpreter(pickle._Unpickler):
         if view is not None and (not isinstance(view, tuple) or len(view) != 3):
             raise Damaged("malformed storage record")
         key, start, count = (key, 0, count) if view is None else (key, view[1], view[2])
-        proper = all(type(number) is int and number >= 0 for number in (start, count))
+        proper = all(type(number) is int and 0 <= number < LARGEST for number in (start, count))
         if tag != "storage" or not isinstance(kind, Kind) or not isinstance(key, str) or not proper:
             raise Damaged("malformed storage record")
+        self.kinds[key] = kind.dtype
         return Storage(kind.dtype, key, start, count)
 
     def load_reduce(self) -> None:
@@ -292,10 +303,15 @@ class Interpreter(pickle._Unpickler):
 
 def load(file: io.BytesIO) -> Any:
     """What the pickle at the file's place describes. Raises Damaged, or Refused for one that asks for more."""
-    interpreter = Interpreter(file, encoding="utf-8")
+    return load_with_kinds(file)[0]
+
+
+def load_with_kinds(file: io.BytesIO) -> tuple[Any, dict[str, np.dtype]]:
+    """What `load` returns, and the type of the numbers of each storage that the pickle names, by its key."""
+    interpreter = Interpreter(file)
     interpreter.items_left = len(file.getbuffer()) // 4
     try:
-        return interpreter.load()
+        return interpreter.load(), interpreter.kinds
     except (Refused, Damaged):
         raise
     except KeyError as error:

@@ -6,8 +6,9 @@ script saves beside the parameters is not read, and only named.
 
 import io
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ import numpy as np
 from cnnjax.formats import torch_checkpoint, torch_names
 from cnnjax.formats.archive import members
 from cnnjax.formats.lazy_tensors import Bytes, Contents, Damaged, Refused, Tensor, opened, stored
-from cnnjax.formats.torch_pickle import MOST, Strided, load
+from cnnjax.formats.torch_pickle import MOST, Strided, load, load_with_kinds
 
 MAGIC = 0x1950A86A20F9469CFC6C
 PROTOCOL = 1001
@@ -59,10 +60,9 @@ def read_legacy(path: Path) -> Iterator[Contents]:
             )
         if load(file) != PROTOCOL:
             raise Damaged("its version is unknown")
-        about, state, keys = load(file), load(file), load(file)
+        about, (state, kinds), keys = load(file), load_with_kinds(file), load(file)
         if not isinstance(about, dict) or not about.get("little_endian"):
             raise Refused("it was written on a big-endian machine: save it again on another")
-        kinds = {t.storage.key: t.storage.dtype for t in torch_checkpoint.all_tensors(state)}
         places, offset = {}, file.tell()
         for key in keys if isinstance(keys, list) else ():
             if not isinstance(key, str) or key not in kinds:
@@ -78,7 +78,8 @@ def read_legacy(path: Path) -> Iterator[Contents]:
 
 def _contents(format: str, bytes_: Bytes, saved: Any, places: dict[str, tuple[int, int]]) -> Contents:
     state, heads, notes = torch_checkpoint.state_dict(saved)
-    tensors = {name: _located(bytes_, name, t, places) for name, t in state.items()}
+    read = lru_cache(2)(bytes_.read)  # some rows at a time are read from one place again and again
+    tensors = {name: _located(bytes_, name, t, places, read) for name, t in state.items()}
     found = torch_names.contents(format, tensors, None)
     return found._replace(
         unknown=found.unknown + heads, head=[*found.head, *heads], notes=_together(notes, found.notes)
@@ -90,8 +91,14 @@ def _together(notes: Mapping[str, Any], more: Mapping[str, Any]) -> dict[str, An
     return {**notes, **more, **{name: [*notes[name], *more[name]] for name in both}}
 
 
-def _located(bytes_: Bytes, name: str, tensor: Strided, places: dict[str, tuple[int, int]]) -> Tensor:
-    """The tensor in the file, within the bounds of its storage."""
+def _located(
+    bytes_: Bytes,
+    name: str,
+    tensor: Strided,
+    places: dict[str, tuple[int, int]],
+    read: Callable[[int, int], bytes],
+) -> Tensor:
+    """The tensor in the file, within the bounds of its storage. read: `bytes_.read` that keeps what it read last."""
     storage, shape, strides = tensor.storage, tensor.shape, tensor.strides
     width, count = storage.dtype.itemsize, math.prod(shape)
     span = 1 + sum((n - 1) * s for n, s in zip(shape, strides, strict=True)) if count else 0
@@ -101,14 +108,21 @@ def _located(bytes_: Bytes, name: str, tensor: Strided, places: dict[str, tuple[
     if (storage.start + storage.count) * width > size or tensor.offset + span > storage.count or count > storage.count:
         raise Damaged(f"{name} is larger than its storage")
     offset += (storage.start + tensor.offset) * width
-    plain = all(s == math.prod(shape[i + 1 :]) for i, s in enumerate(strides) if shape[i] > 1)
+    plain = not count or all(s == math.prod(shape[i + 1 :]) for i, s in enumerate(strides) if shape[i] > 1)
     if plain:
         return stored(bytes_, name, shape, storage.dtype, offset)
+
+    # Where rows lie among each other, as in a transposed tensor, those of any block reach over nearly all of it.
+    mixed = strides[0] < max(strides)
 
     def rows(first: int, last: int) -> np.ndarray:
         part = (last - first, *shape[1:])
         reach = 1 + sum((n - 1) * s for n, s in zip(part, strides, strict=True))
-        flat = np.frombuffer(bytes_.read(offset + first * strides[0] * width, reach * width), storage.dtype)
+        start = first * strides[0]
+        if mixed:
+            flat = np.frombuffer(read(offset, span * width), storage.dtype)[start:]
+        else:
+            flat = np.frombuffer(bytes_.read(offset + start * width, reach * width), storage.dtype)
         return np.lib.stride_tricks.as_strided(flat, part, [s * width for s in strides], writeable=False)
 
     return Tensor(name, shape, storage.dtype, rows)

@@ -4,6 +4,7 @@ Parameters are float32; a layer computes in the dtype of its input. A kernel is 
 bias is cast after it was broadcast, so that its gradient, a sum over all positions, is a sum in float32.
 """
 
+import math
 from collections.abc import Mapping
 
 import jax
@@ -154,9 +155,9 @@ def check_size(model: str, image_size: tuple[int, int], halvings: int) -> None:
 
 
 def check_positive(model: str, **arguments: float) -> None:
-    """Raises UserError for an argument that is not positive."""
+    """Raises UserError for an argument that is not positive, or not finite."""
     for name, value in arguments.items():
-        if value <= 0:
+        if not 0 < value < math.inf:
             raise UserError(f"{model} needs a positive {name}, not {value}")
 
 

@@ -80,7 +80,7 @@ def conv_max_pool(
     `conv` and `max_pool` do.
     """
     _require(x, kernel, 1, "SAME")
-    if not _winograd_is_faster(x, kernel):
+    if not _winograd_is_faster(x, kernel) or x.shape[1] < 2:
         return _conv_then_max_pool(x, kernel)
     edges = tuple(lax.padtype_to_pads(x.shape[1:3], kernel.shape[:2], (1, 1), "SAME"))
     together = partial(winograd.conv_max_pool, edges=edges)
@@ -172,7 +172,7 @@ class _Convolution(trilinear.Form):
 def _in_blocks(gradient: Callable[[Array, Array], Array], x: Array, g: Array, largest: int) -> Array:
     """The sum over blocks of images that fit into the cache."""
     batch = x.shape[0]
-    least = -(-batch // largest)
+    least = max(1, -(-batch // largest))
     count = next((n for n in range(least, 2 * least) if batch % n == 0), least)
     if count == 1:
         return gradient(x, g)
@@ -212,7 +212,7 @@ def _images_together(x: Array, g: Array, columns: int) -> int:
     It wins where there are many channels, and where there are so few that the plain one, whose result is then small,
     keeps one core busy. Between them it does not (measured for every layer of VGG16 and SmallCNN, on two cores).
     """
-    channels, pixels = (x.shape[3], g.shape[3]), g.shape[1] * g.shape[2]
+    channels, pixels = (x.shape[3], g.shape[3]), max(1, g.shape[1] * g.shape[2])
     if not _filters(x, columns) or min(channels) < 32:
         return 0
     if min(channels) >= 256:
@@ -222,7 +222,7 @@ def _images_together(x: Array, g: Array, columns: int) -> int:
 
 def _images_in_cache(g: Array) -> int:
     """How many images are processed at a time, so that they stay in a core's cache."""
-    return max(1, 4_000 // (g.shape[1] * g.shape[2]))
+    return max(1, 4_000 // max(1, g.shape[1] * g.shape[2]))
 
 
 def _filters(x: Array, columns: int) -> bool:

@@ -33,8 +33,8 @@ def conv(
     ends = ((down + reach[0] - 1) * block[0], (right + reach[1] - 1) * block[1])
     padding = [(low, end - low - n, 0) for n, end, (low, _) in zip(x.shape[1:3], ends, edges, strict=True)]
     x = lax.pad(x, jnp.zeros((), x.dtype), ((0, 0, 0), *padding, (0, 0, 0)))
-    x = x.reshape(x.shape[0], -1, block[0], ends[1] // block[1], block[1], inputs).transpose(0, 1, 3, 2, 4, 5)
-    x = x.reshape(*x.shape[:3], -1)
+    x = x.reshape(x.shape[0], ends[0] // block[0], block[0], ends[1] // block[1], block[1], inputs)
+    x = x.transpose(0, 1, 3, 2, 4, 5).reshape(x.shape[0], x.shape[1], x.shape[3], block[0] * block[1] * inputs)
 
     def shifted(i: int, j: int) -> Array:
         """The kernel for the output in row i and column j of a block."""

@@ -95,7 +95,7 @@ def _outputs(x: Array, kernel: Array, edges: Edges) -> list[Array]:
 
 def _side_by_side(parts: list[Array]) -> Array:
     y = jnp.stack(parts, 3)
-    return y.reshape(*y.shape[:2], -1, y.shape[-1])
+    return y.reshape(*y.shape[:2], y.shape[2] * len(parts), y.shape[-1])
 
 
 def _width(x: Array, edges: Edges) -> int:
