@@ -3,6 +3,7 @@
 import re
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
@@ -153,6 +154,11 @@ def test_fractions_are_of_each_class_and_of_a_split_of_its_own_all():
 def test_numbers_without_sense_name_their_argument(arguments, sentence):
     with pytest.raises(UserError, match=f"^{sentence}"):
         Selection(**arguments)
+
+
+def test_numbers_of_numpy_are_those_of_python():
+    found = Selection(np.int64(3), np.int64(1), np.float32(0.25))
+    assert found == Selection(3, 1, 0.25) and type(found.valid) is int and type(found.test) is float
 
 
 @settings(max_examples=150, deadline=None)

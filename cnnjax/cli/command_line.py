@@ -155,8 +155,11 @@ def _run_with_preset(function: Command, argv: Sequence[str], prog: str) -> None:
 
 
 def _exit(run: Callable[[Sequence[str]], None], arguments: Sequence[str] | None) -> NoReturn:
-    with streams.guarded():
-        _run_to_exit(run, arguments)
+    try:
+        with streams.guarded():
+            _run_to_exit(run, arguments)
+    except UserError as error:  # of the streams themselves
+        _fail(str(error))
 
 
 def _run_to_exit(run: Callable[[Sequence[str]], None], arguments: Sequence[str] | None) -> NoReturn:
@@ -196,7 +199,8 @@ _PATHS = (
 
 
 def _fail(sentence: str) -> NoReturn:
-    print(f"error: {shortened(printable(sentence))}", file=sys.stderr)
+    if sys.stderr is not None:
+        print(f"error: {shortened(printable(sentence))}", file=sys.stderr)
     raise SystemExit(2) from None
 
 

@@ -49,7 +49,10 @@ class Stream:
 
 @contextmanager
 def guarded() -> Iterator[None]:
-    """Within it standard output and error are `Stream`s; what is written to one that is closed is dropped."""
+    """Within it standard output and error are `Stream`s; what is written to one that is closed is dropped.
+
+    At the end, however it comes, what is kept back is written. Raises UserError where that is not possible.
+    """
     before = sys.stdout, sys.stderr
     with open(os.devnull, "w") as nothing:
         # Each is None if the process was started without it.
@@ -57,7 +60,9 @@ def guarded() -> Iterator[None]:
         sys.stderr = Stream(sys.stderr or nothing, "standard error", sys.stderr is None)
         try:
             yield
-            for stream in (sys.stdout, sys.stderr):
-                stream.flush()
         finally:
-            sys.stdout, sys.stderr = before
+            try:
+                for stream in (sys.stdout, sys.stderr):
+                    stream.flush()
+            finally:
+                sys.stdout, sys.stderr = before
