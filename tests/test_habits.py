@@ -82,7 +82,7 @@ def test_names_and_flags_in_place_of_objects(network, dataset):
         (
             network_fits.check_network,
             3,
-            r"must be a cnnjax.Network, and not int: give Network.create\(model, dataset\)",
+            r"cnnjax.Network, and not int: give Network.create\(model, dataset\)",
         ),
         (arguments.check_metrics, [two], "metrics must be functions by name: give a dict"),
     ):

@@ -12,6 +12,7 @@ import jax
 import numpy as np
 import optax
 import pytest
+import tiny
 from flax import nnx
 from PIL import Image
 
@@ -648,9 +649,14 @@ def test_a_warm_up_of_a_quarter_of_the_run_depends_on_the_epochs(tmp_path):
         run_dir.prepare(tmp_path / "None", settings(None, 4), resume=True)
 
 
-def named(count: int, names: tuple[str, ...], side: int = SIDE) -> Network:
-    model = models.create("small-cnn", num_classes=count, image_size=side, width_multiplier=0.1)
+def named(count: int, names: tuple[str, ...]) -> Network:
+    model = models.create("small-cnn", num_classes=count, image_size=SIDE, width_multiplier=0.1)
     return Network.create(model, normalizer=identity(), class_names=names or None)
+
+
+def flat(side: int) -> Network:
+    model = tiny.Flat((side, side), num_classes=2, rngs=nnx.Rngs(0))
+    return Network.create(model, normalizer=identity(), image_size=side, channels=3)
 
 
 @pytest.mark.parametrize(
@@ -658,7 +664,7 @@ def named(count: int, names: tuple[str, ...], side: int = SIDE) -> Network:
     [
         (named(3, ("a", "b", "c")), r"has 3 classes \(a, b, c\), and the data set 2 classes \(cat, dog\): .*new_head="),
         (named(3, ()), r"has 3 classes \(class 0, class 1, class 2\), and the data set 2 classes"),
-        (named(1, ("a", "b"), 32), r"does not take images of the shape \(batch, 16, 16, 3\)"),
+        (flat(8), r"does not take images of the shape \(batch, 16, 16, 3\)"),
     ],
 )
 def test_a_network_of_other_classes_or_images_is_one_sentence(network, sentence):

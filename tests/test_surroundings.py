@@ -76,14 +76,15 @@ def test_what_is_kept_back_is_written_before_the_end(full):
     """Python keeps back what is printed; a command that ends must say itself that it could not be written."""
     command = [sys.executable, "-m", "cnnjax", "--help"]
     env = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
-    with open("/dev/full", "w") as device:
-        out = device if full else subprocess.PIPE
-        process = subprocess.Popen(command, stdout=out, stderr=subprocess.PIPE, text=True, env=env)
-        if not full:
-            process.stdout.close()
-        said = process.stderr.read()
+    if full:
+        out = os.open("/dev/full", os.O_WRONLY)
+    else:
+        reader, out = os.pipe()
+        os.close(reader)
+    done = subprocess.run(command, stdout=out, stderr=subprocess.PIPE, text=True, env=env)
+    os.close(out)
     sentence = "error: the standard output cannot be written (No space left on device): make room there\n"
-    assert (process.wait(), said) == ((2, sentence) if full else (0, ""))
+    assert (done.returncode, done.stderr) == ((2, sentence) if full else (0, ""))
 
 
 def test_progress_without_standard_error_ends_nothing(monkeypatch):

@@ -155,11 +155,14 @@ def _run_with_preset(function: Command, argv: Sequence[str], prog: str) -> None:
 
 
 def _exit(run: Callable[[Sequence[str]], None], arguments: Sequence[str] | None) -> NoReturn:
-    try:
-        with streams.guarded():
-            _run_to_exit(run, arguments)
-    except UserError as error:  # of the streams themselves
-        _fail(str(error))
+    with streams.guarded():
+        try:
+            try:
+                _run_to_exit(run, arguments)
+            finally:
+                streams.flush()
+        except UserError as error:  # of the streams
+            _fail(str(error))
 
 
 def _run_to_exit(run: Callable[[Sequence[str]], None], arguments: Sequence[str] | None) -> NoReturn:
@@ -199,7 +202,7 @@ _PATHS = (
 
 
 def _fail(sentence: str) -> NoReturn:
-    if sys.stderr is not None:
+    with contextlib.suppress(UserError):  # standard error may be what cannot be written
         print(f"error: {shortened(printable(sentence))}", file=sys.stderr)
     raise SystemExit(2) from None
 

@@ -49,10 +49,7 @@ class Stream:
 
 @contextmanager
 def guarded() -> Iterator[None]:
-    """Within it standard output and error are `Stream`s; what is written to one that is closed is dropped.
-
-    At the end, however it comes, what is kept back is written. Raises UserError where that is not possible.
-    """
+    """Within it standard output and error are `Stream`s; what is written to one that is closed is dropped."""
     before = sys.stdout, sys.stderr
     with open(os.devnull, "w") as nothing:
         # Each is None if the process was started without it.
@@ -60,9 +57,12 @@ def guarded() -> Iterator[None]:
         sys.stderr = Stream(sys.stderr or nothing, "standard error", sys.stderr is None)
         try:
             yield
+            flush()
         finally:
-            try:
-                for stream in (sys.stdout, sys.stderr):
-                    stream.flush()
-            finally:
-                sys.stdout, sys.stderr = before
+            sys.stdout, sys.stderr = before
+
+
+def flush() -> None:
+    """Write what both streams keep back: what a `Stream` cannot write is then no matter of Python's own end."""
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
