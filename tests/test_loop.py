@@ -638,8 +638,9 @@ def test_damaged_weights_of_a_finished_run_are_written_again(whole, tmp_path, ca
 
 
 def test_a_warm_up_of_a_quarter_of_the_run_depends_on_the_epochs(tmp_path):
-    def settings(steps, epochs):
-        return {"optimizer": {"schedule": "warmup", "warmup_steps": steps}, "train": {"epochs": epochs}}
+    def settings(steps, epochs, in_epoch=0):
+        chosen = {"epochs": epochs, "steps_per_epoch": in_epoch}
+        return {"optimizer": {"schedule": "warmup", "warmup_steps": steps}, "train": chosen}
 
     for steps in (None, 5):
         run_dir.prepare(tmp_path / str(steps), settings(steps, 3), resume=False)
@@ -647,6 +648,9 @@ def test_a_warm_up_of_a_quarter_of_the_run_depends_on_the_epochs(tmp_path):
     run_dir.prepare(tmp_path / "5", settings(5, 4), resume=True)
     with pytest.raises(UserError, match="train.epochs=3 and cannot be resumed with 4"):
         run_dir.prepare(tmp_path / "None", settings(None, 4), resume=True)
+    run_dir.prepare(tmp_path / "long", settings(None, 3, 700), resume=False)  # 500 steps in both
+    (tmp_path / "long" / "checkpoints" / "6").mkdir(parents=True)
+    run_dir.prepare(tmp_path / "long", settings(None, 4, 700), resume=True)
 
 
 def named(count: int, names: tuple[str, ...]) -> Network:

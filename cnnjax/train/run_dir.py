@@ -11,7 +11,7 @@ from typing import Any
 
 from cnnjax import files
 from cnnjax.errors import UserError
-from cnnjax.train import metrics
+from cnnjax.train import metrics, schedules
 
 logger = logging.getLogger(__name__)
 
@@ -164,7 +164,7 @@ def _compare(saved: Settings, wanted: Settings, folder: Path) -> None:
         if name == "data.source" and _are_folders(before, after) and (folder / "data.json").exists():
             continue
         # A schedule stretches over all epochs, so more of them would change the steps already made.
-        if last == "epochs" and _is_constant(new) and isinstance(before, int) and after > before:
+        if last == "epochs" and _is_constant(new, before) and isinstance(before, int) and after > before:
             continue
         raise UserError(
             f"{folder} was started with {name}={before} and cannot be resumed with {after}: "
@@ -172,13 +172,16 @@ def _compare(saved: Settings, wanted: Settings, folder: Path) -> None:
         )
 
 
-def _is_constant(settings: Settings) -> bool:
+def _is_constant(settings: Settings, epochs: Any) -> bool:
     """Whether the learning rate does not depend on the number of epochs, so that a resumed run may be longer.
 
-    A warm-up whose steps are not given lasts at most a quarter of the run.
+    A warm-up whose steps are not given lasts at most a quarter of the run: it is the whole one if the run already has
+    four times its steps.
     """
-    schedule = settings.get("optimizer.schedule", "constant")
-    return schedule == "constant" or (schedule == "warmup" and settings.get("optimizer.warmup_steps") is not None)
+    schedule, steps = settings.get("optimizer.schedule", "constant"), settings.get("train.steps_per_epoch")
+    if schedule != "warmup" or settings.get("optimizer.warmup_steps") is not None:
+        return schedule in ("constant", "warmup")
+    return isinstance(steps, int) and isinstance(epochs, int) and epochs * steps >= 4 * schedules.WARMUP_STEPS
 
 
 def without_addresses(text: str) -> str:
