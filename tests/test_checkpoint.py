@@ -233,7 +233,10 @@ def test_damage_after_opening_is_noticed(saved):
     ("like", "odd"), [(state(0, "sgd"), "opt_state"), (state(0, shape=(64, 32)), r"'kernel'\] float32\[64, (32|64)\]")]
 )
 def test_a_checkpoint_of_something_else_is_one_sentence(saved, like, odd):
-    with Checkpoints(saved) as checkpoints, pytest.raises(UserError, match=f"another network or optimizer .*{odd}"):
+    with (
+        Checkpoints(saved) as checkpoints,
+        pytest.raises(UserError, match=f"optimizer or metrics .*{odd}"),
+    ):
         checkpoints.load(like, ZEROS)
 
 

@@ -199,6 +199,7 @@ FLAGS = [
          "--data.no-cache"),
         ("steps_per_epoch=None, valid=0.2 (test=5)", "--train.steps-per-epoch 0, --data.eval-per-class 0.2 "
          "(--data.eval-per-class 5)"),
+        ("x was started with optimizer.warmup_steps=None", "x was started with --optimizer.warmup-steps None"),
         ("`count` and `index` need `coordinator`: coordinator='a:1', image_size=…",
          "--distributed.count and --distributed.index need --distributed.coordinator: --distributed.coordinator a:1, "
          "--data.image-size …"),

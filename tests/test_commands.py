@@ -15,6 +15,7 @@ from PIL import Image
 from cnnjax import data, formats
 from cnnjax.cli import build, main
 from cnnjax.cli import train as cli_train
+from cnnjax.cli import transfer as cli_transfer
 from cnnjax.cli.check import check
 from cnnjax.cli.config import Config, DataConfig, MixConfig, ModelConfig, OptimizerConfig, TrainConfig
 from cnnjax.cli.config_json import from_dict
@@ -210,6 +211,34 @@ def test_the_warmup_of_a_preset_is_shortened_for_a_run_that_is_too_short(steps, 
     assert build.rendered_steps(few) == 12 * 3 and cli_train.for_files("vgg16-mini", few).optimizer.warmup_steps is None
 
 
+def test_another_schedule_drops_the_warmup_of_the_preset():
+    optimizer = dataclasses.replace(PRESETS["cnn"].optimizer, schedule="cosine")
+    config = dataclasses.replace(PRESETS["cnn"], optimizer=optimizer)
+    check(cli_train.for_files("cnn", config))
+    with pytest.raises(UserError, match="has no warm-up"):
+        given = dataclasses.replace(config, optimizer=dataclasses.replace(optimizer, warmup_steps=7))
+        check(cli_train.for_files("cnn", given))
+
+
+def test_of_a_single_seed_no_deviation_is_printed():
+    summary = {"validation accuracy at the end": {"mean": 0.5, "deviation": 0.0, "seeds": {"0": 0.5}}}
+    assert cli_train._table(summary).split() == ["validation", "accuracy", "at", "the", "end", "50.0", "%"]
+
+
+@pytest.mark.parametrize("few", [0, 5])
+def test_transfer_takes_no_larger_batches_than_there_are_images(few):
+    epochs = dict.fromkeys(("head", "fine-tune", "small-cnn"), 1)
+    given = DataConfig(source="folder:x", per_class=few)
+    plan = {0: cli_transfer._configs(formats.load_bundled(), given, 0, Path("x"), epochs)}
+    images = data.from_arrays(np.zeros((16, 8, 8, 3), np.uint8), np.arange(16) % 2, valid=0.2, test=0.2)
+    assert len(images.train) == 10
+    if few:
+        cli_transfer._check_batches(plan, images)
+        return
+    with pytest.raises(UserError, match="32 images a step, and there are 10 for training: use --data.per-class 5"):
+        cli_transfer._check_batches(plan, images)
+
+
 def test_a_refusal_deletes_only_a_folder_that_it_made(tmp_path):
     def refused(folder, *names):
         with pytest.raises(UserError), run_dir.withdrawn_if_refused(folder):
@@ -373,6 +402,8 @@ def same(a, b) -> bool:
     [
         (["--seeds"], "--seeds names no seed"),
         (["--resume", "--fresh"], "give one of them"),
+        (["--head-epochs", "0"], "--head-epochs 0 must be at least 1"),
+        (["--seeds", "0", "99999999999"], "--seeds 99,999,999,999 is no seed of its own"),
         (["--data.side", "64"], "--data.side is called --data.image-size now"),
         (["--weights", "nowhere.pth"], "nowhere.pth"),
     ],

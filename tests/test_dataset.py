@@ -214,6 +214,20 @@ def test_splits_that_do_not_fit_are_one_sentence(changes, sentence):
         as_dataset(Own(**changes))
 
 
+@pytest.mark.parametrize("loaded", [True, False])
+def test_the_test_images_have_the_shape_of_the_others(loaded):
+    """Those in memory are checked at once, others when they are loaded."""
+    test = ArraySplit(np.zeros((6, 4, 4, 2), np.uint8), (np.arange(6) % 3).astype(np.int32))
+    sentence = r"training images have shape \(5, 7, 2\) and the test images \(4, 4, 2\): resize"
+    if loaded:
+        with pytest.raises(UserError, match=sentence):
+            as_dataset(Own(test=test))
+        return
+    dataset = as_dataset(Dataset(Foreign(8), Foreign(6), lambda: test, ("a", "b", "c")))
+    with pytest.raises(UserError, match=sentence):
+        dataset.test  # noqa: B018
+
+
 def test_a_missing_split_is_named():
     own = Own()
     del own.valid

@@ -214,7 +214,7 @@ def test_a_changed_file_is_decoded_again(tmp_path, own_cache):
 @pytest.mark.parametrize("loading", ["auto", "stream", "resident"])
 def test_what_would_take_more_than_a_quarter_of_the_free_memory_is_streamed(tmp_path, monkeypatch, loading):
     fill(tmp_path, 10)
-    size = (4 + 2) * 2 * 8 * 8 * 3  # training and validation
+    size = (4 + 2 + 2) * 2 * 8 * 8 * 3  # training, validation and test
     for free, streamed in ((4 * size, False), (4 * size - 1, True)):
         monkeypatch.setattr("cnnjax.runtime.free_memory", lambda free=free: free)
         dataset = load(tmp_path, loading=loading)

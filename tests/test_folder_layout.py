@@ -282,6 +282,15 @@ def test_classes_that_are_named_are_not_asked_about(tmp_path):
     assert found(tmp_path / "other", ("dog", "cat"))[0] == {"train": BOTH, "test": BOTH}
 
 
+def test_only_the_named_classes_need_splits(tmp_path):
+    splits = [f"{name}/{split}/{{}}.jpg" for name in ("cat", "dog") for split in ("train", "test")]
+    make(tmp_path, *splits, "misc/{}.jpg")
+    with pytest.raises(UserError, match="misc has none"):
+        found(tmp_path)
+    splits, layout = found(tmp_path, ("cat", "dog"))
+    assert splits == {"train": BOTH, "test": BOTH} and layout.unused == {"misc": COUNT}
+
+
 def test_what_is_left_out_beside_images_is_counted(tmp_path):
     make(tmp_path, "cat/images/{}.png", "cat/masks/{}.png", "dog/{}.png", "dog/{}_mask.png", "cow/{}.png")
     sentence = found(tmp_path)[1].describe()

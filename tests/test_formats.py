@@ -624,7 +624,7 @@ def test_what_other_libraries_do_not_have_is_refused(tmp_path):
     for save, name in ((formats.save_keras, "w.weights.h5"), (formats.save_torchvision, "w")):
         with pytest.raises(UserError, match=r"Network\(Plain, .*\) is no model of this package: use save"):
             save(tmp_path / name, own)
-    with pytest.raises(UserError, match="without batch normalization, not resnet18: use save_torchvision"):
+    with pytest.raises(UserError, match="not of resnet18: write it for torchvision or as stablehlo"):
         formats.save_keras(tmp_path / "w.weights.h5", ours("resnet18", 32))
     assert not list(tmp_path.iterdir())
 

@@ -16,7 +16,7 @@ from flax import nnx
 from cnnjax import Network, data, losses, train, visualize
 from cnnjax.errors import UserError
 from cnnjax.formats import build
-from cnnjax.train import arguments
+from cnnjax.train import arguments, network_fits
 from cnnjax.visualize import Recipe, Stage, objectives
 
 pytestmark = pytest.mark.usefixtures("quickly_compiled")
@@ -77,6 +77,13 @@ def test_names_and_flags_in_place_of_objects(network, dataset):
         (arguments.check_augment, data.Augment, r"augment=Augment must be a function, .* give data.Augment\(\)"),
         (arguments.check_mix, True, r"mix=True must be data.mixup\(\), data.cutmix\(\), or None"),
         (arguments.check_loss, "mse", r"loss='mse' must be a function, .* losses.cross_entropy\(\)"),
+        (arguments.check_callbacks, print, r"callbacks=print must be a list .* give callbacks=\[function\]"),
+        (arguments.check_callbacks, [3], "callbacks: 3 is no function: give functions that take an epoch's metrics"),
+        (
+            network_fits.check_network,
+            3,
+            r"cnnjax.Network, and not int: give Network.create\(model, dataset\)",
+        ),
         (arguments.check_metrics, [two], "metrics must be functions by name: give a dict"),
     ):
         with pytest.raises(UserError, match=sentence):

@@ -12,6 +12,7 @@ import jax
 import numpy as np
 import optax
 import pytest
+import tiny
 from flax import nnx
 from PIL import Image
 
@@ -19,9 +20,10 @@ from cnnjax import Network, formats, losses, models, runtime
 from cnnjax.data import Augment, mixup
 from cnnjax.data.dataset import ArraySplit, Dataset, LazySplit
 from cnnjax.data.lazy_images import LazyImages, channel_histogram
+from cnnjax.data.normalize import identity
 from cnnjax.errors import Preempted, UserError
 from cnnjax.train import fit as train_fit
-from cnnjax.train import metrics, optimizers, run_dir
+from cnnjax.train import metrics, network_fits, optimizers, run_dir
 from cnnjax.train.loop import defaults
 from cnnjax.train.plan import Options, Plan
 from cnnjax.train.progress import OnProgress
@@ -622,3 +624,61 @@ def test_a_network_whose_output_is_not_logits_has_no_accuracy_and_is_resumed(tmp
     shutil.rmtree(tmp_path / "run" / "checkpoints" / "6", ignore_errors=True)
     (tmp_path / "run" / "weights.safetensors").unlink()
     assert formats.load(tmp_path / "run", model=Pair(nnx.Rngs(1))).class_names == ()
+
+
+def test_damaged_weights_of_a_finished_run_are_written_again(whole, tmp_path, caplog):
+    folder = shutil.copytree(whole[0], tmp_path / "run")
+    (folder / "weights.safetensors").write_bytes(b"damaged")
+    assert same(fit(folder, resume=True), whole[1]) and "written again from the checkpoints" in caplog.text
+    assert formats.load(folder).digest == whole[1].network.digest
+    (folder / "weights.safetensors").write_bytes(b"damaged")
+    shutil.rmtree(folder / "checkpoints")
+    with pytest.raises(UserError, match="weights.safetensors"):
+        fit(folder, resume=True)
+
+
+def test_a_warm_up_of_a_quarter_of_the_run_depends_on_the_epochs(tmp_path):
+    def settings(steps, epochs, in_epoch=0):
+        chosen = {"epochs": epochs, "steps_per_epoch": in_epoch}
+        return {"optimizer": {"schedule": "warmup", "warmup_steps": steps}, "train": chosen}
+
+    for steps in (None, 5):
+        run_dir.prepare(tmp_path / str(steps), settings(steps, 3), resume=False)
+        (tmp_path / str(steps) / "checkpoints" / "6").mkdir(parents=True)
+    run_dir.prepare(tmp_path / "5", settings(5, 4), resume=True)
+    with pytest.raises(UserError, match="train.epochs=3 and cannot be resumed with 4"):
+        run_dir.prepare(tmp_path / "None", settings(None, 4), resume=True)
+    run_dir.prepare(tmp_path / "long", settings(None, 3, 700), resume=False)  # 500 steps in both
+    (tmp_path / "long" / "checkpoints" / "6").mkdir(parents=True)
+    run_dir.prepare(tmp_path / "long", settings(None, 4, 700), resume=True)
+
+
+def named(count: int, names: tuple[str, ...]) -> Network:
+    model = models.create("small-cnn", num_classes=count, image_size=SIDE, width_multiplier=0.1)
+    return Network.create(model, normalizer=identity(), class_names=names or None)
+
+
+def flat(side: int) -> Network:
+    model = tiny.Flat((side, side), num_classes=2, rngs=nnx.Rngs(0))
+    return Network.create(model, normalizer=identity(), image_size=side, channels=3)
+
+
+@pytest.mark.parametrize(
+    ("network", "sentence"),
+    [
+        (named(3, ("a", "b", "c")), r"has 3 classes \(a, b, c\), and the data set 2 classes \(cat, dog\): .*new_head="),
+        (named(3, ()), r"has 3 classes \(class 0, class 1, class 2\), and the data set 2 classes"),
+        (flat(8), r"does not take images of the shape \(batch, 16, 16, 3\)"),
+    ],
+)
+def test_a_network_of_other_classes_or_images_is_one_sentence(network, sentence):
+    with pytest.raises(UserError, match=sentence):
+        train_fit(network, DATA, optax.sgd(1e-3), **OPTIONS)
+
+
+def test_classes_that_nobody_named_and_losses_of_ones_own_are_no_mistake():
+    split, embedding = DATA.train, named(3, ())
+    network_fits.check_fits(embedding, split, DATA.class_names, lambda logits, labels, activations: logits[:, 0])
+    network_fits.check_fits(embedding, split, ("0", "1"), losses.cross_entropy(0.1))
+    with pytest.raises(UserError, match="make one for these"):
+        network_fits.check_fits(named(1, ()), split, ("0", "1", "2"), losses.cross_entropy(0.1))

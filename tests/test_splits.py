@@ -3,6 +3,7 @@
 import re
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
@@ -153,6 +154,18 @@ def test_fractions_are_of_each_class_and_of_a_split_of_its_own_all():
 def test_numbers_without_sense_name_their_argument(arguments, sentence):
     with pytest.raises(UserError, match=f"^{sentence}"):
         Selection(**arguments)
+
+
+def test_numbers_of_numpy_are_those_of_python():
+    found = object.__new__(Selection)  # the types of arguments are only checked in tests
+    for name, number in {"per_class": np.int64(3), "valid": np.int64(1), "test": np.float32(0.25)}.items():
+        object.__setattr__(found, name, number)
+    found.__post_init__()
+    assert (
+        (found.per_class, found.valid, found.test) == (3, 1, 0.25)
+        and type(found.valid) is int
+        and type(found.test) is float
+    )
 
 
 @settings(max_examples=150, deadline=None)

@@ -215,6 +215,9 @@ def test_calls_are_single_steps_on_a_cpu_and_epochs_or_chunks_elsewhere(encoded,
         monkeypatch.setattr(prefetch, "CHUNK", chunk)
         assert strategy.dispatches_per_epoch(way, 0, encoded, 12, BATCH) == calls
         assert strategy.dispatches_per_epoch(way, 0, data(), 12, BATCH) == 1
+    monkeypatch.setattr(LazyImages, "dtype", np.dtype(np.float32))
+    monkeypatch.setattr(prefetch, "CHUNK", 6 * 4 * one)
+    assert strategy.dispatches_per_epoch(way, 0, encoded, 12, BATCH) == 2
 
 
 @pytest.mark.parametrize("kind", ["pmap", "shard_map"])

@@ -5,6 +5,7 @@ import io
 import os
 import re
 import socket
+import subprocess
 import sys
 from pathlib import Path
 
@@ -68,6 +69,22 @@ def test_a_closed_pipe_ends_nothing_and_a_full_disk_is_said(monkeypatch):
     monkeypatch.setattr(sys, "stdout", None)  # closed
     with streams.guarded():
         print("one")
+
+
+@pytest.mark.parametrize("full", [True, False])
+def test_what_is_kept_back_is_written_before_the_end(full):
+    """Python keeps back what is printed; a command that ends must say itself that it could not be written."""
+    command = [sys.executable, "-m", "cnnjax", "--help"]
+    env = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    if full:
+        out = os.open("/dev/full", os.O_WRONLY)
+    else:
+        reader, out = os.pipe()
+        os.close(reader)
+    done = subprocess.run(command, stdout=out, stderr=subprocess.PIPE, text=True, env=env)
+    os.close(out)
+    sentence = "error: the standard output cannot be written (No space left on device): make room there\n"
+    assert (done.returncode, done.stderr) == ((2, sentence) if full else (0, ""))
 
 
 def test_progress_without_standard_error_ends_nothing(monkeypatch):

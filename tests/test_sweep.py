@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -19,6 +20,7 @@ from cnnjax.cli.config_json import from_dict
 from cnnjax.data.dataset import ArraySplit, Dataset
 from cnnjax.errors import Diverged, Preempted, UserError
 from cnnjax.train import Member, fit_members, loop, optimizers, schedules, stack, state, strategy, sweeps
+from cnnjax.train import members as members_
 
 pytestmark = pytest.mark.usefixtures("quickly_compiled")
 
@@ -283,6 +285,7 @@ CLI_FIELDS = [
     (["data.image-size", "64", "64,48"], {"data.image-size": [64, (64, 48)]}),
     (["optimizer.weight-decay", "none", "0.1"], {"optimizer.weight-decay": [None, 0.1]}),
     (["augment.enabled", "true", "false"], {"augment.enabled": [True, False]}),
+    (["train.microbatches", "1", "2"], {"train.microbatches": [1, 2]}),  # with BatchNorm results depend on it
     (["data.rendering", "3", "4"], {"data.rendering": [3, 4]}),
 ]
 
@@ -420,3 +423,45 @@ def test_groups_of_one_set_of_images_are_given_those_of_the_first_that_has_begun
     monkeypatch.setattr(groups, "_report", lambda *_: None)
     groups.fit_all(runs, resume=True)
     assert asked == [list(runs)]
+
+
+def test_a_run_that_diverges_alone_in_its_group_does_not_end_the_others(monkeypatch):
+    runs = {Path(name): from_dict(Config, {"optimizer": {"name": name}}) for name in ("sgd", "adam")}
+
+    def fit(config, *_, resume):
+        if config.optimizer.name == "sgd":
+            raise Diverged("so large")
+        return done
+
+    done = loop.Result([], network(0), {})
+    monkeypatch.setattr(groups, "_load", lambda config, inventory: DATA)
+    monkeypatch.setattr(groups, "_report", lambda *_: None)
+    monkeypatch.setattr(build, "fit", fit)
+    found = groups.fit_all(runs, resume=False)
+    assert isinstance(found[Path("sgd")], Diverged) and found[Path("adam")] is done
+    with pytest.raises(Diverged, match="so large"):
+        groups.fit_all({Path("sgd"): runs[Path("sgd")]}, resume=False)
+
+
+def test_a_stack_takes_batches_that_the_devices_could_not_divide():
+    """It divides networks among them."""
+    options = OPTIONS | {"strategy": "auto", "batch_size": 12, "steps_per_epoch": 1, "epochs": 1}
+    found = fit_members(members()[:2], DATA, optimizer, stacked=True, **options)
+    assert jax.device_count() == 8 and [len(result.history) for result in found] == [1, 1]
+
+
+def test_a_sweep_is_not_resumed_with_other_settings(tmp_path, monkeypatch):
+    """Each run's config.json has what `fit` records, beside the swept numbers."""
+    trained = []
+    monkeypatch.setattr(sweeps, "fit_members", lambda members, dataset, optimizer, **options: [
+        loop.prepare(members_._plan(one, dataset, optimizer, {n: v for n, v in options.items() if n != "stacked"}, 0),
+                     one.run_dir) or trained.append(one) or Diverged("so large") for one in members])  # fmt: skip
+    sweep = partial(train.sweep, network, DATA, optimizer, over={"learning_rate": [0.1], "weight_decay": [0.0]})
+    sweep(run_dir=tmp_path, **OPTIONS)
+    folder = trained[0].run_dir
+    recorded = json.loads((folder / "config.json").read_text())
+    assert recorded["hyperparams"] == {"learning_rate": 0.1, "weight_decay": 0.0} and recorded["batch_size"] == 8
+    (folder / "checkpoints" / "3").mkdir(parents=True)
+    sweep(run_dir=tmp_path, resume=True, **OPTIONS)
+    with pytest.raises(UserError, match="was started with batch_size=8 and cannot be resumed with 4"):
+        sweep(run_dir=tmp_path, resume=True, **OPTIONS | {"batch_size": 4})

@@ -2,6 +2,8 @@
 
 import json
 import os
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import jax
@@ -12,6 +14,8 @@ import pytest
 from PIL import Image
 
 from cnnjax import Network, formats, models
+from cnnjax.cli import transfer as cli_transfer
+from cnnjax.cli.presets import PRESETS
 from cnnjax.data import Augment, normalize
 from cnnjax.data.dataset import ArraySplit, Dataset, LazySplit
 from cnnjax.data.lazy_images import LazyImages, channel_histogram
@@ -245,3 +249,17 @@ def test_a_base_that_does_not_serve(given, size, names, sentence):
 def test_a_loss_that_is_not_finite(network, features, tmp_path):
     with pytest.raises(UserError, match="no longer finite in step"):
         transfer.fit_head(network, features, optax.sgd(1e30), run_dir=tmp_path / "run", **HEAD)
+
+
+def test_a_command_that_ended_before_the_whole_network_was_written_goes_on(network, features, head, tmp_path):
+    folder, result = head
+    folder = shutil.copytree(folder, tmp_path / "run")
+    alone = Network.create(transfer.Head(network.model()), features, normalizer=normalize.identity())
+    alone = alone.replace(params={name: result.network.params[name] for name in alone.params})
+    formats.save(folder / "weights.safetensors", alone)
+    config = replace(PRESETS["new-head"], run=str(folder))
+    config = replace(config, train=replace(config.train, epochs=HEAD["epochs"]))
+    assert cli_transfer._finished("head", config, network) is None
+    again = transfer.fit_head(network, features, SGD, run_dir=folder, resume=True, **HEAD)
+    assert again.network.digest == formats.load(folder / "weights.safetensors").digest == result.network.digest
+    assert cli_transfer._finished("head", config, network).network.digest == result.network.digest

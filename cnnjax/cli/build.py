@@ -25,7 +25,7 @@ from cnnjax.network import Network
 from cnnjax.printable import printable
 from cnnjax.train import by_class, loop, metrics, optimizers, schedules
 
-WARMUP_STEPS = 500
+WARMUP_STEPS = schedules.WARMUP_STEPS
 ADAMW_WEIGHT_DECAY = 1e-4
 _MODEL_FLAGS = {"name": "--model.name", "width_multiplier": "--model.width-multiplier"}
 

@@ -156,7 +156,13 @@ def _run_with_preset(function: Command, argv: Sequence[str], prog: str) -> None:
 
 def _exit(run: Callable[[Sequence[str]], None], arguments: Sequence[str] | None) -> NoReturn:
     with streams.guarded():
-        _run_to_exit(run, arguments)
+        try:
+            try:
+                _run_to_exit(run, arguments)
+            finally:
+                streams.flush()
+        except UserError as error:  # of the streams
+            _fail(str(error))
 
 
 def _run_to_exit(run: Callable[[Sequence[str]], None], arguments: Sequence[str] | None) -> NoReturn:
@@ -196,7 +202,8 @@ _PATHS = (
 
 
 def _fail(sentence: str) -> NoReturn:
-    print(f"error: {shortened(printable(sentence))}", file=sys.stderr)
+    with contextlib.suppress(UserError):  # standard error may be what cannot be written
+        print(f"error: {shortened(printable(sentence))}", file=sys.stderr)
     raise SystemExit(2) from None
 
 

@@ -13,6 +13,7 @@ from cnnjax.cli.config_json import as_dict
 from cnnjax.data.dataset import Dataset
 from cnnjax.data.inventory import Inventory
 from cnnjax.distributed import print_once, run_all_or_raise, run_on_primary
+from cnnjax.errors import Diverged
 from cnnjax.printable import printable
 from cnnjax.train import by_class, diagnosis, metrics, run_data, run_dir
 from cnnjax.train.loop import Result
@@ -35,7 +36,7 @@ def fit_all(runs: Mapping[Path, Config], *, resume: bool, stacked: bool | None =
             same = [place for place, config in runs.items() if config.data == first.data]
             loaded = first.data, _load(first, given_to(same, resume))
         dataset = loaded[1]
-        for place, outcome in zip(group, _fit_group(group, dataset, resume, stacked), strict=True):
+        for place, outcome in zip(group, _outcomes(group, dataset, resume, stacked, len(runs)), strict=True):
             outcomes[place] = outcome
             _report(place, outcome, dataset)
     return outcomes
@@ -63,6 +64,18 @@ def _load(config: Config, inventory: Inventory | None) -> Dataset:
     if found := build.describe(config.data, dataset):
         print_once(printable(found))
     return dataset
+
+
+def _outcomes(
+    group: dict[Path, Config], dataset: Dataset, resume: bool, stacked: bool | None, count: int
+) -> list[Outcome]:
+    """Of the runs of a group; a run that diverges does not end the others, of which there are `count` in all."""
+    try:
+        return _fit_group(group, dataset, resume, stacked)
+    except Diverged as error:  # a group of one run is an ordinary `fit`
+        if count == 1:
+            raise
+        return [error]
 
 
 def _fit_group(runs: Mapping[Path, Config], dataset: Dataset, resume: bool, stacked: bool | None) -> list[Outcome]:

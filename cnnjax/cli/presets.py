@@ -64,7 +64,7 @@ _TABLE: dict[str, tuple[str, Config]] = {
     ),
     # The blog post that the article's source continues with has one dense layer of 256 units; a VGG has two.
     "new-head": (
-        "Transfer, first step, as the transfer command does it: new dense layers on a trained VGG's features.",
+        "A narrow VGG16 from scratch, all layers; the transfer command trains its new dense layers so.",
         Config(
             data=_FEW_IMAGES,
             model=_NARROW_VGG,

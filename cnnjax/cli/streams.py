@@ -57,7 +57,12 @@ def guarded() -> Iterator[None]:
         sys.stderr = Stream(sys.stderr or nothing, "standard error", sys.stderr is None)
         try:
             yield
-            for stream in (sys.stdout, sys.stderr):
-                stream.flush()
+            flush()
         finally:
             sys.stdout, sys.stderr = before
+
+
+def flush() -> None:
+    """Write what both streams keep back: what a `Stream` cannot write is then no matter of Python's own end."""
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()

@@ -22,7 +22,7 @@ from cnnjax.train import metrics, run_dir, run_lock, sweeps
 
 NAMED = tyro.conf.UseAppendAction[tuple[tuple[str, ...], ...]]
 _ALONE = DistributedConfig()
-_SAME = run_dir.RESUME_MUTABLE - {"early_stopping_patience", "run"}
+_SAME = run_dir.RESUME_MUTABLE - {"early_stopping_patience", "microbatches", "run"}
 _STACKED = {"auto": None, "yes": True, "no": False}
 
 

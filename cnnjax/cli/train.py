@@ -19,7 +19,7 @@ from cnnjax.distributed import print_once, run_all_or_raise, run_on_primary
 from cnnjax.errors import UserError, missing
 from cnnjax.files import read_text, write_json
 from cnnjax.printable import printable
-from cnnjax.train import run_dir, run_lock
+from cnnjax.train import metrics, run_dir, run_lock, schedules
 from cnnjax.train.loop import Result
 from cnnjax.train.sweeps import summarize
 
@@ -92,8 +92,9 @@ def _train(runs: Mapping[Path, Config], together: Path | None, resume: bool) -> 
 def for_files(preset: str, config: Config) -> Config:
     """The config without what a preset says of rendered images or of its own length, where these are others.
 
-    These are the classes, if the images come from elsewhere, and the steps of a warm-up, if they do or if the run is
-    too short for it. Raises UserError for ranges of augmentation that are changed while it is off.
+    These are the classes, if the images come from elsewhere, and the steps of a warm-up, if they do, if the run is too
+    short for it or if another schedule has none. Raises UserError for ranges of augmentation that are changed while it
+    is off.
     """
     usual = PRESETS.get(preset)
     if usual is None:
@@ -104,7 +105,8 @@ def for_files(preset: str, config: Config) -> Config:
         config = replace(config, data=replace(config.data, classes=()))
     warmup_steps = config.optimizer.warmup_steps
     of_preset = warmup_steps and warmup_steps == usual.optimizer.warmup_steps
-    if of_preset and not (rendered and warmup_steps < build.rendered_steps(config)):
+    has_room = rendered and warmup_steps and warmup_steps < build.rendered_steps(config)
+    if of_preset and not (has_room and config.optimizer.schedule in schedules.WITH_WARMUP):
         config = replace(config, optimizer=replace(config.optimizer, warmup_steps=None))
     return config
 
@@ -159,4 +161,5 @@ def connect(hosts: DistributedConfig) -> None:
 
 
 def _table(summary: Mapping[str, Mapping[str, Any]]) -> str:
-    return "\n".join(f"{name:40}{row['mean']:8.3f} ± {row['deviation']:.3f}" for name, row in summary.items())
+    shown = ((name, metrics.describe_mean_std(row, "accuracy" in name)) for name, row in summary.items())
+    return "\n".join(f"{name:40}{text}" for name, text in shown)

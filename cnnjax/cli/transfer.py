@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from cnnjax import data as sources
-from cnnjax import figures
+from cnnjax import figures, limits
 from cnnjax.cli import build
 from cnnjax.cli.config import Config, DataConfig
 from cnnjax.cli.groups import given_to
@@ -22,7 +22,7 @@ from cnnjax.network import Network
 from cnnjax.printable import printable
 from cnnjax.train import metrics, run_dir, run_lock
 from cnnjax.train import transfer as transfer_
-from cnnjax.train.loop import Result, load_result
+from cnnjax.train.loop import Result, load_intact, load_result
 from cnnjax.train.metrics import EpochMetrics
 
 NEW_CLASSES = ("fox", "axe")
@@ -70,6 +70,7 @@ def transfer(
         raise UserError("--resume continues runs and --fresh deletes them: give one of them")
     if not seeds:
         raise UserError("--seeds names no seed: give one or more")
+    _check_numbers(seeds, {"head": head_epochs, "fine_tune": fine_tune_epochs, "small": small_epochs})
     base = _base(weights, reading)
     size = data.image_size if isinstance(data.image_size, tuple) else (data.image_size, data.image_size)
     transfer_.check_base(base, size)
@@ -85,6 +86,15 @@ def transfer(
             more = {"base": origin} if name == "head" else {}
             prepare(Path(config.run), config, resume=resume, fresh=fresh, more=more)
         _compare(base.replace(provenance=origin), plan, data, run, resume)
+
+
+def _check_numbers(seeds: Sequence[int], epochs: Mapping[str, int]) -> None:
+    """Raises UserError for numbers of epochs and seeds that no run can have."""
+    for name, number in epochs.items():
+        if number < 1:
+            raise UserError(f"{name}_epochs={number} must be at least 1")
+    for seed in seeds:
+        limits.check_seed(seed, "--seeds ")
 
 
 def _base(weights: str, reading: Reading) -> Network:
@@ -105,7 +115,9 @@ def _compare(
 ) -> None:
     """Train all runs, print and draw what they have reached."""
     folders = [Path(config.run) for configs in plan.values() for config in configs.values()]
-    results = _train_all(base, plan, build.dataset(data, given_to(folders, resume)), resume)
+    dataset = build.dataset(data, given_to(folders, resume))
+    _check_batches(plan, dataset)
+    results = _train_all(base, plan, dataset, resume)
     summary = {name: _summary(found) for name, found in results.items()}
     write_json(run / "summary.json", summary)
     for name, row in summary.items():
@@ -115,12 +127,25 @@ def _compare(
     print(printable(f"wrote {figure}, {run / 'summary.json'} and each seed's runs beside them"))
 
 
+def _check_batches(plan: Mapping[int, Mapping[str, Config]], dataset: sources.Dataset) -> None:
+    """Raises UserError, before any run, where one of them needs more images for a batch than there are."""
+    largest = max(config.train.batch_size for configs in plan.values() for config in configs.values())
+    count, classes = len(dataset.train), len(dataset.class_names)
+    if largest > count:
+        raise UserError(
+            f"the runs take up to {largest} images a step, and there are {count} for training: use --data.per-class "
+            f"{max(1, count // classes)}, with which they take fewer, or add images"
+        )
+
+
 def _configs(base: Network, data: DataConfig, seed: int, folder: Path, epochs: Mapping[str, int]) -> dict[str, Config]:
     """The four runs of one seed, in order."""
     configs = {}
     for name, preset in _PRESETS.items():
         config = PRESETS[preset]
         train = replace(config.train, epochs=epochs[name.removesuffix("-augmented")], seed=seed)
+        if data.per_class:  # of a class of two or more
+            train = replace(train, batch_size=min(train.batch_size, 2 * data.per_class))
         model, images, optimizer = config.model, data, config.optimizer
         if name.startswith("small"):
             batch_size = min(train.batch_size, data.per_class or train.batch_size)
@@ -159,10 +184,9 @@ def _train_all(
         for name, config in configs.items():
             print(f"{TITLES[name]}, seed {seed}")
             folder = Path(config.run)
-            train = config.train
-            history = run_dir.finished(folder, train.epochs, train.early_stopping_patience) if resume else None
-            if history is not None:
-                results[name][seed] = load_result(folder, history, network)
+            done = _finished(name, config, network) if resume else None
+            if done is not None:
+                results[name][seed] = done
             elif name == "head":
                 # The features do not depend on the head.
                 features = features or transfer_.extract_features(network, dataset)
@@ -175,6 +199,20 @@ def _train_all(
             else:
                 results[name][seed] = build.fit(config, dataset, folder, resume=resume)
     return results
+
+
+def _finished(name: str, config: Config, network: Network) -> Result | None:
+    """What a finished run left, or None if it is to be trained, or its weights to be written again."""
+    folder, train = Path(config.run), config.train
+    history = run_dir.finished(folder, train.epochs, train.early_stopping_patience)
+    if history is None:
+        return None
+    if name != "head":
+        return load_intact(folder, history, network)
+    try:
+        return load_result(folder, history, network)
+    except UserError:  # a command that was ended before `fit_head` wrote the whole network left the head alone
+        return None
 
 
 def _draw(results: Mapping[str, Mapping[int, Result]], summary: Mapping[str, Any], path: Path) -> Path:

@@ -4,8 +4,12 @@ The library writes `batch_size=20`, `resume=True` or a bare name such as run_dir
 are `--train.batch-size 20`, `--resume`, `--run` and `--distributed.count`.
 """
 
+import dataclasses
 import re
+import typing
 from collections.abc import Mapping, Sequence
+
+from cnnjax.cli.config import Config
 
 ALIASES: dict[str, tuple[str, ...]] = {
     "run_dir": ("--run", "--out"),
@@ -72,7 +76,14 @@ def _replacement(match: re.Match[str], known: Mapping[str, str], flags: Sequence
         section, dot, last = flag.rpartition(".")
         off = f"{section}{dot}no-{last}" if dot else f"--no-{flag.removeprefix('--')}"
         return flag if value == "True" else off
-    return f"{flag} {_plain(value)}"
+    return f"{flag} {value if value == 'None' and _accepts_none(flag) else _plain(value)}"
+
+
+def _accepts_none(flag: str) -> bool:
+    """Whether a field of the config can be None, which then differs from 0."""
+    section, _, name = flag.removeprefix("--").replace("-", "_").rpartition(".")
+    part = typing.get_type_hints(Config).get(section)
+    return dataclasses.is_dataclass(part) and type(None) in typing.get_args(typing.get_type_hints(part).get(name))
 
 
 def _is_dotted(name: str, known: Mapping[str, str]) -> bool:

@@ -256,8 +256,9 @@ def _check_arrays(split: ArraySplit) -> None:
 def as_dataset(dataset: Any) -> Dataset:
     """Any object with `train`, `valid` and `test` splits as a `Dataset` whose splits training can use (`as_split`).
 
-    Its `class_names` are used if it has them; else classes are named by their numbers. The test split is only looked at
-    when it is asked for. Raises UserError where a split is missing, or its labels do not fit the class names.
+    Its `class_names` are used if it has them; else classes are named by their numbers. A test split that is
+    not yet loaded is only looked at when it is asked for. Raises UserError where a split is missing, its labels do not
+    fit the class names, or its images have another shape than those for training.
     """
 
     def has(name: str) -> bool:
@@ -274,7 +275,9 @@ def as_dataset(dataset: Any) -> Dataset:
     names = tuple(names)
 
     def test() -> ArraySplit | LazySplit:
-        return _checked_labels(as_split(dataset.test), names, "test")
+        split = _checked_labels(as_split(dataset.test), names, "test")
+        _check_shape(train, split, "test")
+        return split
 
     _checked_labels(train, names, "training")
     _checked_labels(valid, names, "validation")
@@ -283,15 +286,21 @@ def as_dataset(dataset: Any) -> Dataset:
     if not isinstance(others.get("provenance", {}), Mapping):
         kind = type(others["provenance"]).__name__
         raise UserError(f"the data set's provenance must be a dict, such as {{'source': …}}, and not {kind}")
-    return Dataset(train, valid, test, names, **others)
+    given = getattr(dataset, "__dict__", {}).get("_test" if isinstance(dataset, Dataset) else "test")
+    # One that is there already costs nothing to check.
+    return Dataset(train, valid, test() if isinstance(given, ArraySplit | LazySplit) else test, names, **others)
+
+
+def _check_shape(train: ArraySplit | LazySplit, other: ArraySplit | LazySplit, what: str) -> None:
+    if image_shape(train) != image_shape(other):
+        raise UserError(
+            f"the training images have shape {image_shape(train)} and the {what} images {image_shape(other)}: "
+            "resize them to one shape"
+        )
 
 
 def _check_alike(train: ArraySplit | LazySplit, valid: ArraySplit | LazySplit) -> None:
-    if image_shape(train) != image_shape(valid):
-        raise UserError(
-            f"the training images have shape {image_shape(train)} and the validation images {image_shape(valid)}: "
-            "resize them to one shape"
-        )
+    _check_shape(train, valid, "validation")
     if train.images.dtype != valid.images.dtype:
         raise UserError(
             f"the training images are {train.images.dtype} and the validation images {valid.images.dtype}: convert "

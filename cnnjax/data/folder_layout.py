@@ -98,13 +98,18 @@ def find_layout(root: Path, classes: Sequence[str] = ()) -> FolderLayout:
         check_distinct(place, folders, classes)
         inside = {name: _split_folders(subfolders(folder), ()) for name, folder in folders.items()}
         by_class = {name: splits for name, (splits, _) in inside.items()}
-        if any(by_class.values()):
+        considered = {name: splits for name, splits in by_class.items() if not classes or name in classes}
+        if any(considered.values()):
+            by_class = considered
             _by_class_and_split(layout, root, place, by_class)
-            for name, (_, beside) in inside.items():
+            for name in by_class:
+                beside = inside[name][1]
                 loose = [*images_in(folders[name], root)]
                 loose += [file for path in beside.values() for file in images_below(path, root)]
                 if loose:
                     layout.others[f"images of {name} in no split"] += len(loose)
+            for name in inside.keys() - by_class.keys():
+                layout.unused[name] = len(images_below(folders[name], root))
         else:
             layout.splits["train"] = {name: images_below(path, root) for name, path in folders.items()}
             layout.places["train"] = place

@@ -124,10 +124,10 @@ def _is_streamed(source: Source, selection: Selection, size: tuple[int, int], lo
 
 
 def _asked(source: Source, selection: Selection) -> int:
-    """At most how many images training and validation have."""
-    asked = source.count
-    if selection.per_class is not None and isinstance(selection.valid, int):
-        asked = (selection.per_class + selection.valid) * len(source.class_names)
+    """At most how many images the three splits have."""
+    asked, wanted = source.count, (selection.per_class, selection.valid, selection.test)
+    if all(isinstance(number, int) for number in wanted):
+        asked = sum(wanted) * len(source.class_names)
     return min(asked, source.count)
 
 

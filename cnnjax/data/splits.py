@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from numbers import Integral, Real
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -34,6 +35,8 @@ class Selection:
     and a number is the most images of its share that are used."""
 
     def __post_init__(self) -> None:
+        for name in ("per_class", "valid", "test"):
+            object.__setattr__(self, name, _plain(getattr(self, name)))
         if self.per_class is not None and self.per_class < 1:
             raise UserError(f"per_class={self.per_class} must be at least 1, or None for all images that are left")
         for name in ("valid", "test"):
@@ -51,6 +54,13 @@ class Selection:
         if isinstance(share, int):
             return share
         return size if own else max(1, round(share * size))
+
+
+def _plain(number: Any) -> Any:
+    """A number of NumPy as one of Python: what is a number of images and what a fraction is decided by the type."""
+    if isinstance(number, bool) or not isinstance(number, Real):
+        return number
+    return int(number) if isinstance(number, Integral) else float(number)
 
 
 def adapted(pools: Mapping[str, Mapping[str, Sequence[Any]]], selection: Selection) -> Selection:

@@ -29,8 +29,8 @@ def save_keras(path: str | Path, network: Network) -> None:
     architecture = known_architecture(network, "save_keras")
     if architecture.keras_normalizer is None:
         raise UserError(
-            f"save_keras writes SmallCNN and VGG without batch normalization, not {architecture.name}: use "
-            "save_torchvision, or save_stablehlo"
+            f"Keras' format is written of SmallCNN and of VGG without batch normalization, not of "
+            f"{architecture.name}: write it for torchvision or as stablehlo instead"
         )
     text = description.write_complete(path, network)
 

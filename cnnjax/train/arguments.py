@@ -1,6 +1,6 @@
 """Arguments of `fit` that are functions: the usual mistakes, told before anything is computed."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from cnnjax import losses
 from cnnjax.errors import UserError
@@ -70,6 +70,15 @@ def check_mix(mix: object) -> None:
     """Raises UserError unless this is None or what `data.mixup` or `data.cutmix` returns."""
     if mix is not None and (isinstance(mix, type) or not hasattr(mix, "combine")):
         raise UserError(f"mix={_name(mix)} must be data.mixup(), data.cutmix(), or None for no mixing")
+
+
+def check_callbacks(callbacks: object) -> None:
+    """Raises UserError unless these are functions in a list."""
+    if not isinstance(callbacks, Iterable) or isinstance(callbacks, str):
+        raise UserError(f"callbacks={_name(callbacks)} must be a list of functions: give callbacks=[function]")
+    for one in callbacks:
+        if not callable(one):
+            raise UserError(f"callbacks: {one!r} is no function: give functions that take an epoch's metrics")
 
 
 def _name(value: object) -> str:

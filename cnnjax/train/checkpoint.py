@@ -143,7 +143,7 @@ class Checkpoints:
         # The names first: Orbax casts a changed dtype silently and is obscure about a missing key.
         if different := checksums.leaves(like).keys() ^ manifest["arrays"].keys():
             raise UserError(
-                f"{where} is of another network or optimizer ({min(different)}): start over in an empty run_dir"
+                f"{where} is of another network, optimizer or metrics ({min(different)}): start over in another run_dir"
             )
         try:
             # Beside a save of another run Orbax's threads would not wait for its folder to be made.

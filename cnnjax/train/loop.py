@@ -2,6 +2,7 @@
 
 import inspect
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
@@ -27,6 +28,8 @@ from cnnjax.train.results import Result, save_network
 from cnnjax.train.run_dir import Settings
 from cnnjax.train.step import Augmentation
 from cnnjax.train.training import Shared, Training
+
+logger = logging.getLogger(__name__)
 
 DEFAULT_LOSS = losses.cross_entropy()
 
@@ -106,6 +109,7 @@ def defaults() -> dict[str, Any]:
 
 def run_plan(plan: Plan, shared: Shared | None = None) -> Result:
     """Train, or return what a finished run left. `shared`: what the run has in common with others."""
+    plan.check_network()
     _ = plan.steps, plan.strategy, plan.step_config  # refuse what does not fit before anything is written
     plan.check_memory()
     if prefetch.is_streamed(plan.train_split):
@@ -131,12 +135,24 @@ def prepare(plan: Plan, folder: Path) -> Result | None:
     )
     done = partial(run_dir.finished, folder, options.epochs, options.early_stopping_patience)
     history = json.loads(distributed.run_on_primary(lambda: json.dumps(done())))
-    if history is None:
-        # What a checkpoint lacks to be a network.
-        bare = plan.network.replace(params={}, model_state={})
-        distributed.run_on_primary(save_network, folder / "input.safetensors", bare)
+    if history is not None and (result := load_intact(folder, history, plan.network)) is not None:
+        return result
+    # What a checkpoint lacks to be a network.
+    bare = plan.network.replace(params={}, model_state={})
+    distributed.run_on_primary(save_network, folder / "input.safetensors", bare)
+    return None
+
+
+def load_intact(folder: Path, history: list[EpochMetrics], network: Network) -> Result | None:
+    """`load_result`; None, with a warning, where the weights are damaged and checkpoints are there to write them."""
+    try:
+        return load_result(folder, history, network)
+    except UserError as error:
+        if not run_dir.has_checkpoints(folder):
+            raise
+        if distributed.is_primary():
+            logger.warning("%s; the weights are written again from the checkpoints", error)
         return None
-    return load_result(folder, history, plan.network)
 
 
 def load_result(folder: Path, history: list[EpochMetrics], network: Network) -> Result:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +66,8 @@ def fit_members(
     if len({plan.folder for plan in plans}) < len(plans) and plans[0].folder is not None:
         raise UserError("two runs have the same run_dir: give each its own")
     if _is_stacked(plans[0], stacked):
-        return _stacked(plans)
+        # Networks are divided among the devices, and no batch is.
+        return _stacked([replace(plan, options=replace(plan.options, strategy="jit")) for plan in plans])
     shared = Shared()
     return [_in_turn(plan, shared) for plan in plans]
 
@@ -107,6 +108,7 @@ def _is_stacked(plan: Plan, wanted: bool | None) -> bool:
 
 def _stacked(plans: list[Plan]) -> list[Outcome]:
     """Train those that are not finished together."""
+    plans[0].check_network()
     _ = plans[0].steps
     outcomes: dict[int, Outcome] = {}
     with ExitStack() as opened:

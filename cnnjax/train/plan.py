@@ -17,7 +17,7 @@ from cnnjax.data.dataset import ArraySplit, Dataset, LazySplit, as_split
 from cnnjax.data.mixup import Mix
 from cnnjax.errors import UserError
 from cnnjax.network import Network
-from cnnjax.train import arguments, metrics, run_dir, state, strategy
+from cnnjax.train import arguments, metrics, network_fits, run_dir, state, strategy
 from cnnjax.train.metrics import EpochMetrics, Metric
 from cnnjax.train.progress import OnProgress
 from cnnjax.train.run_dir import Settings
@@ -65,6 +65,7 @@ class Options:
         arguments.check_metrics(self.metrics)
         arguments.check_augment(self.augment)
         arguments.check_mix(self.mix)
+        arguments.check_callbacks(self.callbacks)
         least = {"epochs": 1, "batch_size": 1, "microbatches": 1}
         least |= dict.fromkeys(("early_stopping_patience", "checkpoint_every_steps", "dispatches_per_epoch"), 0)
         least |= dict.fromkeys(("workers", "profile_steps", "weights_every_epochs"), 0)
@@ -127,6 +128,7 @@ class Plan:
     """Of one run among several, in a few words."""
 
     def __post_init__(self) -> None:
+        network_fits.check_network(self.network)
         notes = self.network.provenance
         if not notes.keys().isdisjoint(_OF_A_RUN):  # what an earlier run reached is not what this one does
             origin = {"digest": self.network.digest, "provenance": dict(notes)}
@@ -135,7 +137,10 @@ class Plan:
     @cached_property
     def settings(self) -> Settings:
         """What config.json records."""
-        return self.options.settings(str(self.dataset.provenance.get("source", "custom")))
+        found = self.options.settings(str(self.dataset.provenance.get("source", "custom")))
+        if self.options.config is None and self.hyperparams:  # else runs of a sweep could not be told apart
+            found = {**found, "hyperparams": dict(self.hyperparams)}
+        return found
 
     @cached_property
     def folder(self) -> Path | None:
@@ -160,6 +165,10 @@ class Plan:
                 f"{limits.MAX_STEPS:,} steps: lower one of them"
             )
         return steps
+
+    def check_network(self) -> None:
+        """Raises UserError for a network of other classes than the data set's, or that cannot take its images."""
+        network_fits.check_fits(self.network, self.train_split, self.dataset.class_names, self.options.loss)
 
     def check_memory(self, copies: int = 1) -> None:
         """Raises UserError where a step, or so many at once, cannot fit into the memory of this host or of a device.

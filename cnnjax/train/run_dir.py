@@ -11,7 +11,7 @@ from typing import Any
 
 from cnnjax import files
 from cnnjax.errors import UserError
-from cnnjax.train import metrics
+from cnnjax.train import metrics, schedules
 
 logger = logging.getLogger(__name__)
 
@@ -31,8 +31,6 @@ RESUME_MUTABLE = frozenset((
 
 With BatchNorm `microbatches` is different: the statistics are those of each part of a batch.
 """
-CONSTANT_SCHEDULES = ("constant", "warmup")
-"""Schedules that do not depend on the number of epochs, so that a resumed run may be longer."""
 
 
 def prepare(folder: Path, settings: Settings, resume: bool) -> None:
@@ -103,7 +101,7 @@ def finished(folder: Path, epochs: int, patience: int) -> list[metrics.EpochMetr
         history = metrics.read(folder / "metrics.jsonl")
         read_test(folder)
     except UserError as error:
-        if not any((folder / "checkpoints").glob("[0-9]*")):
+        if not has_checkpoints(folder):
             raise
         logger.warning("%s; it is written again", str(error).partition(":")[0])
         return None
@@ -125,7 +123,12 @@ def read_test(folder: Path) -> dict[str, Any]:
 
 def has_results(folder: Path) -> bool:
     """Whether there is anything to lose or to continue. Before its first checkpoint a run may be started again."""
-    return (folder / "weights.safetensors").exists() or any((folder / "checkpoints").glob("[0-9]*"))
+    return (folder / "weights.safetensors").exists() or has_checkpoints(folder)
+
+
+def has_checkpoints(folder: Path) -> bool:
+    """Whether a run has left checkpoints, be they intact or not."""
+    return any((folder / "checkpoints").glob("[0-9]*"))
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -161,13 +164,24 @@ def _compare(saved: Settings, wanted: Settings, folder: Path) -> None:
         if name == "data.source" and _are_folders(before, after) and (folder / "data.json").exists():
             continue
         # A schedule stretches over all epochs, so more of them would change the steps already made.
-        constant = new.get("optimizer.schedule", "constant") in CONSTANT_SCHEDULES
-        if last == "epochs" and constant and isinstance(before, int) and after > before:
+        if last == "epochs" and _is_constant(new, before) and isinstance(before, int) and after > before:
             continue
         raise UserError(
             f"{folder} was started with {name}={before} and cannot be resumed with {after}: "
             "pass the old value, or choose another run_dir"
         )
+
+
+def _is_constant(settings: Settings, epochs: Any) -> bool:
+    """Whether the learning rate does not depend on the number of epochs, so that a resumed run may be longer.
+
+    A warm-up whose steps are not given lasts at most a quarter of the run: it is the whole one if the run already has
+    four times its steps.
+    """
+    schedule, steps = settings.get("optimizer.schedule", "constant"), settings.get("train.steps_per_epoch")
+    if schedule != "warmup" or settings.get("optimizer.warmup_steps") is not None:
+        return schedule in ("constant", "warmup")
+    return isinstance(steps, int) and isinstance(epochs, int) and epochs * steps >= 4 * schedules.WARMUP_STEPS
 
 
 def without_addresses(text: str) -> str:

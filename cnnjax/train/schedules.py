@@ -8,6 +8,8 @@ from cnnjax.errors import UserError, unknown
 SCHEDULES = ("constant", "warmup", "cosine", "warmup-cosine", "cosine-restarts", "one-cycle")
 WITH_WARMUP = ("warmup", "warmup-cosine")
 """The schedules that use `warmup_steps`."""
+WARMUP_STEPS = 500
+"""Steps of a warm-up, by default of the commands, where these are at most a quarter of the run."""
 
 
 def create(

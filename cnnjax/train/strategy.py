@@ -380,7 +380,7 @@ def dispatches_per_epoch(
         return steps
     if not isinstance(split, LazySplit):
         return 1
-    most = prefetch.max_batches(batch_size, image_shape(split))
+    most = prefetch.max_batches(batch_size, image_shape(split), split.images.dtype.itemsize)
     return next(n for n in range(1, steps + 1) if steps % n == 0 and steps / n <= most)
 
 

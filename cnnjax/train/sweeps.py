@@ -162,8 +162,9 @@ def sweep(
     for one, name, seed in places:
         folder = None if run_dir is None else Path(run_dir) / name / f"seed-{seed}"
         numbers = {key: float(value) for key, value in one.values.items()}
-        # Without this, config.json could not tell the runs of a sweep apart.
-        own = {"seed": seed, "hyperparams": numbers} | dict(options.get("config") or {}) if folder else None
+        own = None  # what `fit` records, and the numbers
+        if options.get("config") is not None:  # without these, config.json could not tell the runs apart
+            own = {"seed": seed, "hyperparams": numbers} | dict(options["config"])
         members.append(Member(network(seed), numbers, seed, folder, own))
     options = {name: value for name, value in options.items() if name != "config"}
     outcomes = fit_members(members, dataset, optimizer, stacked=stacked, **options)
