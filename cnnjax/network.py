@@ -1,7 +1,6 @@
 """A network: a model with its parameters and state, and everything that is needed to use it on images."""
 
 import dataclasses
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
@@ -72,8 +71,8 @@ class Network:
         class_names, image_size (an int, or (height, width)), channels: by default the dataset's; without a dataset,
         those that the model itself has as attributes, and "class 0", "class 1", … for its logits.
 
-        Raises UserError if one of these cannot be found, if the model does not fit the images or the classes, if a
-        class name occurs twice, or if JSON cannot hold the provenance.
+        Raises UserError if one of these cannot be found, if the model does not fit the images or the classes, or if
+        JSON cannot hold the provenance.
         """
         check_json(provenance, "the provenance")
         shape = _image_shape(model, dataset, image_size, channels)
@@ -280,13 +279,10 @@ def checked_logits_shape(network: Network) -> tuple[int, ...] | None:
 
 
 def to_class_names(names: Iterable[Any], argument: str = "class_names") -> tuple[str, ...]:
-    """The names as texts. Raises UserError where they are one text, or where one of them occurs twice."""
+    """The names as texts; published lists of ImageNet's have some twice. Raises UserError for one text."""
     if isinstance(names, str):
         raise UserError(f'{argument}={names!r} is one text: give a sequence of names, such as ("cat", "dog")')
-    names = tuple(map(str, names))
-    if twice := [name for name, count in Counter(names).items() if count > 1]:
-        raise UserError(f"{argument} has {twice[0]!r} more than once: give each class a name of its own")
-    return names
+    return tuple(map(str, names))
 
 
 def _class_names(shape: tuple[int, ...] | None, names: Iterable[Any] | None) -> tuple[str, ...]:

@@ -1,5 +1,6 @@
 """The arguments of `formats.load`, checked before a file is looked at."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from numbers import Integral
@@ -40,6 +41,8 @@ class Options:
         """From the arguments as they were given. Raises UserError for one that cannot be meant."""
         size = None if image_size is None else to_size(image_size)
         names, head = to_class_names(class_names), to_class_names(new_head, "new_head")
+        if twice := [name for name, count in Counter(head).items() if count > 1]:
+            raise UserError(f"new_head has {twice[0]!r} more than once: give each class a name of its own")
         if len(head) == 1:
             raise UserError(f"new_head has one class, {head[0]!r}: name two or more")
         _check_numbers(**{name: others[name] for name in ("seed", "dense_units") if name in others})

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from cnnjax import losses
 from cnnjax.data.dataset import ArraySplit, LazySplit, image_shape
 from cnnjax.errors import UserError
-from cnnjax.network import Network, _checked_logits_shape
+from cnnjax.network import Network, checked_logits_shape
 
 _USUAL = (losses.cross_entropy(), losses.softmax_cross_entropy(), losses.sigmoid_cross_entropy())
 
@@ -24,7 +24,7 @@ def check_fits(
 ) -> None:
     """Raises UserError for a network of other classes than these, or one that cannot take the split's images."""
     height, width, channels = image_shape(split)
-    _checked_logits_shape(network.replace(image_size=(height, width), channels=channels))
+    checked_logits_shape(network.replace(image_size=(height, width), channels=channels))
     names = network.class_names
     if names and len(names) != len(class_names) and not _may_differ(names, class_names, loss):
         raise UserError(
