@@ -14,6 +14,7 @@ import docstring_parser
 import pytest
 
 from cnnjax.cli import command_line, main, presets, renamed
+from cnnjax.cli import train as cli_train
 from cnnjax.cli.config import Config, DataConfig, OptimizerConfig, TrainConfig
 from cnnjax.cli.config_json import as_dict, from_dict
 from cnnjax.cli.presets import DESCRIPTIONS, PRESETS
@@ -342,10 +343,10 @@ def test_a_config_of_the_first_edition_is_read():
 def test_configs_that_do_not_record_the_renderer_have_version_3():
     assert from_dict(Config, FIRST_EDITION).data.rendering == 3
     today = as_dict(Config())
-    assert today["data"]["rendering"] == 4 and from_dict(Config, today) == Config()
+    assert today["data"]["rendering"] is None and from_dict(Config, today) == Config()
     del today["data"]["rendering"]
     assert from_dict(Config, today).data.rendering == 3
-    assert from_dict(Config, {"data": {"image_size": 64}}).data.rendering == 4  # not a run's file
+    assert from_dict(Config, {"data": {"image_size": 64}}).data.rendering is None  # not a run's file
 
 
 def test_every_renamed_field_exists():
@@ -463,3 +464,20 @@ def test_experiments_are_thin(name):
     note, code = path.read_text().split('"""\n', 1)
     assert f"python experiments/{path.name}" in note
     assert len(code.strip().splitlines()) <= 6
+
+
+@pytest.mark.parametrize(
+    ("source", "image_size", "chosen", "expected"),
+    [
+        ("procedural", 64, None, 4),
+        ("procedural", 99, None, 4),
+        ("procedural", 100, None, 5),
+        ("procedural", 150, 3, 3),
+        ("procedural", 64, 5, 5),
+        ("folder:photos", 150, None, 4),
+    ],
+)
+def test_the_renderer_is_that_of_the_image_size(source, image_size, chosen, expected):
+    """A run records the version that was used, and one on files always the same, so that it can be resumed."""
+    given = DataConfig(source=source, image_size=image_size, rendering=chosen)
+    assert cli_train.for_files("cnn", Config(data=given)).data.rendering == expected

@@ -140,11 +140,22 @@ def test_a_thing_has_a_mask_and_its_surroundings_stay():
     assert (change[mask > 0.9] > 0).mean() > 0.9
 
 
+def test_version_5_shows_the_same_animals_at_more_sizes(masks):
+    """From the same random numbers, small ones are smaller and large ones larger."""
+    older = masks["subject"].sum((1, 2))
+    newer = np.asarray(procedural.render_masks("cat", keys(), SIZE, version=5)["subject"]).sum((1, 2))
+    small, large = np.argsort(older)[:3], np.argsort(older)[-3:]
+    assert (newer[small] < older[small]).all() and newer[large].mean() > older[large].mean()
+    assert np.log(newer).std() > 1.2 * np.log(older).std()
+    lamps = [np.asarray(procedural.render("lamp", keys(2), SIZE, version=version)) for version in (4, 5)]
+    np.testing.assert_array_equal(*lamps)
+
+
 def test_versions_differ_in_animals_and_unknown_ones_are_refused(whole):
     older = np.asarray(procedural.render("cat", keys(), SIZE, version=3)).astype(int)
     assert (older != whole).any(axis=(1, 2, 3)).all()
     for call in (procedural.render, procedural.render_masks):
-        with pytest.raises(UserError, match="version=2: the renderer's versions are 3 and 4"):
+        with pytest.raises(UserError, match="version=2: the renderer's versions are 3, 4, 5"):
             call("cat", keys(1), SIZE, version=2)
         with pytest.raises(UserError, match="did you mean cat"):
             call("cta", keys(1), SIZE)

@@ -125,6 +125,15 @@ def test_load_gives_disjoint_splits_in_order(loaded):
     assert len({image.tobytes() for image in everything}) == 22
 
 
+def test_the_version_is_that_of_the_image_size(monkeypatch):
+    sizes = (32, 99, (99, 99), 100, (224, 224))
+    assert [data.procedural.version_for(size) for size in sizes] == [4, 4, 4, 5, 5]
+    monkeypatch.setattr(data.procedural, "version_for", lambda size: 3)
+    chosen, older = load(), load(version=3)
+    assert chosen.provenance["version"] == 3
+    np.testing.assert_array_equal(chosen.train.images, older.train.images)
+
+
 def test_the_images_are_the_first_editions():
     """Version 3 of the renderer, as recorded with the first edition: the mean of every image."""
     dataset = load(version=3)
@@ -164,7 +173,7 @@ def test_new_classes_leave_the_others_their_images_and_share_none():
         ({"classes": ("cat", "cat")}, "two or more"),
         ({"per_class": 0}, "per_class=0: procedural images"),
         ({"valid": 0}, "valid=0: procedural images"),
-        ({"version": 5}, "version=5: the renderer's versions are 3 and 4"),
+        ({"version": 2}, "version=2: the renderer's versions are 3, 4, 5"),
         ({"image_size": (16, 24)}, "procedural images are square"),
     ],
 )

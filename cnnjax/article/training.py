@@ -62,7 +62,7 @@ class TrainingRun:
                 "per_class": self.per_class,
                 "eval_per_class": self.eval_per_class,
                 "seed": self.seed,
-                "rendering": procedural.VERSION,
+                "rendering": procedural.version_for(self.image_size),
                 "normalization": "standard",
             },
             "augment": {"enabled": self.augment is not None, **asdict(self.augment or Augment())},

@@ -5,12 +5,13 @@ A config is data. `cnnjax.cli.config_json` converts it to the JSON of a run's `c
 """
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
 from cnnjax import limits, models
 from cnnjax.data.augment import Augment
+from cnnjax.data.procedural import VERSION, version_for
 from cnnjax.errors import UserError, unknown
 
 SOURCES = ("procedural", "folder:PATH", "tfds:NAME", "hub:NAME")
@@ -43,9 +44,9 @@ class DataConfig:
     split_by: Literal["seed", "name"] = "seed"
     """seed draws exact numbers of images; if images are added, all are drawn again. name decides by a hash of each
     file's name, so that no image moves to another split when images are added."""
-    rendering: Literal[3, 4] = 4
+    rendering: Literal[3, 4, 5] | None = None
     """Version of the procedural source's renderer. 3 renders the images of older releases, whose animals are larger and
-    less turned."""
+    less turned than those of 4; in 5 they have more different sizes. None is 5 from 100 pixels on, and else 4."""
     loading: Literal["auto", "resident", "stream"] = "auto"
     """resident keeps decoded images on the devices. stream decodes them again for every batch, ahead of use. auto
     streams what would take more than a quarter of the free memory. Results do not depend on it."""
@@ -93,6 +94,13 @@ class DataConfig:
         _require(
             self.workers is None or self.workers >= 0, f"--data.workers {self.workers} is negative: use 0 for threads"
         )
+
+    def with_rendering(self) -> "DataConfig":
+        """The same with the renderer's version filled in: the chosen one, or that of this image size."""
+        if self.rendering is not None:
+            return self
+        # Runs on image files record a version, too. It is always the same one, so that they can be resumed.
+        return replace(self, rendering=version_for(self.image_size) if self.source == "procedural" else VERSION)
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from tqdm import tqdm
 
 from cnnjax import procedural
 from cnnjax.cli.config import MIN_IMAGE_SIZE
+from cnnjax.data.procedural import version_for
 from cnnjax.errors import UserError, unknown
 from cnnjax.printable import printable
 
@@ -24,7 +25,7 @@ def contact_sheet(
     columns: int = 8,
     image_size: int = 150,
     seed: int = 0,
-    rendering: Literal[3, 4] = procedural.VERSION,
+    rendering: Literal[3, 4, 5] | None = None,
     out: Path = Path("runs/contact-sheet.png"),
 ) -> None:
     """Render images of each procedural class into one labelled sheet.
@@ -35,11 +36,11 @@ def contact_sheet(
         columns: Images in a row.
         image_size: Height and width of each image in pixels.
         seed: Seed of the images. Column k of every class has the same background, light and camera.
-        rendering: Version of the renderer.
+        rendering: Version of the renderer. By default that of training images of this size.
         out: The file to write: .png, .jpg or .webp.
     """
     _check(classes, count, columns, image_size, out)
-    sheet = _sheet(classes, count, columns, image_size, seed, rendering)
+    sheet = _sheet(classes, count, columns, image_size, seed, rendering or version_for(image_size))
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         sheet.save(out, quality=80, optimize=True)

@@ -93,9 +93,10 @@ def for_files(preset: str, config: Config) -> Config:
     """The config without what a preset says of rendered images or of its own length, where these are others.
 
     These are the classes, if the images come from elsewhere, and the steps of a warm-up, if they do, if the run is too
-    short for it or if another schedule has none. Raises UserError for ranges of augmentation that are changed while it
-    is off.
+    short for it or if another schedule has none. The renderer's version is filled in. Raises UserError for ranges of
+    augmentation that are changed while it is off.
     """
+    config = replace(config, data=config.data.with_rendering())
     usual = PRESETS.get(preset)
     if usual is None:
         return config

@@ -76,6 +76,7 @@ def transfer(
     transfer_.check_base(base, size)
     if data.source == "procedural" and not data.classes:
         data = replace(data, classes=NEW_CLASSES)
+    data = data.with_rendering()
     epochs = {"head": head_epochs, "fine-tune": fine_tune_epochs, "small-cnn": small_epochs}
     origin: dict[str, Any] = {"weights": weights or "vgg16-mini", "digest": base.digest}
     plan = {seed: _configs(base, data, seed, run / f"seed-{seed}", epochs) for seed in seeds}

@@ -42,7 +42,7 @@ def render(
         name: one of `KNOWN`.
         keys: one for each image.
         image_size: height and width in pixels.
-        version: one of `VERSIONS`. The older one draws what older releases drew, bit for bit.
+        version: one of `VERSIONS`. Version 3 draws what older releases drew, bit for bit.
         without: parts of the subject (see `parts`) that are not painted, or "subject" for the surroundings alone.
             Everything else stays as it is: a pixel changes only where the part was, and as far around it as the
             camera's blur reaches (a Gaussian with a standard deviation of at most 0.01 of the image's width). What
@@ -78,7 +78,7 @@ def _check(name: str, version: int, without: Collection[str]) -> None:
     if name not in KNOWN:
         raise unknown("procedural class", name, KNOWN)
     if version not in VERSIONS:
-        raise UserError(f"version={version}: the renderer's versions are {' and '.join(map(str, VERSIONS))}")
+        raise UserError(f"version={version}: the renderer's versions are {', '.join(map(str, VERSIONS))}")
     for part in without:
         if part not in (SUBJECT, *parts(name)):
             raise unknown(f"part of class {name}", part, (SUBJECT, *parts(name)))

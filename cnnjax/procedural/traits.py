@@ -63,7 +63,7 @@ def _table(changes: dict[str, tuple[tuple[float, float], ...]]) -> np.ndarray:
     return np.asarray(rows, np.float32).transpose(1, 0, 2)
 
 
-TRAITS = {3: _table({}), 4: _table(_RANGES_4)}
+TRAITS = {3: _table({}), 4: _table(_RANGES_4), 5: _table(_RANGES_4)}
 
 # Coats: black, grey, ginger, brown, cream, white, tan, charcoal, silver, chocolate.
 COAT = np.asarray(
@@ -82,7 +82,7 @@ _COATS = np.asarray(
     np.float32,
 )  # fmt: skip
 _COATS_4 = np.asarray([[3, 5, 4, 0.6, 1, 2, 0.6, 3, 5, 0.6], [2, 0.7, 1, 4, 4, 2, 5, 2, 0.7, 4]], np.float32)
-COATS = {3: _COATS, 4: np.concatenate([_COATS_4, _COATS[2:]])}
+COATS = {3: _COATS} | dict.fromkeys((4, 5), np.concatenate([_COATS_4, _COATS[2:]]))
 # Eyes: green, amber, blue, hazel, brown, dark brown.
 EYE = np.asarray(
     [
@@ -127,10 +127,11 @@ class Kind(NamedTuple):
 _PLACEMENTS = {
     3: {"scale": (0.32, 0.56), "rotation": 60.0, "offset": 0.26, "lift": 0.35, "occlusion": 0.3},
     4: {"scale": (0.18, 0.46), "rotation": 120.0, "offset": 0.5, "lift": 0.3, "occlusion": 0.3},
+    5: {"scale": (0.12, 0.60), "rotation": 120.0, "offset": 0.5, "lift": 0.3, "occlusion": 0.3},
 }
 VERSIONS = tuple(TRAITS)
-"""Of the renderer. 4 shows animals smaller, in more places and more turned, and cats and dogs with clearer features and
-colours; all other classes are the same in both."""
+"""Of the renderer. 4 shows animals smaller, in more places and more turned than 3, and cats and dogs with clearer
+features and colours; 5 shows them at more sizes than 4. All other classes are the same in every version."""
 VERSION = 4
 
 
