@@ -204,10 +204,3 @@ def test_an_auxiliary_loss_on_activations_adds_to_the_gradient():
         found[name] = after.params["conv"]["kernel"], sums["loss"], evaluated["loss"]
     assert not np.allclose(found["plain"][0], found["auxiliary"][0])
     assert found["auxiliary"][1] > found["plain"][1] and found["auxiliary"][2] == found["plain"][2]
-
-
-def test_the_key_of_mixing_is_that_of_no_example():
-    key = jax.random.key(1)
-    mixing = jax.random.key_data(jax.random.fold_in(jax.random.fold_in(key, 5), step.MIX))
-    examples = jax.random.key_data(step.example_keys(key, jnp.asarray(5), jnp.arange(64)))
-    assert not (np.asarray(mixing) == np.asarray(examples)).all(axis=1).any()

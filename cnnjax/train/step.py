@@ -27,9 +27,7 @@ from cnnjax.train.metrics import Metric
 from cnnjax.train.optimizers import with_standard_promotion
 from cnnjax.train.state import TrainState, partition_params, update_average
 
-AUGMENT, DROPOUT = 0, 1
-MIX = 2**32 - 1
-"""In the place of an example's position, which never is so large: the key of the batch is no example's."""
+AUGMENT, DROPOUT, MIX = 0, 1, 2
 
 Augmentation = Callable[[Key[Array, " batch"], Float[Array, "batch height width channels"]], Array]
 """(one key for each example, images in [0, 1]) -> images of the same shape, such as `data.Augment`."""
