@@ -145,7 +145,7 @@ def _configs(base: Network, data: DataConfig, seed: int, folder: Path, epochs: M
     for name, preset in _PRESETS.items():
         config = PRESETS[preset]
         train = replace(config.train, epochs=epochs[name.removesuffix("-augmented")], seed=seed)
-        if data.per_class:  # of a class of two or more
+        if data.per_class:  # there are at least two classes of so many images
             train = replace(train, batch_size=min(train.batch_size, 2 * data.per_class))
         model, images, optimizer = config.model, data, config.optimizer
         if name.startswith("small"):

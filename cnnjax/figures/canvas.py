@@ -20,6 +20,7 @@ from cnnjax.printable import printable
 
 _DPI = 100
 LIMIT = 150_000
+"""Bytes of a figure's file."""
 
 
 def sheet(width: int, height: int) -> tuple[Figure, Axes]:
@@ -146,8 +147,8 @@ def _shade(color: str, factor: float) -> tuple[float, float, float]:
 def save(figure: Figure, path: Path | str, limit: int | None = LIMIT) -> Path:
     """Write a PNG at twice the CSS size and return its path.
 
-    If the file is larger than `limit` bytes, the number of colors is reduced to 256, and then the resolution. None: by
-    no means.
+    If the file is larger than `limit` bytes, the number of colors is reduced to 256, and then the resolution. With
+    None, the file may have any size.
     """
     path = Path(path)
     contents = b""
